@@ -1,0 +1,188 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""UNIP model configuration."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.configuration_utils import PreTrainedConfig
+
+
+# name: (hidden_size, num_hidden_layers, num_attention_heads), paper section 4.1
+UNIP_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+
+@strict
+class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of every UNIP model ([paper](https://huggingface.co/papers/2502.02257)): the plain ViT encoder, its
+    pre-training by attention distillation, and the segmentation networks built on it.
+
+    Block numbers are 1-based wherever they appear, as in the paper.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 384):
+            Width of the encoder. [`UnipConfig.from_size`] sets width, depth and heads together.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Number of transformer blocks.
+        num_attention_heads (`int`, *optional*, defaults to 6):
+            Attention heads of every block but, where `last_layer_num_attention_heads` is set, the last.
+        last_layer_num_attention_heads (`int`, *optional*):
+            Attention heads of the last block. Distillation gives the last block as many heads as the teacher has (16
+            for MAE-L and iBOT-L, 12 for DINO-B). In fine-tuning, the same number keeps the block as it was distilled;
+            `None` splits it into `num_attention_heads` like all others, which is what the published fine-tuning code
+            does. The weights have the same shapes either way.
+        mlp_ratio (`int`, *optional*, defaults to 4):
+            Width of the MLP divided by `hidden_size`.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLP.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the layer norms.
+        qkv_bias (`bool`, *optional*, defaults to `True`):
+            Whether queries, keys and values have a bias.
+        image_size (`int` or `(height, width)`, *optional*, defaults to 224):
+            Size in pixels that the stored position table stands for. Inputs may have any size from one patch up.
+        patch_size (`int`, *optional*, defaults to 16):
+            Side of a patch in pixels.
+        num_channels (`int`, *optional*, defaults to 3):
+            Input channels: 3, or 1 for one-channel infrared input.
+        position_embedding_type (`"sincos"` or `"learned"`, *optional*, defaults to `"sincos"`):
+            Fixed 2-D sine-cosine table (pre-training) or a table that is trained (fine-tuning).
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth rate.
+        drop_path_schedule (`"constant"` or `"linear"`, *optional*, defaults to `"constant"`):
+            The same rate in every block (pre-training), or from 0 in the first to `drop_path_rate` in the last block
+            (fine-tuning).
+        layer_scale_init_value (`float`, *optional*):
+            Initial value of LayerScale after attention and MLP (fine-tuning: 1.0). `None` leaves LayerScale out.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation for the CLS token and a learned position table.
+        feature_layers (`list[int]`, *optional*):
+            Blocks that segmentation reads. `None` means the last block. For [`UnipForSemanticSegmentation`] one block
+            feeds all four scales (LL-FPN); four blocks, such as `[4, 6, 8, 12]`, give the classic pyramid. For
+            [`UnipForLinearSegmentation`] the listed blocks are concatenated.
+        pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
+            Bins per side in the pyramid pooling of the head.
+        decoder_channels (`int`, *optional*):
+            Channels of the head; `None` means `hidden_size`.
+        classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout in front of the classifiers of the head and the auxiliary head.
+        use_auxiliary_head (`bool`, *optional*, defaults to `True`):
+            Whether a second, small head on the 1/16 level is trained along.
+        auxiliary_channels (`int`, *optional*, defaults to 256):
+            Channels of the auxiliary head.
+        auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
+            Weight of the auxiliary head's loss.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label id without loss.
+        loss_average (`"valid_pixels"` or `"all_pixels"`, *optional*, defaults to `"valid_pixels"`):
+            What the summed cross-entropy is divided by: the pixels that have a label, or all pixels, ignored ones
+            included, as in the published code.
+
+    Example:
+
+    ```python
+    >>> from unip_hf import UnipConfig, UnipForSemanticSegmentation
+
+    >>> config = UnipConfig.from_size("tiny", num_labels=21)
+    >>> model = UnipForSemanticSegmentation(config)
+    ```"""
+
+    model_type = "unip"
+
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    last_layer_num_attention_heads: int | None = None
+    mlp_ratio: int = 4
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    position_embedding_type: Literal["sincos", "learned"] = "sincos"
+    drop_path_rate: float | int = 0.0
+    drop_path_schedule: Literal["constant", "linear"] = "constant"
+    layer_scale_init_value: float | int | None = None
+    initializer_range: float = 0.02
+    feature_layers: list[int] | tuple[int, ...] | None = None
+    pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    decoder_channels: int | None = None
+    classifier_dropout_prob: float | int = 0.1
+    use_auxiliary_head: bool = True
+    auxiliary_channels: int = 256
+    auxiliary_loss_weight: float | int = 0.4
+    semantic_loss_ignore_index: int = 255
+    loss_average: Literal["valid_pixels", "all_pixels"] = "valid_pixels"
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.stage_names = ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
+        # Two classes serve AutoModelForSemanticSegmentation; it chooses by this list, and fails on None.
+        self.architectures = self.architectures or []
+
+    @classmethod
+    def from_size(cls, size: str, **kwargs: Any) -> "UnipConfig":
+        """
+        The configuration of one of the paper's sizes.
+
+        Args:
+            size (`str`): `"tiny"`, `"small"`, `"base"` or `"large"`.
+            kwargs: Any other field of the configuration; wins over what the size sets.
+
+        Raises:
+            ValueError: if the size is not one of the four.
+        """
+        if size not in UNIP_SIZES:
+            raise ValueError(f"There is no UNIP size {size!r}: choose one of {', '.join(UNIP_SIZES)}.")
+        hidden_size, num_hidden_layers, num_attention_heads = UNIP_SIZES[size]
+        sized = {
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+        }
+        return cls(**{**sized, **kwargs})
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the stored position table."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height // self.patch_size, width // self.patch_size
+
+    def validate_architecture(self) -> None:
+        """Part of `@strict`-powered validation: numbers that cannot make a network raise a `ValueError`."""
+        for name in ("num_attention_heads", "last_layer_num_attention_heads"):
+            heads = getattr(self, name)
+            if heads is not None and (heads < 1 or self.hidden_size % heads):
+                raise ValueError(
+                    f"{name}={heads} does not divide hidden_size={self.hidden_size}: "
+                    "choose a number of heads that divides the width."
+                )
+        if self.position_embedding_type == "sincos" and self.hidden_size % 4:
+            raise ValueError(
+                f"A sine-cosine position table needs a hidden_size that is a multiple of 4, not {self.hidden_size}; "
+                'or set position_embedding_type="learned".'
+            )
+        if min(self.grid_size) < 1:
+            raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")
+        outside = [number for number in self.feature_layers or () if not 1 <= number <= self.num_hidden_layers]
+        if outside:
+            raise ValueError(
+                f"feature_layers={self.feature_layers} names blocks that do not exist: {outside}. "
+                f"Blocks are numbered from 1 to {self.num_hidden_layers}."
+            )
+
+
+__all__ = ["UNIP_SIZES", "UnipConfig"]

@@ -1,0 +1,439 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image processor for infrared images of any depth."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import nn
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
+
+INTENSITY_SCALINGS = ("dtype_range", "fixed_range", "percentiles")
+RESAMPLING_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling: mode of interpolate
+GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
+
+
+def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
+    """
+    Any accepted image or mask as an array with the values and the depth it has.
+
+    Args:
+        image: Path of a file that Pillow reads (of several pages the first), `PIL.Image.Image` of mode 1, L, P, RGB,
+            I, I;16 or F, `np.ndarray` or `torch.Tensor`.
+        keep_palette_ids (`bool`, *optional*, defaults to `False`): Return the ids of a palette or black-and-white
+            image instead of its colours, as masks need it.
+
+    Returns:
+        `np.ndarray` as given, `(height, width)` or `(height, width, 3)` for files and PIL images, which are turned
+        upright if EXIF says so.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is no image, or has channels or a depth that would be lost.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if isinstance(image, (str, os.PathLike)):
+        if not os.path.isfile(image):
+            raise FileNotFoundError(f"There is no file {os.fspath(image)!r} (addresses are not downloaded).")
+        try:
+            with Image.open(image) as opened:
+                return read_image(opened, keep_palette_ids)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{os.fspath(image)!r} is not an image that Pillow can read.") from error
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"The image {os.fspath(image)!r} is damaged: {error}.") from error
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"An image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
+
+    name = getattr(image, "filename", "") or "The image"
+    if any(";16" in str(tile) for tile in getattr(image, "tile", ())) and image.mode not in GREY_MODES:
+        raise ValueError(
+            f"{name} has 16 bits in each of several channels, which Pillow would cut to 8: read it with another "
+            "library (tifffile, imageio, OpenCV) and pass the array."
+        )
+    if image.mode in ("RGBA", "LA", "CMYK"):
+        raise ValueError(
+            f"{name} has the channels {image.mode}. A fourth channel may be transparency or, as in MFNet, the thermal "
+            "image: pass the array of the channels you mean, e.g. np.asarray(image)[..., 3]."
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "1" and not keep_palette_ids:
+        image = image.convert("L")
+    elif image.mode not in (*GREY_MODES, "RGB", "1") and not (image.mode == "P" and keep_palette_ids):
+        image = image.convert("RGB")  # palettes and 8-bit colour spaces
+    array = np.asarray(image)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def to_channels_last(array: np.ndarray, input_data_format: str | None = None) -> np.ndarray:
+    """
+    An image array as `(height, width, channels)` with 1 or 3 channels.
+
+    Args:
+        array (`np.ndarray`): `(height, width)`, or with 1 or 3 channels first or last.
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` where the shape does not tell.
+
+    Raises:
+        ValueError: if the shape is not that of an image, or channels may stand first as well as last.
+    """
+    if array.ndim == 2:
+        return array[..., None]
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"An image has 2 or 3 dimensions, this array has the shape {array.shape}.")
+    first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
+    if input_data_format is None and first and last:
+        raise ValueError(
+            f"The channels of an array of shape {array.shape} may be the first or the last dimension: "
+            'pass input_data_format="channels_first" or "channels_last".'
+        )
+    if input_data_format not in (None, "channels_first", "channels_last"):
+        raise ValueError(f'input_data_format is "channels_first" or "channels_last", not {input_data_format!r}.')
+    if not (first or last) or (input_data_format == "channels_first" and not first):
+        raise ValueError(
+            f"An array of shape {array.shape} has neither 1 nor 3 channels: pass one image at a time or a list of "
+            "images, and of more channels the ones you mean (MFNet: image[..., 3] is thermal)."
+        )
+    channels_first = first if input_data_format is None else input_data_format == "channels_first"
+    return np.moveaxis(array, 0, 2) if channels_first else array
+
+
+class UnipImageProcessorKwargs(ImagesKwargs, total=False):
+    """Settings of [`UnipImageProcessor`] that the stock image processors do not have; documented there."""
+
+    num_channels: int
+    intensity_scaling: str | None
+    intensity_percentiles: list[float] | tuple[float, float]
+    intensity_range: list[float] | tuple[float, float] | None
+    counts_to_celsius: list[float] | tuple[float, float] | None
+    do_reduce_labels: bool
+
+
+class UnipImageProcessor(BaseImageProcessor):
+    r"""
+    Turns infrared images into `pixel_values`: intensities to 0..1, resize, normalise.
+
+    How intensities are scaled follows from this configuration and the dtype, never from the values:
+
+    - `"dtype_range"`: 0..1 is the full range of an integer dtype; float images must lie in 0..1 already.
+    - `"percentiles"`: 0..1 lies between two percentiles of each image, like the gain control of a camera; where they
+      coincide, between minimum and maximum.
+    - `"fixed_range"`: 0..1 is `intensity_range`, in counts, or in degrees with `counts_to_celsius`; what lies outside
+      is clipped, with a warning.
+    - `None`: `"dtype_range"` for 8-bit images, `"percentiles"` for all others, since the counts of a thermal camera
+      fill a sliver of 16 bits.
+
+    Args:
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the output. Grey images are repeated, colour images made grey if it is 1.
+        do_resize (`bool`, *optional*, defaults to `True`):
+            Whether to resize.
+        size (`dict`, *optional*, defaults to `{"shortest_edge": 512, "longest_edge": 2048}`):
+            Both edges are limits and the aspect ratio is kept (the published evaluation); or `height` and `width`.
+        resample (`int`, *optional*, defaults to 2):
+            `PIL.Image.Resampling`: 0 nearest, 2 bilinear, 3 bicubic; with antialiasing. Masks always use nearest.
+        do_rescale (`bool`, *optional*, defaults to `True`):
+            Whether to scale intensities. `False` takes the values as they are.
+        intensity_scaling (`str`, *optional*):
+            See above.
+        intensity_percentiles (`tuple[float, float]`, *optional*, defaults to `(1.0, 99.0)`):
+            Percentiles, 0 to 100.
+        intensity_range (`tuple[float, float]`, *optional*):
+            Lowest and highest value for `"fixed_range"`.
+        counts_to_celsius (`tuple[float, float]`, *optional*):
+            Factor and offset that make degrees Celsius of integer counts, e.g. `(0.01, -273.15)` for centikelvin.
+            Float images are taken to be in degrees already.
+        do_normalize (`bool`, *optional*, defaults to `True`):
+            Whether to subtract mean and divide by standard deviation.
+        image_mean, image_std (`list[float]`, *optional*, default to `[0.3801]` and `[0.1871]`):
+            One value for all channels, or one for each. The defaults are those of UNIP's pre-training.
+        do_reduce_labels (`bool`, *optional*, defaults to `False`):
+            Whether label 0 becomes 255 (ignore) and all others shrink by one.
+    """
+
+    valid_kwargs = UnipImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        num_channels: int = 3,
+        do_resize: bool = True,
+        size: dict[str, int] | None = None,
+        resample: int = 2,
+        do_rescale: bool = True,
+        intensity_scaling: str | None = None,
+        intensity_percentiles: Sequence[float] = (1.0, 99.0),
+        intensity_range: Sequence[float] | None = None,
+        counts_to_celsius: Sequence[float] | None = None,
+        do_normalize: bool = True,
+        image_mean: Sequence[float] = (0.3801,),
+        image_std: Sequence[float] = (0.1871,),
+        do_reduce_labels: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_channels = num_channels
+        self.do_resize = do_resize
+        self.size = dict(size or {"shortest_edge": 512, "longest_edge": 2048})
+        self.resample = int(resample)
+        self.do_rescale = do_rescale
+        self.intensity_scaling = intensity_scaling
+        self.intensity_percentiles = list(intensity_percentiles)
+        self.intensity_range = None if intensity_range is None else list(intensity_range)
+        self.counts_to_celsius = None if counts_to_celsius is None else list(counts_to_celsius)
+        self.do_normalize = do_normalize
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.do_reduce_labels = do_reduce_labels
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        def check(holds: bool, message: str) -> None:
+            if not holds:
+                raise ValueError(message)
+
+        check(self.num_channels in (1, 3), f"num_channels is 1 or 3, not {self.num_channels}.")
+        check(
+            set(self.size) in ({"shortest_edge", "longest_edge"}, {"height", "width"}),
+            f'size has the keys "shortest_edge" and "longest_edge", or "height" and "width", not {sorted(self.size)}.',
+        )
+        check(self.resample in RESAMPLING_MODES, f"resample is one of {list(RESAMPLING_MODES)}, not {self.resample}.")
+        check(
+            self.intensity_scaling in (None, *INTENSITY_SCALINGS),
+            f"intensity_scaling is None or one of {INTENSITY_SCALINGS}, not {self.intensity_scaling!r}.",
+        )
+        low, high = self.intensity_percentiles
+        check(0 <= low < high <= 100, f"intensity_percentiles rise within 0 to 100, unlike {low, high}.")
+        if self.intensity_range is not None:
+            low, high = self.intensity_range
+            check(low < high, f"intensity_range goes from low to high, unlike {low, high}.")
+        check(
+            self.intensity_scaling != "fixed_range" or self.intensity_range is not None,
+            'intensity_scaling="fixed_range" needs intensity_range=(lowest, highest).',
+        )
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            check(
+                len(values) in (1, self.num_channels),
+                f"{name} has {len(values)} values for {self.num_channels} channel(s): give one, or one for each.",
+            )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels that an image of this height and width is resized to."""
+        if not self.do_resize:
+            return height, width
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        scale = min(
+            self.size["shortest_edge"] / min(height, width),
+            self.size["longest_edge"] / max(height, width),
+        )
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def scale_intensities(self, array: np.ndarray) -> np.ndarray:
+        """
+        Intensities to 0..1, as this configuration says.
+
+        Args:
+            array (`np.ndarray`): Any shape; integers of 8 to 64 bits, or floats.
+
+        Returns:
+            Float32 `np.ndarray` of the same shape.
+
+        Raises:
+            ValueError: if the dtype is not a number, values are not finite, or floats for `"dtype_range"` exceed 0..1.
+        """
+        if array.dtype.kind not in "uif":
+            raise ValueError(f"Intensities must be integers or floats, not {array.dtype}.")
+        is_integer = array.dtype.kind != "f"
+        if not is_integer and not np.isfinite(array).all():
+            raise ValueError("The image holds NaN or infinite values: replace dead pixels first.")
+        if not self.do_rescale:
+            return array.astype(np.float32)
+        if array.dtype == np.uint8 and array.size and array.min() == 255:
+            logger.warning_once(
+                "An 8-bit image is 255 everywhere. Pillow's convert() makes that of 16-bit images, and so does the "
+                'stock "image-segmentation" pipeline: pass the 16-bit image itself.'
+            )
+        scaling = self.intensity_scaling or ("dtype_range" if array.dtype == np.uint8 else "percentiles")
+        if scaling == "dtype_range" and is_integer:
+            low, high = float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)
+        elif scaling == "dtype_range":
+            low, high = 0.0, 1.0
+            if array.size and (array.min() < 0 or array.max() > 1):
+                raise ValueError(
+                    f'A float image with intensity_scaling="dtype_range" must lie in 0..1, this one goes from '
+                    f'{array.min()} to {array.max()}: use "percentiles" or "fixed_range".'
+                )
+        elif scaling == "percentiles":
+            low, high = (float(value) for value in np.percentile(array, self.intensity_percentiles))
+            if low == high:
+                low, high = float(array.min()), float(array.max())
+        else:
+            low, high = self.intensity_range  # type: ignore[misc]
+            if is_integer and self.counts_to_celsius is not None:
+                factor, offset = self.counts_to_celsius
+                low, high = (low - offset) / factor, (high - offset) / factor
+            if np.mean((array < min(low, high)) | (array > max(low, high))) > 0.01:
+                logger.warning_once(
+                    f"More than 1 % of an image lies outside intensity_range={self.intensity_range} and is clipped."
+                )
+        # float64 where float32 would round the counts
+        precise = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+        span = high - low
+        scaled = (precise - low) / (span if span != 0 else 1.0)
+        return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+    def _process_image(self, image: ImageLike, input_data_format: str | None) -> torch.Tensor:
+        array = to_channels_last(read_image(image), input_data_format)  # (H, W, 1 or 3)
+        pixels = torch.from_numpy(np.ascontiguousarray(self.scale_intensities(array)))
+        pixels = pixels.permute(2, 0, 1)  # (1 or 3, H, W)
+        if pixels.shape[0] > self.num_channels:
+            pixels = (pixels * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
+        size = self.output_size(*pixels.shape[-2:])
+        if size != pixels.shape[-2:]:
+            mode = RESAMPLING_MODES[self.resample]
+            antialias = mode != "nearest-exact"
+            pixels = nn.functional.interpolate(pixels[None], size=size, mode=mode, antialias=antialias)[0]
+            if self.do_rescale:
+                pixels = pixels.clamp(0.0, 1.0)  # bicubic overshoots
+        if self.do_normalize:
+            mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
+            pixels = (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        return pixels.expand(self.num_channels, -1, -1).contiguous()  # (C, h, w)
+
+    def _process_mask(self, mask: ImageLike) -> torch.Tensor:
+        ids = read_image(mask, keep_palette_ids=True)
+        ids = ids.squeeze(-1) if ids.ndim == 3 and ids.shape[-1] == 1 else ids
+        ids = ids.squeeze(0) if ids.ndim == 3 and ids.shape[0] == 1 else ids
+        if ids.ndim != 2 or ids.dtype.kind not in "uib":
+            raise ValueError(
+                f"A mask holds one integer id for each pixel, this one is {ids.dtype} of shape {ids.shape}: "
+                "turn colours into ids first."
+            )
+        labels = torch.from_numpy(ids.astype(np.int64))
+        size = self.output_size(*labels.shape)
+        if size != labels.shape:
+            # float64 holds every id exactly, and nearest neighbour keeps it
+            labels = nn.functional.interpolate(labels[None, None].double(), size=size, mode="nearest-exact")[
+                0, 0
+            ].long()
+        if self.do_reduce_labels:
+            labels = torch.where((labels == 0) | (labels == 255), 255, labels - 1)
+        return labels  # (h, w)
+
+    def preprocess(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        segmentation_maps: ImageLike | Sequence[ImageLike] | None = None,
+        return_tensors: str | None = None,
+        input_data_format: str | None = None,
+        **settings: Any,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: One image or a list: paths, PIL images (modes L, RGB, I;16, I, F, P), arrays or tensors of 8, 16 or
+                32 bits or float, as `(height, width)` or with 1 or 3 channels first or last.
+            segmentation_maps (*optional*): As many masks of class ids: paths, PIL images (palettes keep their ids), or
+                integer arrays `(height, width)`. Resized with nearest neighbour only.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"` for one batch; lists of arrays otherwise.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` where shapes do not tell.
+            settings: Any argument of the constructor, for this call only.
+
+        Returns:
+            [`BatchFeature`] with `pixel_values`, float32 `(batch_size, num_channels, height, width)`, and `labels`,
+            int64 `(batch_size, height, width)`, if masks were given.
+
+        Raises:
+            FileNotFoundError: if a file does not exist.
+            ValueError: if an image or a mask cannot be used; the message says why and what to do.
+        """
+        if settings:
+            known = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+            unknown = sorted(set(settings) - set(known))
+            if unknown:
+                raise ValueError(f"{type(self).__name__} has no setting {unknown}; it has {sorted(known)}.")
+            processor = type(self)(**{**known, **settings})
+            return processor.preprocess(images, segmentation_maps, return_tensors, input_data_format)
+
+        image_list = self._as_list(images)
+        data = {"pixel_values": [self._process_image(image, input_data_format) for image in image_list]}
+        if segmentation_maps is not None:
+            masks = self._as_list(segmentation_maps)
+            if len(masks) != len(image_list):
+                raise ValueError(f"There are {len(image_list)} images but {len(masks)} masks.")
+            data["labels"] = [self._process_mask(mask) for mask in masks]
+            for index, (pixels, labels) in enumerate(zip(data["pixel_values"], data["labels"])):
+                if pixels.shape[-2:] != labels.shape:
+                    raise ValueError(
+                        f"Image and mask number {index} differ in size: after resizing, the image has "
+                        f"{tuple(pixels.shape[-2:])} (height, width), the mask {tuple(labels.shape)}."
+                    )
+        if return_tensors is None:
+            return BatchFeature({name: [tensor.numpy() for tensor in tensors] for name, tensors in data.items()})
+        sizes = {tuple(pixels.shape[-2:]) for pixels in data["pixel_values"]}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"The images have different sizes after resizing, {sorted(sizes)}, and do not fit one batch: process "
+                'them one by one, or set size={"height": ..., "width": ...}.'
+            )
+        return BatchFeature({name: torch.stack(tensors) for name, tensors in data.items()}, tensor_type=return_tensors)
+
+    @staticmethod
+    def _as_list(images: Any) -> list:
+        if isinstance(images, (list, tuple)):
+            if not images:
+                raise ValueError("There are no images: the list is empty.")
+            return list(images)
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+            return list(images)
+        return [images]
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """
+        Class ids from the output of a segmentation model.
+
+        Args:
+            outputs: Model output with `logits` of shape `(batch_size, num_labels, logits_height, logits_width)`.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each original image; logits are
+                resized (bilinear) before the class is chosen. By default the size of the logits.
+
+        Returns:
+            A list of int64 `torch.Tensor`, one `(height, width)` for each image.
+
+        Raises:
+            ValueError: if there are not as many sizes as images.
+        """
+        logits = outputs.logits
+        if target_sizes is None:
+            return list(logits.argmax(dim=1))
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"There are {len(logits)} images in the logits but {len(target_sizes)} target_sizes.")
+        return [
+            nn.functional.interpolate(
+                image_logits[None], size=tuple(int(side) for side in size), mode="bilinear", align_corners=False
+            )[0].argmax(dim=0)
+            for image_logits, size in zip(logits, target_sizes)
+        ]
+
+
+UnipImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["UnipImageProcessor"]

@@ -1,0 +1,487 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""UNIP encoder: a plain ViT, as a model and as a backbone."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_unip import UnipConfig
+
+
+def sine_cosine_position_embeddings(hidden_size: int, grid_size: tuple[int, int]) -> torch.Tensor:
+    """
+    The fixed 2-D sine-cosine table of MAE, which UNIP's students keep.
+
+    Args:
+        hidden_size (`int`): Width, a multiple of 4.
+        grid_size (`tuple[int, int]`): Rows and columns.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 1 + rows * columns, hidden_size)`, float32 in -1..1. The first row, for CLS, is
+        zero. The first half of the width codes the column, the second the row; in each, sines come before cosines.
+    """
+    frequencies = torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4)
+    frequencies = 10000.0**-frequencies  # (D/4,)
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid_size), indexing="ij")
+    angles = [positions.reshape(-1, 1) * frequencies for positions in (columns, rows)]  # 2 x (N, D/4)
+    table = torch.cat([function(angle) for angle in angles for function in (torch.sin, torch.cos)], dim=1)  # (N, D)
+    return torch.cat([table.new_zeros(1, hidden_size), table]).unsqueeze(0).float()  # (1, 1+N, D)
+
+
+def resize_position_embeddings(
+    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> torch.Tensor:
+    """
+    Resizes a position table to another grid: bicubic, corners not aligned, the CLS row unchanged.
+
+    Args:
+        position_embeddings (`torch.Tensor` of shape `(1, 1 + rows * columns, hidden_size)`): The table.
+        old_grid, new_grid (`tuple[int, int]`): Rows and columns before and after.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 1 + new_rows * new_columns, hidden_size)`, in the dtype of the table.
+    """
+    cls_row, table = position_embeddings[:, :1], position_embeddings[:, 1:]
+    table = table.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    table = nn.functional.interpolate(table, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([cls_row, table.flatten(2).transpose(1, 2).to(cls_row.dtype)], dim=1)
+
+
+class UnipEmbeddings(nn.Module):
+    """
+    Patches of `pixel_values` of shape `(batch_size, num_channels, height, width)` to tokens of shape
+    `(batch_size, 1 + rows * columns, hidden_size)`, CLS first, positions added. Height and width need not be multiples
+    of the patch size: the input is padded with zeros, which is mean intensity, at the bottom and on the right.
+    """
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.grid_size = config.grid_size
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        rows, columns = config.grid_size
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+
+    def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Height and width of `pixel_values`, rounded up to multiples of the patch size."""
+        height, width = pixel_values.shape[-2:]
+        return height + -height % self.patch_size, width + -width % self.patch_size
+
+    def _check(self, pixel_values: torch.Tensor) -> None:
+        channels = self.patch_embeddings.in_channels
+        if pixel_values is None:
+            raise ValueError("pixel_values is missing: pass the output of UnipImageProcessor.")
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes "
+                f"(batch_size, {channels}, height, width): process images with num_channels={channels}."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values is {pixel_values.dtype}: scale raw intensities first, see UnipImageProcessor."
+            )
+        if min(pixel_values.shape[-2:]) < self.patch_size:
+            raise ValueError(
+                f"pixel_values of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels are smaller than one patch "
+                f"({self.patch_size}x{self.patch_size}): enlarge the image."
+            )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        self._check(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        padded_height, padded_width = self.padded_size(pixel_values)
+        if (padded_height, padded_width) != (height, width):
+            pixel_values = nn.functional.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
+        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, rows, columns)
+
+        grid = (padded_height // self.patch_size, padded_width // self.patch_size)
+        positions = self.position_embeddings
+        # An exported graph must hold for every size, so there the table is resized even to its own size.
+        if torch.compiler.is_exporting() or grid != self.grid_size:
+            positions = resize_position_embeddings(positions, self.grid_size, grid)
+        cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
+        tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, 1+N, D)
+        return tokens + positions
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: `(batch_size, tokens, heads, head_dim)`, and `(batch_size, heads, tokens, tokens)`."""
+    attention = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, heads, N, N)
+    attention = nn.functional.softmax(attention, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
+
+
+class UnipAttention(nn.Module):
+    """
+    Self-attention over `hidden_states` of shape `(batch_size, num_tokens, hidden_size)`.
+
+    Queries, keys and values come from one weight, as in the published code. In pre-training the values of the last
+    block therefore feel weight decay although they get no gradient, exactly as they did there.
+    """
+
+    def __init__(self, config: UnipConfig, num_attention_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = num_attention_heads
+        self.head_dim = config.hidden_size // num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        batch_size, num_tokens, _ = projected.shape
+        projected = projected.reshape(batch_size, num_tokens, -1, self.num_attention_heads, self.head_dim)
+        return projected.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
+
+    def query_key(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries and keys alone, each `(batch_size, num_heads, num_tokens, head_dim)`; no values are computed."""
+        rows = 2 * hidden_states.shape[-1]
+        bias = None if self.qkv.bias is None else self.qkv.bias[:rows]
+        query, key = self._split(nn.functional.linear(hidden_states, self.qkv.weight[:rows], bias))
+        return query, key
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key, value = self._split(self.qkv(hidden_states))
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, attention = attention_interface(self, query, key, value, None, scaling=self.scaling, **kwargs)
+        return self.projection(context.flatten(2)), attention  # (B, N, D), None or (B, heads, N, N)
+
+
+class UnipMLP(nn.Module):
+    """Two linear layers, `(batch_size, num_tokens, hidden_size)` in and out."""
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class UnipDropPath(nn.Module):
+    """Stochastic depth: drops a residual branch of shape `(batch_size, ...)` for whole images, in training."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        keep = 1.0 - self.rate
+        kept = hidden_states.new_empty(hidden_states.shape[:1] + (1,) * (hidden_states.ndim - 1)).bernoulli_(keep)
+        return hidden_states * (kept / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class UnipLayerScale(nn.Module):
+    """One trainable factor for each channel of a residual branch of shape `(..., hidden_size)`."""
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value or 0.0)))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.scale
+
+
+class UnipLayer(GradientCheckpointingLayer):
+    """One pre-norm transformer block, `(batch_size, num_tokens, hidden_size)` in and out."""
+
+    def __init__(self, config: UnipConfig, number: int):
+        super().__init__()
+        is_last = number == config.num_hidden_layers
+        last_heads = config.last_layer_num_attention_heads
+        heads = last_heads if is_last and last_heads is not None else config.num_attention_heads
+        rate = config.drop_path_rate
+        if config.drop_path_schedule == "linear":
+            rate *= (number - 1) / max(1, config.num_hidden_layers - 1)
+        has_layer_scale = config.layer_scale_init_value is not None
+
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = UnipAttention(config, heads)
+        self.layer_scale1 = UnipLayerScale(config) if has_layer_scale else nn.Identity()
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = UnipMLP(config)
+        self.layer_scale2 = UnipLayerScale(config) if has_layer_scale else nn.Identity()
+        self.drop_path = UnipDropPath(rate)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        context, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.drop_path(self.layer_scale1(context))
+        update = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self.drop_path(self.layer_scale2(update))
+
+
+class UnipPreTrainedModel(PreTrainedModel):
+    """Initialisation (Xavier-uniform, as MAE), freezing, saving, and what the Hugging Face tools need to know."""
+
+    config_class = UnipConfig
+    config: UnipConfig
+    base_model_prefix = "unip"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["UnipEmbeddings", "UnipLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, UnipEmbeddings):
+            weight = module.patch_embeddings.weight  # initialised like a linear layer over the pixels of a patch
+            bound = math.sqrt(6.0 / (weight[0].numel() + weight.shape[0]))
+            init.uniform_(weight, -bound, bound)
+            init.zeros_(module.patch_embeddings.bias)
+            init.normal_(module.cls_token, std=self.config.initializer_range)
+            if self.config.position_embedding_type == "sincos":
+                table = sine_cosine_position_embeddings(self.config.hidden_size, self.config.grid_size)
+                init.copy_(module.position_embeddings, table)
+            else:
+                init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, UnipLayerScale):
+            init.constant_(module.scale, float(self.config.layer_scale_init_value or 0.0))
+        elif isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)):
+            super()._init_weights(module)
+
+    def post_init(self) -> None:
+        super().post_init()
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze()  # loading makes every parameter trainable
+        return loaded
+
+    def _freeze(self) -> None:
+        """Freezes what this model does not train."""
+        is_learned = self.config.position_embedding_type == "learned"
+        self.base_model.embeddings.position_embeddings.requires_grad_(is_learned)
+
+    def _check_output_attentions(self, output_attentions: bool | None) -> None:
+        """Raises where attention is asked for but not kept, since the tuple would come back empty."""
+        implementation = self.config._attn_implementation
+        if (self.config.output_attentions if output_attentions is None else output_attentions) and (
+            implementation != "eager"
+        ):
+            raise ValueError(
+                f"output_attentions=True needs the eager attention, but this model uses {implementation!r}, which "
+                'does not keep attention maps: call model.set_attn_implementation("eager") first.'
+            )
+
+    def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:  # type: ignore[override]
+        """
+        Resizes the stored position table (bicubic) to that of another image size. Fine-tuning at 512 px does so once,
+        before training, so that the trained table has one row for each token.
+
+        Args:
+            image_size (`int` or `(height, width)`): The new size in pixels.
+        """
+        embeddings = self.base_model.embeddings
+        old_table, old_grid = embeddings.position_embeddings, self.config.grid_size
+        self.config.image_size = image_size
+        embeddings.grid_size = self.config.grid_size
+        new_table = resize_position_embeddings(old_table.detach(), old_grid, embeddings.grid_size)
+        embeddings.position_embeddings = nn.Parameter(new_table, requires_grad=old_table.requires_grad)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """
+        Saves weights and configuration, the code that loads them without this library (`trust_remote_code=True`), and,
+        where the folder has none yet, an image processor with default settings for this model.
+        """
+        # These imports also make `transformers` copy the files into the folder.
+        from .image_processing_unip import UnipImageProcessor
+        from .modeling_unip_pretraining import UnipForPreTraining
+        from .modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
+
+        segmentation = UnipForLinearSegmentation
+        if not isinstance(self, UnipForLinearSegmentation):
+            segmentation = UnipForSemanticSegmentation
+        self.config.auto_map = {
+            "AutoConfig": f"configuration_unip.{UnipConfig.__name__}",
+            "AutoModel": f"modeling_unip.{UnipModel.__name__}",
+            "AutoBackbone": f"modeling_unip.{UnipBackbone.__name__}",
+            "AutoModelForPreTraining": f"modeling_unip_pretraining.{UnipForPreTraining.__name__}",
+            "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation.__name__}",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
+            UnipImageProcessor(num_channels=self.config.num_channels).save_pretrained(save_directory)
+
+
+class UnipModel(UnipPreTrainedModel):
+    """
+    The bare encoder.
+
+    Args:
+        config ([`UnipConfig`]): The configuration.
+        num_layers (`int`, *optional*): How many of the configured blocks to build; all by default.
+        add_final_norm (`bool`, *optional*, defaults to `True`): Whether to build the final layer norm.
+    """
+
+    def __init__(self, config: UnipConfig, num_layers: int | None = None, add_final_norm: bool = True):
+        super().__init__(config)
+        self.embeddings = UnipEmbeddings(config)
+        num_layers = config.num_hidden_layers if num_layers is None else num_layers
+        self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if add_final_norm else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    def feature_maps(self, pixel_values: torch.Tensor, layers: Sequence[int], **kwargs: Any) -> list[torch.Tensor]:
+        """
+        Outputs of some blocks as maps, without the final norm and without CLS.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
+            layers (`Sequence[int]`): Block numbers from 1; 0 stands for the embeddings. Blocks behind the last are
+                not computed.
+
+        Returns:
+            A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
+        """
+        hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
+        padded_height, _ = self.embeddings.padded_size(pixel_values)
+        rows = padded_height // self.embeddings.patch_size
+        outputs = {0: hidden_states}
+        for number, layer in enumerate(self.layers[: max(layers)], start=1):
+            hidden_states = layer(hidden_states, **kwargs)
+            outputs[number] = hidden_states
+        maps = {n: outputs[n][:, 1:].transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for n in set(layers)}
+        return [maps[number] for number in layers]
+
+    def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Queries and keys of one block, CLS included, not scaled. Nothing behind them is computed.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
+            layer (`int`, *optional*): Block number from 1; the last block by default.
+
+        Returns:
+            Two tensors of shape `(batch_size, num_heads, num_tokens, head_dim)`.
+
+        Raises:
+            ValueError: if there is no such block.
+        """
+        layer = len(self.layers) if layer is None else layer
+        if not 1 <= layer <= len(self.layers):
+            raise ValueError(f"There is no block {layer}: this model has blocks 1 to {len(self.layers)}.")
+        hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
+        for block in self.layers[: layer - 1]:
+            hidden_states = block(hidden_states)
+        block = self.layers[layer - 1]
+        return block.attention.query_key(block.layernorm_before(hidden_states))
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
+                size from one patch up.
+            output_attentions (`bool`, *optional*): Return attention after softmax, `(batch_size, heads, tokens,
+                tokens)` for each block; needs the eager attention.
+
+        Returns:
+            `last_hidden_state` of shape `(batch_size, 1 + rows * columns, hidden_size)` after the final norm and
+            `pooler_output`, its CLS token, of shape `(batch_size, hidden_size)`. `hidden_states`, if asked for, holds
+            the embeddings and the output of every block before the final norm.
+        """
+        self._check_output_attentions(output_attentions)
+        hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        if self.layernorm is not None:
+            hidden_states = self.layernorm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class UnipBackbone(BackboneMixin, UnipModel):
+    """
+    The encoder as a backbone: one map at 1/16 for each of `out_features`, raw block outputs without the final norm, as
+    the paper's segmentation networks use them. Works in `AutoBackbone` and under `UperNetForSemanticSegmentation`.
+    """
+
+    def __init__(self, config: UnipConfig):
+        super().__init__(config, add_final_norm=False)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
+                size from one patch up.
+            output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
+
+        Returns:
+            `feature_maps`, a tuple of `(batch_size, hidden_size, rows, columns)` in the order of `out_features`.
+        """
+        self._check_output_attentions(output_attentions)
+        layers = [self.stage_names.index(name) for name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(self.feature_maps(pixel_values, layers, **kwargs)))
+
+
+UnipModel.register_for_auto_class("AutoModel")
+UnipBackbone.register_for_auto_class("AutoBackbone")
+
+__all__ = [
+    "UnipBackbone",
+    "UnipModel",
+    "UnipPreTrainedModel",
+    "resize_position_embeddings",
+    "sine_cosine_position_embeddings",
+]

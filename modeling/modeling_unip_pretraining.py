@@ -1,0 +1,128 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""UNIP pre-training: a student that learns the attention of one block of a teacher (NMI-HAD)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_unip import UnipConfig
+from .modeling_unip import UnipModel, UnipPreTrainedModel
+
+
+def attention_distillation_loss(
+    student_query: torch.Tensor, student_key: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
+) -> torch.Tensor:
+    """
+    NMI-HAD loss (paper section 4.1): KL(teacher ‖ student) between attention rows, head by head.
+
+    Args:
+        student_query, student_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, student_head_dim)`):
+            Queries and keys of the student's last block, CLS included, not scaled.
+        teacher_query, teacher_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, teacher_head_dim)`):
+            Queries and keys of the distilled block of the teacher; the head width may differ from the student's.
+
+    Returns:
+        Scalar float32 `torch.Tensor`: the divergence summed over keys, averaged over images, heads and queries.
+
+    Raises:
+        ValueError: if batch, heads or tokens differ.
+    """
+    if student_query.shape[:3] != teacher_query.shape[:3]:
+        raise ValueError(
+            "Student and teacher must have the same batch size, heads and tokens, but the student has "
+            f"{tuple(student_query.shape[:3])} and the teacher {tuple(teacher_query.shape[:3])}. Give the student's "
+            f"last block the teacher's heads (last_layer_num_attention_heads={teacher_query.shape[1]}) and both the "
+            "same grid."
+        )
+
+    def log_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        logits = torch.matmul(query, key.transpose(-2, -1)) * query.shape[-1] ** -0.5  # (B, heads, N, N)
+        return nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+    student = log_attention(student_query, student_key)
+    teacher = log_attention(teacher_query, teacher_key)
+    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
+    return divergence / student.shape[:-1].numel()
+
+
+@dataclass
+class UnipForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`UnipForPreTraining`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): Distillation loss, if the teacher's queries and keys were given.
+        query, key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_dim)`): Of the last block.
+        hidden_states (`tuple[torch.Tensor]`): Embeddings and block outputs up to the input of the last block.
+        attentions (`tuple[torch.Tensor]`): Attention of the blocks before the last.
+    """
+
+    loss: torch.Tensor | None = None
+    query: torch.Tensor | None = None
+    key: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class UnipForPreTraining(UnipPreTrainedModel):
+    """
+    A student for hybrid-attention distillation (NMI-HAD, paper section 4.1): its last block learns the attention of
+    one block of a teacher.
+
+    What lies behind the last block's queries and keys (its output projection, second norm and MLP, and the final norm)
+    is saved with the model, as in the published checkpoints, but neither computed nor trained.
+    """
+
+    def __init__(self, config: UnipConfig):
+        super().__init__(config)
+        self.unip = UnipModel(config)
+        self.post_init()
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        last = self.unip.layers[-1]
+        for module in (
+            last.attention.projection,
+            last.layer_scale1,
+            last.layernorm_after,
+            last.mlp,
+            last.layer_scale2,
+        ):
+            module.requires_grad_(False)
+        self.unip.layernorm.requires_grad_(False)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        teacher_query: torch.Tensor | None = None,
+        teacher_key: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> UnipForPreTrainingOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
+            teacher_query, teacher_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_dim)`,
+                *optional*): Queries and keys of the teacher's block for the same images, CLS included, not scaled.
+
+        Raises:
+            ValueError: if only one of the two is given, or their shape does not fit the student's last block.
+        """
+        self._check_output_attentions(output_attentions)
+        if (teacher_query is None) != (teacher_key is None):
+            raise ValueError("Give both teacher_query and teacher_key, or neither.")
+        query, key = self.unip.query_key(pixel_values)
+        loss = None
+        if teacher_query is not None and teacher_key is not None:
+            loss = attention_distillation_loss(query, key, teacher_query, teacher_key)
+        return UnipForPreTrainingOutput(loss=loss, query=query, key=key)
+
+
+UnipForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+
+__all__ = ["UnipForPreTraining", "UnipForPreTrainingOutput", "attention_distillation_loss"]

@@ -1,0 +1,197 @@
+"""One contract that every model class keeps, on a tiny network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unip_hf import (
+    UnipBackbone,
+    UnipForLinearSegmentation,
+    UnipForPreTraining,
+    UnipForSemanticSegmentation,
+    UnipModel,
+)
+
+
+CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, UnipForSemanticSegmentation, UnipForLinearSegmentation]
+every_class = pytest.mark.parametrize("model_class", CLASSES)
+
+
+def images(batch_size: int = 2, channels: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.randn(batch_size, channels, height, width)
+
+
+def inputs_for(model: nn.Module, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Inputs that make the model compute a loss."""
+    batch_size, _, height, width = pixel_values.shape
+    inputs = {"pixel_values": pixel_values}
+    if isinstance(model, UnipForPreTraining):
+        tokens = 1 + -(-height // 16) * -(-width // 16)
+        inputs["teacher_query"], inputs["teacher_key"] = torch.randn(2, batch_size, 4, tokens, 16)
+    elif isinstance(model, (UnipForSemanticSegmentation, UnipForLinearSegmentation)):
+        inputs["labels"] = torch.randint(0, 5, (batch_size, height, width))
+        inputs["labels"][:, :5] = 255
+    return inputs
+
+
+def tensors_of(outputs: Any) -> dict[str, torch.Tensor]:
+    """The outputs of any of the classes as tensors by name."""
+    named = {}
+    for name, value in outputs.items():
+        for index, tensor in enumerate(value if isinstance(value, tuple) else [value]):
+            named[f"{name}.{index}"] = tensor
+    return named
+
+
+def loss_of(outputs: Any) -> torch.Tensor:
+    if outputs.get("loss") is not None:
+        return outputs["loss"]
+    return sum(tensor.float().square().mean() for tensor in tensors_of(outputs).values())
+
+
+def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    actual, expected = tensors_of(actual), tensors_of(expected)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            actual[name], tensor, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("size", [(64, 64), (61, 83), (16, 16)])
+def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
+    model_class: type, size: tuple[int, int], batch_size: int, channels: int, dtype: torch.dtype, make_config: Callable
+) -> None:
+    model = model_class(make_config(num_channels=channels)).to(dtype).train()
+    outputs = model(**inputs_for(model, images(batch_size, channels, *size)))
+    loss = loss_of(outputs)
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, f"{name} is frozen but has a gradient"
+        elif not name.endswith("qkv.bias"):  # a bias on the keys alone moves no softmax
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), f"no gradient for {name}"
+            one_value = batch_size == 1 and size == (16, 16)  # a dead ReLU or a single token may stop everything
+            assert parameter.grad.any() or one_value, f"the gradient for {name} is zero"
+    if "logits" in outputs:
+        stride = 16 if model_class is UnipForLinearSegmentation else 4
+        assert outputs.logits.shape == (batch_size, 5, -(-size[0] // stride), -(-size[1] // stride))
+
+
+@every_class
+def test_loads_what_it_saved(model_class: type, make_config: Callable, tmp_path: Path) -> None:
+    model = model_class(make_config()).eval()
+    model.save_pretrained(tmp_path)
+    loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    assert not loaded.training
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
+    inputs = inputs_for(model, images(height=61, width=83))
+    assert_same(loaded(**inputs), model(**inputs), tolerance=0)
+
+
+@every_class
+def test_sdpa_and_eager_agree(model_class: type, make_config: Callable) -> None:
+    model = model_class(make_config()).eval()
+    inputs = inputs_for(model, images())
+    assert model.config._attn_implementation == "sdpa"
+    expected = model(**inputs)
+    model.set_attn_implementation("eager")
+    assert_same(model(**inputs), expected)
+
+
+@every_class
+def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: Callable) -> None:
+    model = model_class(make_config(classifier_dropout_prob=0.0)).train()
+    inputs = inputs_for(model, images())
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()  # its successor's name is not in the oldest transformers
+            encoder = getattr(model, "unip", model)
+            assert all(layer.gradient_checkpointing for layer in encoder.layers)
+        model.zero_grad()
+        loss_of(model(**inputs)).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@every_class
+@pytest.mark.slow
+def test_compiles_to_one_graph(model_class: type, make_config: Callable) -> None:
+    torch.compiler.reset()
+    model = model_class(make_config()).eval()
+    inputs = inputs_for(model, images())
+    with torch.no_grad():
+        assert_same(torch.compile(model, fullgraph=True)(**inputs), model(**inputs), tolerance=1e-4)
+
+
+@every_class
+def test_exports_with_dynamic_batch_height_and_width(model_class: type, make_config: Callable) -> None:
+    model = model_class(make_config()).eval()
+    batch, rows, columns = (torch.export.Dim(name, max=64) for name in ("batch", "rows", "columns"))
+    shapes = {"pixel_values": {0: batch, 2: 16 * rows, 3: 16 * columns}}
+    example = {"pixel_values": images(2, 3, 64, 96)}
+    program = torch.export.export(model, (), kwargs=example, dynamic_shapes=shapes)
+    # The graph holds for sides of one or two patches too, but torch's own guards exclude sizes that become 1 inside.
+    for check_guards, sizes in [(True, [(64, 64), (48, 80), (112, 48)]), (False, [(16, 16), (32, 32), (48, 16)])]:
+        graph = program.module(check_guards=check_guards)
+        for batch_size, size in zip([2, 1, 3], sizes):
+            pixel_values = images(batch_size, 3, *size)
+            assert_same(graph(pixel_values=pixel_values), model(pixel_values=pixel_values), tolerance=1e-4)
+
+
+@every_class
+def test_returns_hidden_states_and_attention_when_asked(model_class: type, make_config: Callable) -> None:
+    model = model_class(make_config()).eval()
+    pixel_values = images()
+    with pytest.raises(ValueError, match=r'set_attn_implementation\("eager"\)'):
+        model(pixel_values, output_attentions=True)
+    model.set_attn_implementation("eager")
+    outputs = model(pixel_values, output_attentions=True, output_hidden_states=True)
+    computed = 2 if model_class is UnipForPreTraining else 3  # pre-training stops inside the last block
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 17, 32)] * (computed + 1)
+    assert [tuple(maps.shape) for maps in outputs.attentions] == [(2, 2, 17, 17), (2, 2, 17, 17), (2, 4, 17, 17)][
+        :computed
+    ]
+    torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(2, 2, 17))
+    assert isinstance(model(pixel_values, return_dict=False), tuple)
+
+
+@every_class
+@pytest.mark.parametrize(("pixel_values", "message"), [
+    (None, "pixel_values is missing"),
+    (torch.zeros(3, 64, 64), r"takes \(batch_size, 3, height, width\)"),
+    (torch.zeros(1, 1, 64, 64), r"process images with num_channels=3"),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "UnipImageProcessor"),
+    (torch.zeros(1, 3, 15, 64), "15x64 pixels are smaller than one patch"),
+])  # fmt: skip
+def test_wrong_input_says_what_to_do(
+    model_class: type, pixel_values: torch.Tensor | None, message: str, make_config: Callable
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_class(make_config())(pixel_values)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
+    ({"last_layer_num_attention_heads": 12}, "last_layer_num_attention_heads=12 does not divide"),
+    ({"feature_layers": [2, 4]}, r"blocks that do not exist: \[4\]"),
+    ({"image_size": 8}, "smaller than one patch"),
+    ({"position_embedding_type": "rotary"}, "position_embedding_type"),
+    ({"hidden_size": 30, "position_embedding_type": "sincos", "num_attention_heads": 2,
+      "last_layer_num_attention_heads": None}, "multiple of 4"),
+])  # fmt: skip
+def test_a_configuration_that_makes_no_network_is_refused(fields: dict, message: str, make_config: Callable) -> None:
+    with pytest.raises(Exception, match=message):
+        make_config(**fields)

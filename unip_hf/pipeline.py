@@ -1,0 +1,39 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""`pipeline("image-segmentation")` for infrared images of any depth."""
+
+from io import BytesIO
+from typing import Any
+
+from huggingface_hub import get_session
+from PIL import Image
+from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
+
+from .modeling.image_processing_unip import read_image, to_channels_last
+from .modeling.modeling_unip import UnipPreTrainedModel
+
+
+class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
+    """
+    The stock pipeline, but UNIP's image processor gets the image as it is: the stock one converts every input to 8-bit
+    RGB first, which whitens 16-bit images. Accepts paths, addresses, PIL images and arrays. Used for the task
+    `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
+    """
+
+    def check_model_type(self, supported_models: Any) -> None:
+        if not isinstance(self.model, UnipPreTrainedModel):
+            super().check_model_type(supported_models)
+
+    def preprocess(self, image: Any, subtask: str | None = None, timeout: float | None = None) -> Any:
+        if type(self.image_processor).__name__ != "UnipImageProcessor":
+            return super().preprocess(image, subtask=subtask, timeout=timeout)
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            response = get_session().get(image, timeout=timeout)
+            response.raise_for_status()
+            image = Image.open(BytesIO(response.content))
+        array = read_image(image)
+        inputs = self.image_processor(images=[array], return_tensors="pt").to(self.dtype)
+        inputs["target_size"] = [to_channels_last(array).shape[:2]]
+        return inputs
+
+
+__all__ = ["UnipImageSegmentationPipeline"]
