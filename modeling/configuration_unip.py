@@ -131,6 +131,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         # Two classes serve AutoModelForSemanticSegmentation; it chooses by this list, and fails on None.
         self.architectures = self.architectures or []
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "UnipConfig":

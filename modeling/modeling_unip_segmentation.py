@@ -52,14 +52,18 @@ def crop_to_image(logits: torch.Tensor, padded_size: tuple[int, int], image_size
         stride does not divide the image, cells are resampled (bilinear) a little closer together, so that their edges
         and the image's coincide.
     """
-    if padded_size == image_size:
-        return logits
-    strides = [padded // cells for padded, cells in zip(padded_size, logits.shape[-2:])]
-    rows, columns = (-(-size // stride) for size, stride in zip(image_size, strides))
-    scales = [cells * stride / size for cells, stride, size in zip((rows, columns), strides, image_size)]
-    if scales != [1.0, 1.0]:
-        logits = nn.functional.interpolate(logits, scale_factor=scales, mode="bilinear", align_corners=False)
-    return logits[..., :rows, :columns]
+    for axis, (padded, size) in enumerate(zip(padded_size, image_size), start=2):
+        stride = padded // logits.shape[axis]
+        cells = -(-size // stride)
+        if size % stride:
+            # Interpolation weights, written out since interpolate() copies where the number of cells stays the same.
+            source = (torch.arange(cells, device=logits.device) + 0.5) * (size / (cells * stride)) - 0.5
+            weights = 1 - (source.clamp(min=0)[:, None] - torch.arange(logits.shape[axis], device=logits.device)).abs()
+            weights = weights.clamp(min=0).to(logits.dtype)  # (cells, padded cells)
+            logits = torch.tensordot(logits, weights, dims=([axis], [1])).movedim(-1, axis)
+        elif padded != size:
+            logits = logits.narrow(axis, 0, cells)
+    return logits
 
 
 def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:

@@ -3,8 +3,8 @@
 
 from io import BytesIO
 from typing import Any
+from urllib.request import urlopen
 
-from huggingface_hub import get_session
 from PIL import Image
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
@@ -27,9 +27,8 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
         if type(self.image_processor).__name__ != "UnipImageProcessor":
             return super().preprocess(image, subtask=subtask, timeout=timeout)
         if isinstance(image, str) and image.startswith(("http://", "https://")):
-            response = get_session().get(image, timeout=timeout)
-            response.raise_for_status()
-            image = Image.open(BytesIO(response.content))
+            with urlopen(image, timeout=timeout) as response:
+                image = Image.open(BytesIO(response.read()))
         array = read_image(image)
         inputs = self.image_processor(images=[array], return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [to_channels_last(array).shape[:2]]

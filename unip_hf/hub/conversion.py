@@ -213,7 +213,6 @@ def _infer_config(
         config["num_labels"] = classifier.shape[0]
         if classes is not None and len(classes) == classifier.shape[0]:
             config["id2label"] = dict(enumerate(classes))
-            config["label2id"] = {name: index for index, name in enumerate(classes)}
     if classifier is not None and issubclass(model_class, UnipForLinearSegmentation):
         quarters = [config["num_hidden_layers"] * k // 12 for k in (4, 6, 8, 12)]
         layers = {1: None, 4: [8, 12, 16, 24] if config["num_hidden_layers"] == 24 else quarters}
