@@ -132,7 +132,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         # Two classes serve AutoModelForSemanticSegmentation; it chooses by this list, and fails on None.
         self.architectures = self.architectures or []
         if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: index for index, name in self.id2label.items()}
+            self.label2id = {str(name): int(index) for index, name in self.id2label.items()}
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "UnipConfig":

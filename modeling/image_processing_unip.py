@@ -44,7 +44,7 @@ def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
         ValueError: if a file is no image, or has channels or a depth that would be lost.
     """
     if isinstance(image, np.ndarray):
-        return image
+        return image.astype(image.dtype.newbyteorder("="), copy=False)
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
@@ -77,8 +77,7 @@ def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
         image = image.convert("L")
     elif image.mode not in (*GREY_MODES, "RGB", "1") and not (image.mode == "P" and keep_palette_ids):
         image = image.convert("RGB")  # palettes and 8-bit colour spaces
-    array = np.asarray(image)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return read_image(np.asarray(image))
 
 
 def to_channels_last(array: np.ndarray, input_data_format: str | None = None) -> np.ndarray:
@@ -111,6 +110,23 @@ def to_channels_last(array: np.ndarray, input_data_format: str | None = None) ->
         )
     channels_first = first if input_data_format is None else input_data_format == "channels_first"
     return np.moveaxis(array, 0, 2) if channels_first else array
+
+
+def percentiles(array: np.ndarray, ranks: Sequence[float]) -> list[float]:
+    """
+    Percentiles of all values, linearly interpolated as `np.percentile` does it; for 8 and 16 bits from a histogram,
+    which is several times as fast.
+
+    Args:
+        array (`np.ndarray`): Numbers of any shape, at least one.
+        ranks (`Sequence[float]`): 0 to 100.
+    """
+    if array.dtype not in (np.uint8, np.uint16):
+        return np.percentile(array, ranks).tolist()
+    cumulative = np.bincount(array.ravel()).cumsum()
+    positions = np.asarray(ranks) / 100 * (array.size - 1)
+    below, above = (np.searchsorted(cumulative, rounded(positions), side="right") for rounded in (np.floor, np.ceil))
+    return (below + (above - below) * (positions % 1)).tolist()
 
 
 class UnipImageProcessorKwargs(ImagesKwargs, total=False):
@@ -281,7 +297,7 @@ class UnipImageProcessor(BaseImageProcessor):
                     f'{array.min()} to {array.max()}: use "percentiles" or "fixed_range".'
                 )
         elif scaling == "percentiles":
-            low, high = (float(value) for value in np.percentile(array, self.intensity_percentiles))
+            low, high = percentiles(array, self.intensity_percentiles)
             if low == high:
                 low, high = float(array.min()), float(array.max())
         else:
@@ -293,16 +309,15 @@ class UnipImageProcessor(BaseImageProcessor):
                 logger.warning_once(
                     f"More than 1 % of an image lies outside intensity_range={self.intensity_range} and is clipped."
                 )
+        pixels = torch.tensor(array)
         # float64 where float32 would round the counts
-        precise = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
-        span = high - low
-        scaled = (precise - low) / (span if span != 0 else 1.0)
-        return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+        pixels = pixels.float() if array.dtype.itemsize <= 2 else pixels.double()
+        pixels = pixels.sub_(low).div_(high - low or 1.0).clamp_(0.0, 1.0)
+        return pixels.float().numpy()
 
     def _process_image(self, image: ImageLike, input_data_format: str | None) -> torch.Tensor:
         array = to_channels_last(read_image(image), input_data_format)  # (H, W, 1 or 3)
-        pixels = torch.from_numpy(np.ascontiguousarray(self.scale_intensities(array)))
-        pixels = pixels.permute(2, 0, 1)  # (1 or 3, H, W)
+        pixels = torch.from_numpy(self.scale_intensities(array)).permute(2, 0, 1)  # (1 or 3, H, W)
         if pixels.shape[0] > self.num_channels:
             pixels = (pixels * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
         size = self.output_size(*pixels.shape[-2:])
@@ -336,6 +351,15 @@ class UnipImageProcessor(BaseImageProcessor):
         if self.do_reduce_labels:
             labels = torch.where((labels == 0) | (labels == 255), 255, labels - 1)
         return labels  # (h, w)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        segmentation_maps: ImageLike | Sequence[ImageLike] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """See [`UnipImageProcessor.preprocess`]."""
+        return self.preprocess(images, segmentation_maps, **kwargs)
 
     def preprocess(
         self,

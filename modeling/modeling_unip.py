@@ -109,7 +109,7 @@ class UnipEmbeddings(nn.Module):
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, rows, columns)
 
         grid = (padded_height // self.patch_size, padded_width // self.patch_size)
-        positions = self.position_embeddings
+        positions: torch.Tensor = self.position_embeddings
         # An exported graph must hold for every size, so there the table is resized even to its own size.
         if torch.compiler.is_exporting() or grid != self.grid_size:
             positions = resize_position_embeddings(positions, self.grid_size, grid)
@@ -250,7 +250,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     config: UnipConfig
     base_model_prefix = "unip"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["UnipEmbeddings", "UnipLayer"]
     _supports_sdpa = True
@@ -267,7 +267,7 @@ class UnipPreTrainedModel(PreTrainedModel):
             weight = module.patch_embeddings.weight  # initialised like a linear layer over the pixels of a patch
             bound = math.sqrt(6.0 / (weight[0].numel() + weight.shape[0]))
             init.uniform_(weight, -bound, bound)
-            init.zeros_(module.patch_embeddings.bias)
+            init.zeros_(module.patch_embeddings.bias)  # type: ignore[arg-type]
             init.normal_(module.cls_token, std=self.config.initializer_range)
             if self.config.position_embedding_type == "sincos":
                 table = sine_cosine_position_embeddings(self.config.hidden_size, self.config.grid_size)
@@ -297,7 +297,8 @@ class UnipPreTrainedModel(PreTrainedModel):
     def _freeze(self) -> None:
         """Freezes what this model does not train."""
         is_learned = self.config.position_embedding_type == "learned"
-        self.base_model.embeddings.position_embeddings.requires_grad_(is_learned)
+        embeddings: Any = self.base_model.embeddings
+        embeddings.position_embeddings.requires_grad_(is_learned)
 
     def _check_output_attentions(self, output_attentions: bool | None) -> None:
         """Raises where attention is asked for but not kept, since the tuple would come back empty."""
@@ -318,7 +319,7 @@ class UnipPreTrainedModel(PreTrainedModel):
         Args:
             image_size (`int` or `(height, width)`): The new size in pixels.
         """
-        embeddings = self.base_model.embeddings
+        embeddings: Any = self.base_model.embeddings
         old_table, old_grid = embeddings.position_embeddings, self.config.grid_size
         self.config.image_size = image_size
         embeddings.grid_size = self.config.grid_size
@@ -335,15 +336,14 @@ class UnipPreTrainedModel(PreTrainedModel):
         from .modeling_unip_pretraining import UnipForPreTraining
         from .modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
-        segmentation = UnipForLinearSegmentation
-        if not isinstance(self, UnipForLinearSegmentation):
-            segmentation = UnipForSemanticSegmentation
+        is_probe = isinstance(self, UnipForLinearSegmentation)
+        segmentation = (UnipForLinearSegmentation if is_probe else UnipForSemanticSegmentation).__name__
         self.config.auto_map = {
             "AutoConfig": f"configuration_unip.{UnipConfig.__name__}",
             "AutoModel": f"modeling_unip.{UnipModel.__name__}",
             "AutoBackbone": f"modeling_unip.{UnipBackbone.__name__}",
             "AutoModelForPreTraining": f"modeling_unip_pretraining.{UnipForPreTraining.__name__}",
-            "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation.__name__}",
+            "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation}",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
         if not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
@@ -413,13 +413,13 @@ class UnipModel(UnipPreTrainedModel):
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
         for block in self.layers[: layer - 1]:
             hidden_states = block(hidden_states)
-        block = self.layers[layer - 1]
-        return block.attention.query_key(block.layernorm_before(hidden_states))
+        last: Any = self.layers[layer - 1]
+        return last.attention.query_key(last.layernorm_before(hidden_states))
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor,
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
@@ -457,7 +457,7 @@ class UnipBackbone(BackboneMixin, UnipModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(  # type: ignore[override]
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor,
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BackboneOutput:
@@ -472,7 +472,8 @@ class UnipBackbone(BackboneMixin, UnipModel):
         """
         self._check_output_attentions(output_attentions)
         layers = [self.stage_names.index(name) for name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(self.feature_maps(pixel_values, layers, **kwargs)))
+        maps = tuple(self.feature_maps(pixel_values, layers, **kwargs))
+        return BackboneOutput(feature_maps=maps)  # type: ignore[arg-type]
 
 
 UnipModel.register_for_auto_class("AutoModel")

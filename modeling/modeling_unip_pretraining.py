@@ -84,21 +84,16 @@ class UnipForPreTraining(UnipPreTrainedModel):
 
     def _freeze(self) -> None:
         super()._freeze()
-        last = self.unip.layers[-1]
-        for module in (
-            last.attention.projection,
-            last.layer_scale1,
-            last.layernorm_after,
-            last.mlp,
-            last.layer_scale2,
-        ):
+        encoder: Any = self.unip
+        last = encoder.layers[-1]
+        behind = [last.attention.projection, last.layer_scale1, last.layernorm_after, last.mlp, last.layer_scale2]
+        for module in [*behind, encoder.layernorm]:
             module.requires_grad_(False)
-        self.unip.layernorm.requires_grad_(False)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor,
         teacher_query: torch.Tensor | None = None,
         teacher_key: torch.Tensor | None = None,
         output_attentions: bool | None = None,

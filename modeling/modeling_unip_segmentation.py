@@ -96,6 +96,11 @@ def max_pool(maps: torch.Tensor) -> torch.Tensor:
     return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
 
 
+def make_classifier(channels: int, config: UnipConfig) -> nn.Conv2d:
+    """1x1 convolution from `channels` to one score for each class."""
+    return nn.Conv2d(channels, config.num_labels or 0, kernel_size=1)
+
+
 class UnipConvModule(nn.Module):
     """
     Convolution (same padding, no bias), batch norm, ReLU: `(batch_size, in_channels, height, width)` to
@@ -171,7 +176,7 @@ class UnipUPerHead(nn.Module):
         self.output_convolutions = nn.ModuleList([UnipConvModule(channels, channels, 3) for _ in range(3)])
         self.fusion = UnipConvModule(4 * channels, channels, 3)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = nn.Conv2d(channels, config.num_labels, kernel_size=1)
+        self.classifier = make_classifier(channels, config)
 
     def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
         """Four maps `(batch_size, hidden_size, ...)`, 1/4 to 1/32, to logits `(batch_size, num_labels, ...)`, 1/4."""
@@ -198,7 +203,7 @@ class UnipAuxiliaryHead(nn.Module):
         super().__init__()
         self.convolution = UnipConvModule(config.hidden_size, config.auxiliary_channels, 3)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = nn.Conv2d(config.auxiliary_channels, config.num_labels, kernel_size=1)
+        self.classifier = make_classifier(config.auxiliary_channels, config)
 
     def forward(self, sixteenth: torch.Tensor) -> torch.Tensor:
         """`(batch_size, hidden_size, rows, columns)` to logits `(batch_size, num_labels, rows, columns)`."""
@@ -221,7 +226,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UnipConvModule):
             init.kaiming_normal_(module.convolution.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.ConvTranspose2d):
+        elif isinstance(module, nn.ConvTranspose2d) and module.bias is not None:
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)
@@ -237,7 +242,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         return crop_to_image(logits, self.unip.embeddings.padded_size(pixel_values), (height, width))
 
     def _check_inputs(
-        self, pixel_values: torch.Tensor | None, labels: torch.Tensor | None, output_attentions: bool | None
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None
     ) -> None:
         self._check_output_attentions(output_attentions)
         if pixel_values is None or labels is None:
@@ -250,7 +255,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
             )
         # Behind a compiler the check would break the graph; on a device an id too high kills the whole process.
         if not torch.compiler.is_compiling():
-            num_labels, ignore_index = self.config.num_labels, self.config.semantic_loss_ignore_index
+            num_labels, ignore_index = self.config.num_labels or 0, self.config.semantic_loss_ignore_index
             outside = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
             if outside.any():
                 raise ValueError(
@@ -289,7 +294,7 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,
@@ -327,7 +332,7 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
 
     def __init__(self, config: UnipConfig):
         super().__init__(config)
-        self.classifier = nn.Conv2d(len(self.feature_layers) * config.hidden_size, config.num_labels, kernel_size=1)
+        self.classifier = make_classifier(len(self.feature_layers) * config.hidden_size, config)
         self.post_init()
 
     def _freeze(self) -> None:
@@ -341,7 +346,7 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,

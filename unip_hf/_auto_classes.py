@@ -49,7 +49,7 @@ def _register_image_processor() -> None:
     from .modeling.image_processing_unip import UnipImageProcessor
 
     # One class that needs no torchvision, and uses none, serves for both backends.
-    classes = {"torchvision": UnipImageProcessor, "pil": UnipImageProcessor}
+    classes: dict[str, type] = {"torchvision": UnipImageProcessor, "pil": UnipImageProcessor}
     AutoImageProcessor.register(UnipConfig, image_processor_classes=classes)
 
 

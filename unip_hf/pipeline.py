@@ -19,18 +19,24 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
     `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
     """
 
+    # Looking for one, transformers takes the image processor for a video processor and asks whether to run its code.
+    _load_video_processor = False  # type: ignore[assignment]
+
     def check_model_type(self, supported_models: Any) -> None:
         if not isinstance(self.model, UnipPreTrainedModel):
             super().check_model_type(supported_models)
 
-    def preprocess(self, image: Any, subtask: str | None = None, timeout: float | None = None) -> Any:
-        if type(self.image_processor).__name__ != "UnipImageProcessor":
+    def preprocess(  # type: ignore[override]
+        self, image: Any, subtask: str | None = None, timeout: float | None = None
+    ) -> Any:
+        processor: Any = self.image_processor
+        if type(processor).__name__ != "UnipImageProcessor":
             return super().preprocess(image, subtask=subtask, timeout=timeout)
         if isinstance(image, str) and image.startswith(("http://", "https://")):
             with urlopen(image, timeout=timeout) as response:
                 image = Image.open(BytesIO(response.read()))
         array = read_image(image)
-        inputs = self.image_processor(images=[array], return_tensors="pt").to(self.dtype)
+        inputs = processor(images=[array], return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [to_channels_last(array).shape[:2]]
         return inputs
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipImageProcessor
+from unip_hf.modeling.image_processing_unip import percentiles
 
 
 PLAIN = {"do_resize": False, "do_normalize": False}
@@ -87,7 +88,9 @@ def test_a_fixed_range_is_in_counts_or_degrees_and_warns_of_what_it_clips(
     counts: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     fixed = {"intensity_scaling": "fixed_range"}
-    np.testing.assert_allclose(scaled(counts, **fixed, intensity_range=(6000, 8000)), (counts - 6000.0) / 2000, atol=1e-6)
+    np.testing.assert_allclose(
+        scaled(counts, **fixed, intensity_range=(6000, 8000)), (counts - 6000.0) / 2000, atol=1e-6
+    )
     celsius = counts * 0.04 - 273.15
     degrees = scaled(counts, **fixed, intensity_range=(-10, 30), counts_to_celsius=(0.04, -273.15))
     np.testing.assert_allclose(degrees, (celsius + 10) / 40, atol=1e-5)
@@ -108,6 +111,13 @@ def test_dtype_range_and_no_scaling_take_the_values_as_their_dtype_says(counts: 
     np.testing.assert_array_equal(scaled(counts, do_rescale=False), counts)
     signed = np.array([[-32768, 0, 32767]], np.int16).repeat(16, 0)
     np.testing.assert_allclose(scaled(signed, intensity_scaling="dtype_range")[0], [0, 0.5, 1], atol=1e-4)
+
+
+def test_percentiles_are_those_of_numpy(counts: np.ndarray) -> None:
+    noise = np.random.default_rng(0).integers(0, 65536, (7, 9), dtype=np.uint16)
+    for array in (counts, noise, noise.astype(np.uint8), noise[:1, :1], counts.astype(np.float32)):
+        for ranks in ((1, 99), (0, 100), (12.5, 66.6)):
+            np.testing.assert_allclose(percentiles(array, ranks), np.percentile(array, ranks), rtol=1e-6)
 
 
 def test_percentiles_ignore_hot_pixels_and_survive_flat_images(counts: np.ndarray) -> None:
@@ -151,7 +161,14 @@ def test_masks_keep_their_ids_in_every_form_they_come_in(tmp_path: Path) -> None
     wide = ids.astype(np.int32)
     wide[1] = 65000
     processor, image = UnipImageProcessor(**PLAIN), np.zeros((32, 40), np.uint8)
-    for mask in (ids, palette, tmp_path / "mask.png", Image.fromarray(ids), ids[..., None], torch.from_numpy(ids)[None]):
+    for mask in (
+        ids,
+        palette,
+        tmp_path / "mask.png",
+        Image.fromarray(ids),
+        ids[..., None],
+        torch.from_numpy(ids)[None],
+    ):
         np.testing.assert_array_equal(processor(image, segmentation_maps=mask, return_tensors="np").labels[0], ids)
     np.testing.assert_array_equal(processor(image, segmentation_maps=wide, return_tensors="np").labels[0], wide)
     reduced = processor(image, segmentation_maps=ids, return_tensors="np", do_reduce_labels=True).labels[0]
@@ -258,9 +275,10 @@ def sixteen_bit_colour_png() -> bytes:
 
 
 def test_real_frames_show_the_scene(real_images: Path) -> None:
-    frames = sorted((real_images / "radiometric_16bit").glob("*.tiff")) + sorted(
-        (real_images / "hit_uav").rglob("*.jpg")
-    )[:20]
+    frames = (
+        sorted((real_images / "radiometric_16bit").glob("*.tiff"))
+        + sorted((real_images / "hit_uav").rglob("*.jpg"))[:20]
+    )
     assert len(frames) == 30
     for frame in frames:
         pixels = scaled(frame)

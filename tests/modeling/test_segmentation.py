@@ -50,7 +50,9 @@ def test_pooling_is_that_of_torch_wherever_torch_has_it() -> None:
         for bins in (1, 2, 3, 6):
             expected = nn.functional.adaptive_avg_pool2d(maps, bins)
             torch.testing.assert_close(adaptive_average_pool(maps, bins), expected, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(max_pool(maps), nn.functional.max_pool2d(maps, 2, 2, ceil_mode=True), atol=0, rtol=0)
+        torch.testing.assert_close(
+            max_pool(maps), nn.functional.max_pool2d(maps, 2, 2, ceil_mode=True), atol=0, rtol=0
+        )
 
 
 @BOTH
@@ -104,7 +106,10 @@ def test_probing_leaves_the_encoder_as_it_is(make_config: Callable) -> None:
     pixel_values = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(pixel_values).logits, model(pixel_values).logits)
     model(pixel_values, labels=torch.zeros(1, 64, 64, dtype=torch.long)).loss.backward()
-    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"classifier.weight", "classifier.bias"}
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
 
 
 def test_fine_tuning_starts_from_a_distilled_student(make_config: Callable, tmp_path: Path) -> None:

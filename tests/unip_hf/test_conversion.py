@@ -63,7 +63,11 @@ def test_what_the_file_says_makes_the_configuration(make_config, tmp_path: Path)
         make_config(hidden_size=192, num_attention_heads=3, last_layer_num_attention_heads=16,
                     layer_scale_init_value=None, position_embedding_type="sincos", image_size=48)
     ).eval()  # fmt: skip
-    state = {"model": to_published_state_dict(student), "args": argparse.Namespace(last_heads=16), "scaler": {"scale": 1.0}}
+    state = {
+        "model": to_published_state_dict(student),
+        "args": argparse.Namespace(last_heads=16),
+        "scaler": {"scale": 1.0},
+    }
     torch.save(state, tmp_path / "unip_vit_tiny_by_mae_large.pth")
     converted = convert_checkpoint(tmp_path / "unip_vit_tiny_by_mae_large.pth", UnipForPreTraining)
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "last_layer_num_attention_heads", "grid_size")
@@ -75,16 +79,22 @@ def test_what_the_file_says_makes_the_configuration(make_config, tmp_path: Path)
 
 def test_a_file_of_the_published_fine_tuning_gives_the_whole_network(make_config, tmp_path: Path) -> None:
     names = ("background", "person", "car", "tree", "pole")
-    network = UnipForSemanticSegmentation(make_config(last_layer_num_attention_heads=None, num_attention_heads=4)).eval()
-    content = {"state_dict": to_published_state_dict(network), "meta": {"CLASSES": names, "iter": 14400}, "optimizer": {}}
+    network = UnipForSemanticSegmentation(
+        make_config(last_layer_num_attention_heads=None, num_attention_heads=4)
+    ).eval()
+    content = {
+        "state_dict": to_published_state_dict(network),
+        "meta": {"CLASSES": names, "iter": 14400},
+        "optimizer": {},
+    }
     torch.save(content, tmp_path / "iter_14400.pth")
     converted = convert_checkpoint(tmp_path / "iter_14400.pth", UnipForSemanticSegmentation, **HEADS)
     assert converted.config.id2label == dict(enumerate(names)) and converted.config.label2id["tree"] == 3
     image = torch.randn(2, 3, 64, 80)
     assert torch.equal(converted(image).logits, network(image).logits)
 
-    probe = UnipForLinearSegmentation(make_config(num_hidden_layers=12, feature_layers=[4, 6, 8, 12],
-                                                  last_layer_num_attention_heads=None, num_attention_heads=4)).eval()  # fmt: skip
+    layers = {"num_hidden_layers": 12, "feature_layers": [4, 6, 8, 12], "last_layer_num_attention_heads": None}
+    probe = UnipForLinearSegmentation(make_config(num_attention_heads=4, **layers)).eval()
     converted = convert_checkpoint(to_published_state_dict(probe), UnipForLinearSegmentation, **HEADS)
     assert converted.config.feature_layers == [4, 6, 8, 12]
     assert torch.equal(converted(image).logits, probe(image).logits)
@@ -116,15 +126,16 @@ def test_what_is_not_used_or_new_is_said(encoder: dict, caplog: pytest.LogCaptur
     with caplog.at_level(logging.INFO, logger="unip_hf"):
         model = convert_checkpoint(encoder | {"head.weight": torch.zeros(9, 32)}, UnipForSemanticSegmentation, **HEADS)
     assert len(model.unip.layers) == 3
-    for said in ("Not used: classification or projection head (1 tensors, e.g. head.weight)", "Not used: final norm",
-                 "newly initialised: pyramid", "newly initialised: decode_head", "newly initialised: auxiliary_head"):  # fmt: skip
+    new = [f"newly initialised: {part}" for part in ("pyramid", "decode_head", "auxiliary_head")]
+    unused = "Not used: classification or projection head (1 tensors, e.g. head.weight)"
+    for said in (unused, "Not used: final norm", *new):
         assert said in caplog.text
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"blocks.0.attn.rel_pos": torch.zeros(3)}, "blocks.0.attn.rel_pos: unexpected"),
     ({"blocks.1.mlp.fc2.weight": None}, "layers.1.mlp.fc2.weight: not in the file"),
-    ({"blocks.0.mlp.fc2.weight": torch.zeros(3, 3)}, r"blocks.0.mlp.fc2.weight: \(3, 3\) in the file, \(32, 128\) here"),
+    ({"blocks.0.mlp.fc2.weight": torch.zeros(3, 3)}, r"mlp.fc2.weight: \(3, 3\) in the file, \(32, 128\) here"),
     ({"norm.bias": None}, "layernorm.bias: not in the file"),
     ({"cls_token": None}, r"not a plain ViT.*\['cls_token'\]"),
     ({"pos_embed": torch.zeros(1, 18, 32)}, "distilled DeiT"),

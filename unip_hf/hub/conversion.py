@@ -283,7 +283,9 @@ def convert_checkpoint(
     name = "patch_embed.proj.weight"
     tensors[name] = adapt_input_channels(tensors[name], config.num_channels)
 
-    state_dict, problems, unused = model.state_dict(), [], {}
+    state_dict = model.state_dict()
+    problems: list[str] = []
+    unused: dict[str, list[str]] = {}
     _, pairs = _names_for(model_class)
     missing = set(state_dict)
     for name, tensor in tensors.items():

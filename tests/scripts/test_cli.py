@@ -1,0 +1,103 @@
+"""The `unip` command as a user types it, in processes of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForPreTraining, AutoModelForSemanticSegmentation
+
+from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation
+from unip_hf.hub import to_published_state_dict
+from unip_hf.scripts import cli
+
+
+def unip(*arguments: object, timeout: int = 300) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "unip"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, tmp_path: Path) -> None:
+    config = make_config(last_layer_num_attention_heads=None, num_attention_heads=4)
+    published = to_published_state_dict(UnipForSemanticSegmentation(config))
+    content = {"state_dict": published, "meta": {"CLASSES": tuple("abcde")}}
+    torch.save(content, tmp_path / "iter_1.pth")
+    done = unip("convert", tmp_path / "iter_1.pth", tmp_path / "model", "--num-attention-heads", 4)
+    assert done.returncode == 0, done.stderr
+    assert f"Wrote {tmp_path / 'model'}" in done.stdout and "Not used: final norm" in done.stderr
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
+    assert model.config.id2label[2] == "c"
+    assert AutoImageProcessor.from_pretrained(tmp_path / "model").image_std == [47.8976 / 255]
+
+    done = unip("convert", "--to-published", tmp_path / "model", tmp_path / "back.pth")
+    assert done.returncode == 0, done.stderr
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back["meta"] == content["meta"] and back["state_dict"].keys() == published.keys()
+    assert all(torch.equal(back["state_dict"][name], tensor) for name, tensor in published.items())
+
+
+def test_convert_tells_kinds_apart_and_replaces_only_when_told(
+    make_config: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    student = UnipForPreTraining(make_config(layer_scale_init_value=None, position_embedding_type="sincos"))
+    student.save_pretrained(tmp_path / "student")
+    convert = ["convert", str(tmp_path / "student.pth"), str(tmp_path / "again"), "--num_attention_heads", "2"]
+    assert cli.main(["convert", "--to-published", str(tmp_path / "student"), str(tmp_path / "student.pth")]) == 0
+    assert cli.main(convert) == 0
+    again = AutoModelForPreTraining.from_pretrained(tmp_path / "again")
+    assert type(again) is UnipForPreTraining and again.config.last_layer_num_attention_heads == 4
+    assert cli.main(convert) == 2
+    assert "exists: choose another target or add --overwrite" in capsys.readouterr().err
+    assert cli.main([*convert, "--overwrite", "--num-channels", "1"]) == 0
+    assert AutoModelForPreTraining.from_pretrained(tmp_path / "again").config.num_channels == 1
+    assert AutoImageProcessor.from_pretrained(tmp_path / "again").num_channels == 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["convert", "nowhere.pth", "out"], "There is no 'nowhere.pth'"),
+    (["convert", "--to-published", "empty", "out.pth"], "no checkpoint folder"),
+    (["convert", "text.pth", "out"], "cannot be read as a checkpoint"),
+    (["quickstart", "--steps", "0"], "--steps is at least 1"),
+    (["benchmark", "--repeats", "0"], "--repeats is at least 1"),
+    (["dance"], "there is no job 'dance'"),
+])  # fmt: skip
+def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    before = set(tmp_path.rglob("*"))
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and message in errors and "Traceback" not in errors
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_help_names_every_job() -> None:
+    done = unip("--help")
+    assert done.returncode == 0 and all(job in done.stdout for job in cli.JOBS)
+    assert unip("--version").stdout.strip() == __import__("unip_hf").__version__
+    for job in cli.JOBS:
+        assert unip(job, "--help").stdout.startswith(f"usage: unip {job}")
+
+
+def test_quickstart_leaves_a_checkpoint_and_a_picture(tmp_path: Path) -> None:
+    done = unip("quickstart", "--steps", 2, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Scene, prediction, truth: {tmp_path / 'out' / 'prediction.png'}"
+    assert "mean IoU" in done.stdout and "[y/N]" not in done.stdout
+    assert Image.open(tmp_path / "out" / "prediction.png").size == (3 * 320 + 12, 256)
+    assert np.asarray(Image.open(tmp_path / "out" / "scene.png")).dtype == np.uint16
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out" / "checkpoint")
+    assert model.config.id2label[7] == "person"
+
+
+def test_benchmark_prints_ratios() -> None:
+    done = unip("benchmark", "--only", "processor", "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    assert "beside SegformerImageProcessor" in done.stdout and done.stdout.count("ratio") == 2

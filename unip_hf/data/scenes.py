@@ -1,0 +1,186 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Built-in infrared street scenes: drawn, not recorded, so that everything runs offline."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+SCENE_CLASSES = ("sky", "ground", "road", "building", "tree", "pole", "car", "person")
+SCENE_PALETTE = (
+    (70, 130, 180), (152, 251, 152), (128, 64, 128), (110, 110, 110),
+    (50, 120, 40), (220, 180, 60), (0, 60, 220), (220, 20, 60),
+)  # fmt: skip
+
+KELVIN_PER_COUNT = 0.04  # linear radiometric output of common uncooled cameras
+
+
+class _Canvas:
+    """Surface temperature in degrees Celsius, emissivity and class id of every pixel, painted together."""
+
+    def __init__(self, height: int, width: int, temperature: float):
+        self.layers = [
+            Image.new("F", (width, height), value) for value in (temperature, 0.95, SCENE_CLASSES.index("ground"))
+        ]
+        self.pens = [ImageDraw.Draw(layer) for layer in self.layers]
+
+    def paint(
+        self, shape: str, points: list[tuple[float, float]], name: str, temperature: float, emissivity: float = 0.95
+    ) -> None:
+        for pen, value in zip(self.pens, (temperature, emissivity, SCENE_CLASSES.index(name))):
+            getattr(pen, shape)(points, fill=value)
+
+    def arrays(self) -> list[np.ndarray]:
+        return [np.asarray(layer).copy() for layer in self.layers]
+
+
+def _smooth_noise(generator: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
+    """Noise of standard deviation about 1 that varies over `cell` pixels, `(height, width)`."""
+    coarse = generator.standard_normal((height // cell + 2, width // cell + 2)).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    offsets = np.arange(-3, 4)
+    kernel = np.exp(-(offsets**2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        padded = np.pad(image, [(3, 3) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        image = sum(w * padded.take(range(3 + o, 3 + o + image.shape[axis]), axis) for w, o in zip(kernel, offsets))
+    return image
+
+
+def _building(canvas: _Canvas, generator: np.random.Generator, horizon: float, left: float, ambient: float) -> float:
+    width, height = generator.uniform(30, 80), generator.uniform(25, 0.9 * horizon)
+    wall, base = ambient + generator.uniform(-2, 5), horizon + 6
+    canvas.paint("rectangle", [(left, horizon - height), (left + width, base)], "building", wall, 0.92)
+    step = generator.uniform(9, 14)
+    for y in np.arange(horizon - height + 5, base - 8, step):
+        for x in np.arange(left + 4, left + width - 7, step):
+            is_lit = generator.random() < 0.3
+            glass = wall + generator.uniform(2, 6) if is_lit else wall - generator.uniform(0, 3)
+            canvas.paint("rectangle", [(x, y), (x + step / 2, y + step / 2)], "building", glass, 0.85)
+    return left + width
+
+
+def _tree(canvas: _Canvas, generator: np.random.Generator, x: float, y: float, size: float, ambient: float) -> None:
+    crown = ambient - generator.uniform(0, 3)
+    canvas.paint("rectangle", [(x - 0.05 * size, y - 0.5 * size), (x + 0.05 * size, y)], "tree", ambient)
+    for _ in range(9):
+        cx, cy = x + generator.normal(0, 0.15) * size, y - (0.7 + generator.normal(0, 0.12)) * size
+        r = generator.uniform(0.12, 0.24) * size
+        canvas.paint("ellipse", [(cx - r, cy - r), (cx + r, cy + r)], "tree", crown + generator.normal(0, 0.6), 0.97)
+
+
+def _pole(canvas: _Canvas, generator: np.random.Generator, x: float, y: float, size: float, ambient: float) -> None:
+    metal, half = ambient + generator.uniform(-3, 3), max(1.0, 0.02 * size)
+    canvas.paint("rectangle", [(x - half, y - 1.3 * size), (x + half, y)], "pole", metal, 0.7)
+    arm = 0.25 * size * generator.choice([-1, 1])
+    corners = [(min(x, x + arm), y - 1.3 * size), (max(x, x + arm), y - 1.3 * size + 2 * half)]
+    canvas.paint("rectangle", corners, "pole", metal, 0.7)
+
+
+def _car(canvas: _Canvas, generator: np.random.Generator, x: float, y: float, size: float, ambient: float) -> None:
+    length, height, side = 1.1 * size, 0.36 * size, generator.choice([-1, 1])
+    is_running = generator.random() < 0.6
+    body, engine = ambient + generator.uniform(0, 4), generator.uniform(8, 20) if is_running else 0.0
+
+    def box(x0: float, y0: float, x1: float, y1: float, temperature: float, emissivity: float) -> None:
+        xs = sorted((x + side * x0 * length, x + side * x1 * length))
+        canvas.paint("rectangle", [(xs[0], y - y1 * height), (xs[1], y - y0 * height)], "car", temperature, emissivity)
+
+    box(-0.5, 0.2, 0.5, 0.7, body, 0.85)
+    box(-0.35, 0.7, 0.15, 1.15, body, 0.85)
+    box(-0.3, 0.75, 0.1, 1.05, body, 0.7)  # windows mirror the cold sky
+    box(0.2, 0.3, 0.5, 0.7, body + engine, 0.9)
+    radius = 0.25 * height
+    for wheel in (-0.3, 0.3):
+        cx, cy = x + wheel * length, y - 0.2 * height
+        tyre = ambient + (generator.uniform(4, 12) if is_running else 0)
+        canvas.paint("ellipse", [(cx - radius, cy - radius), (cx + radius, cy + radius)], "car", tyre)
+
+
+def _person(canvas: _Canvas, generator: np.random.Generator, x: float, y: float, size: float, ambient: float) -> None:
+    height = 0.55 * size
+    clothes, stride = max(ambient + 2, generator.uniform(20, 29)), generator.uniform(0.02, 0.12) * height
+    for leg in (-1, 1):
+        foot = x + leg * stride
+        points = [
+            (x - 0.07 * height, y - 0.5 * height),
+            (x + 0.07 * height, y - 0.5 * height),
+            (foot + 1, y),
+            (foot - 1, y),
+        ]
+        canvas.paint("polygon", points, "person", clothes - 2, 0.97)
+    canvas.paint(
+        "ellipse", [(x - 0.13 * height, y - 0.85 * height), (x + 0.13 * height, y - 0.4 * height)], "person", clothes
+    )
+    r = 0.075 * height
+    canvas.paint(
+        "ellipse", [(x - r, y - height), (x + r, y - height + 2.2 * r)], "person", generator.uniform(31, 35), 0.98
+    )
+
+
+def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Draws one street as a radiometric thermal camera sees it: surfaces with temperature and emissivity in front of a
+    cold sky, optical blur, fixed-pattern and temporal noise, linear 16-bit output.
+
+    Args:
+        seed (`int`): The same seed gives the same scene.
+        height, width (`int`, *optional*, default to 256 and 320): Size in pixels.
+
+    Returns:
+        Counts, uint16 `(height, width)` of 0.04 K each (absolute temperature), and class ids, uint8 `(height, width)`,
+        indices of `SCENE_CLASSES`.
+    """
+    generator = np.random.default_rng(seed)
+    ambient = generator.uniform(-5, 25)
+    horizon = height * generator.uniform(0.32, 0.5)
+    canvas = _Canvas(height, width, ambient - 1)
+
+    canvas.paint("rectangle", [(0, 0), (width, horizon)], "sky", ambient - 10, 1.0)
+    vanishing = width * generator.uniform(0.3, 0.7)
+    left, right = vanishing - width * generator.uniform(0.4, 0.9), vanishing + width * generator.uniform(0.4, 0.9)
+    road = ambient + generator.uniform(1, 7)
+    corners = [(vanishing - 4, horizon), (vanishing + 4, horizon), (right, height), (left, height)]
+    canvas.paint("polygon", corners, "road", road)
+    for near, far in ((1.0, 0.8), (0.66, 0.52), (0.42, 0.34), (0.27, 0.22)):  # lane marks
+        y0, y1 = horizon + near * (height - horizon), horizon + far * (height - horizon)
+        middle = (left + right) / 2 - vanishing
+        marks = [
+            (vanishing + s * middle + d * s * 5, y)
+            for s, y, d in ((far, y1, -1), (far, y1, 1), (near, y0, 1), (near, y0, -1))
+        ]
+        canvas.paint("polygon", marks, "road", road - 1.5)
+
+    x = generator.uniform(-40, 20)
+    while x < width:
+        x = _building(canvas, generator, horizon, x, ambient) + generator.uniform(0, 45)
+    things = [_tree] * 4 + [_pole] * 2 + [_car] * 3 + [_person] * 4
+    drawn = [things[i] for i in generator.integers(0, len(things), generator.integers(9, 16))]
+    for depth, draw in sorted(zip(generator.uniform(0.06, 0.95, len(drawn)), drawn), key=lambda pair: pair[0]):
+        y, size = horizon + depth * (height - horizon), 18 + 130 * depth
+        road_left, road_right = (vanishing + depth * (edge - vanishing) for edge in (left, right))
+        if draw in (_tree, _pole):  # beside the road
+            side = generator.choice([-1, 1])
+            x = (road_left if side < 0 else road_right) + side * generator.uniform(0.1, 0.9) * size
+        else:
+            x = generator.uniform(road_left, road_right)
+        draw(canvas, generator, x, y, size, ambient)
+
+    temperature, emissivity, ids = canvas.arrays()
+    ids = ids.astype(np.uint8)
+    is_sky = ids == SCENE_CLASSES.index("sky")
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    sky = ambient - 8 - 30 * np.clip(1 - rows / horizon, 0, 1) + 2 * _smooth_noise(generator, height, width, 48)
+    temperature += np.where(is_sky, 0, 0.7 * _smooth_noise(generator, height, width, 12))
+    temperature = np.where(is_sky, sky, temperature)
+    # A surface shows its own temperature as far as it emits, and the sky's as far as it mirrors.
+    apparent = emissivity * temperature + (1 - emissivity) * (ambient - 25)
+    apparent = _blur(apparent, generator.uniform(0.6, 1.0))
+    apparent += 0.08 * generator.standard_normal((1, width)) + 0.06 * generator.standard_normal((height, width))
+    counts = (apparent + 273.15) / KELVIN_PER_COUNT
+    return np.round(counts).astype(np.uint16), ids
+
+
+__all__ = ["SCENE_CLASSES", "SCENE_PALETTE", "draw_scene"]
