@@ -450,6 +450,8 @@ class UnipBackbone(BackboneMixin, UnipModel):
     the paper's segmentation networks use them. Works in `AutoBackbone` and under `UperNetForSemanticSegmentation`.
     """
 
+    _keys_to_ignore_on_load_unexpected = [r"layernorm\.(weight|bias)$"]
+
     def __init__(self, config: UnipConfig):
         super().__init__(config, add_final_norm=False)
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)

@@ -2,6 +2,7 @@
 """UNIP for semantic segmentation: last-layer feature pyramid (LL-FPN) with a UPerNet head, and linear probing."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,6 +217,9 @@ class UnipSegmentationModel(UnipPreTrainedModel):
     # The final norm belongs to the encoder but not to segmentation, which reads raw block outputs.
     _keys_to_ignore_on_load_unexpected = [r"layernorm\.(weight|bias)$"]
 
+    # Each model defines how maps at 1/16 become logits, and those of an auxiliary head if it has one and it is wanted.
+    _classify: Callable[[list[torch.Tensor], bool], tuple[torch.Tensor, torch.Tensor | None]]
+
     def __init__(self, config: UnipConfig):
         super().__init__(config)
         self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
@@ -234,12 +238,38 @@ class UnipSegmentationModel(UnipPreTrainedModel):
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
 
-    def _read_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> list[torch.Tensor]:
-        return self.unip.feature_maps(pixel_values, self.feature_layers, **kwargs)
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> UnipSemanticSegmenterOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
+                size from one patch up.
+            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, 255 to ignore.
+            output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
 
-    def _crop_to_image(self, logits: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        Raises:
+            ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore.
+        """
+        self._check_inputs(pixel_values, labels, output_attentions)
+        feature_maps = self.unip.feature_maps(pixel_values, self.feature_layers, **kwargs)
+        logits, auxiliary_logits = self._classify(feature_maps, self.training or labels is not None)
         height, width = pixel_values.shape[-2:]
-        return crop_to_image(logits, self.unip.embeddings.padded_size(pixel_values), (height, width))
+        padded_size = self.unip.embeddings.padded_size(pixel_values)
+        logits = crop_to_image(logits, padded_size, (height, width))
+        if auxiliary_logits is not None:
+            auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, (height, width))
+        loss = None
+        if labels is not None:
+            loss = self._cross_entropy(logits, labels)
+            if auxiliary_logits is not None:
+                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
+        return UnipSemanticSegmenterOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary_logits)
 
     def _check_inputs(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None
@@ -291,37 +321,14 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
         self.auxiliary_head = UnipAuxiliaryHead(config) if config.use_auxiliary_head else None
         self.post_init()
 
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
-    ) -> UnipSemanticSegmenterOutput:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
-                size from one patch up.
-            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, 255 to ignore.
-            output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
-
-        Raises:
-            ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore.
-        """
-        self._check_inputs(pixel_values, labels, output_attentions)
-        feature_maps = self._read_features(pixel_values, **kwargs)
+    def _classify(  # type: ignore[override]
+        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         pyramid = self.pyramid(feature_maps)
-        logits = self._crop_to_image(self.decode_head(pyramid), pixel_values)
-
-        auxiliary_logits = loss = None
-        if self.auxiliary_head is not None and (self.training or labels is not None):
-            auxiliary_logits = self._crop_to_image(self.auxiliary_head(pyramid[2]), pixel_values)
-        if labels is not None:
-            loss = self._cross_entropy(logits, labels)
-            if auxiliary_logits is not None:
-                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
-        return UnipSemanticSegmenterOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary_logits)
+        logits = self.decode_head(pyramid)
+        if self.auxiliary_head is None or not with_auxiliary:
+            return logits, None
+        return logits, self.auxiliary_head(pyramid[2])
 
 
 class UnipForLinearSegmentation(UnipSegmentationModel):
@@ -343,30 +350,10 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
         self.unip.eval()
         return self
 
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
-    ) -> UnipSemanticSegmenterOutput:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
-                size from one patch up.
-            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, 255 to ignore.
-            output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
-
-        Raises:
-            ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore.
-        """
-        self._check_inputs(pixel_values, labels, output_attentions)
-        with torch.no_grad():
-            feature_maps = self._read_features(pixel_values, **kwargs)
-        logits = self._crop_to_image(self.classifier(torch.cat(feature_maps, dim=1)), pixel_values)
-        loss = None if labels is None else self._cross_entropy(logits, labels)
-        return UnipSemanticSegmenterOutput(loss=loss, logits=logits)
+    def _classify(  # type: ignore[override]
+        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.classifier(torch.cat(feature_maps, dim=1)), None
 
 
 UnipForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")

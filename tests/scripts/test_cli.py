@@ -1,5 +1,6 @@
 """The `unip` command as a user types it, in processes of its own."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 
 
-def unip(*arguments: object, timeout: int = 300) -> subprocess.CompletedProcess:
+def unip(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [str(Path(sys.executable).parent / "unip"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, tmp_path: Path) -> None:
@@ -86,15 +87,21 @@ def test_help_names_every_job() -> None:
         assert unip(job, "--help").stdout.startswith(f"usage: unip {job}")
 
 
-def test_quickstart_leaves_a_checkpoint_and_a_picture(tmp_path: Path) -> None:
-    done = unip("quickstart", "--steps", 2, "--output_dir", tmp_path / "out")
+def test_quickstart_leaves_what_the_readme_s_python_then_uses(tmp_path: Path) -> None:
+    done = unip("quickstart", "--steps", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"Scene, prediction, truth: {tmp_path / 'out' / 'prediction.png'}"
+    assert done.stdout.splitlines()[-1] == "Scene, prediction, truth: outputs/quickstart/prediction.png"
     assert "mean IoU" in done.stdout and "[y/N]" not in done.stdout
-    assert Image.open(tmp_path / "out" / "prediction.png").size == (3 * 320 + 12, 256)
-    assert np.asarray(Image.open(tmp_path / "out" / "scene.png")).dtype == np.uint16
-    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out" / "checkpoint")
-    assert model.config.id2label[7] == "person"
+    folder = tmp_path / "outputs" / "quickstart"
+    assert Image.open(folder / "prediction.png").size == (3 * 320 + 12, 256)
+    assert np.asarray(Image.open(folder / "scene.png")).dtype == np.uint16
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
 
 
 def test_benchmark_prints_ratios() -> None:
