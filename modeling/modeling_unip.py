@@ -260,6 +260,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
     _input_embed_layer = "patch_embeddings"
+    _is_pushed = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -346,8 +347,17 @@ class UnipPreTrainedModel(PreTrainedModel):
             "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation}",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
-        if not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
+        is_pushed = kwargs.get("push_to_hub", False) or self._is_pushed
+        if not is_pushed and not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
             UnipImageProcessor(num_channels=self.config.num_channels).save_pretrained(save_directory)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads the model without an image processor, which would replace one that is there: push yours as well."""
+        self._is_pushed = True
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            self._is_pushed = False
 
 
 class UnipModel(UnipPreTrainedModel):

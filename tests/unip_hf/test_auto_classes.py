@@ -1,5 +1,6 @@
 """The Auto classes and the pipeline know UNIP, in whatever order things are imported, and at almost no cost."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,10 +8,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
     AutoBackbone,
@@ -51,6 +54,25 @@ def test_saving_a_model_does_not_overwrite_the_processor_that_is_there(make_conf
     unip_hf.UnipImageProcessor(intensity_scaling="fixed_range", intensity_range=(20, 40)).save_pretrained(tmp_path)
     unip_hf.UnipModel(make_config()).save_pretrained(tmp_path)
     assert AutoImageProcessor.from_pretrained(tmp_path).intensity_range == [20, 40]
+
+
+def test_pushing_a_model_does_not_replace_the_processor_on_the_hub(
+    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads: list[set[str]] = []
+    model = unip_hf.UnipModel(make_config())
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: SimpleNamespace(repo_id="me/model"))
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\n"))
+    monkeypatch.setattr(
+        model, "_upload_modified_files", lambda folder, *_, **__: uploads.append(set(os.listdir(folder)))
+    )
+    model.push_to_hub("me/model")
+    model.save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert len(uploads) == 2
+    for files in uploads:
+        assert {"model.safetensors", "image_processing_unip.py"} <= files and "preprocessor_config.json" not in files
+    model.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "preprocessor_config.json").exists()
 
 
 @pytest.mark.parametrize("first", [
