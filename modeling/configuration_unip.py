@@ -94,6 +94,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     ```"""
 
     model_type = "unip"
+    keys_to_ignore_at_inference = ["auxiliary_logits"]
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -131,7 +132,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         # Two classes serve AutoModelForSemanticSegmentation; it chooses by this list, and fails on None.
         self.architectures = self.architectures or []
-        if self.id2label is not None and self.label2id is None:
+        if self.id2label is not None:
             self.label2id = {str(name): int(index) for index, name in self.id2label.items()}
 
     @classmethod
@@ -165,6 +166,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of `@strict`-powered validation: numbers that cannot make a network raise a `ValueError`."""
+        for name in ("hidden_size", "num_hidden_layers", "patch_size", "num_channels", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} makes no network: it is at least 1.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={self.drop_path_rate} is no probability below 1.")
         for name in ("num_attention_heads", "last_layer_num_attention_heads"):
             heads = getattr(self, name)
             if heads is not None and (heads < 1 or self.hidden_size % heads):

@@ -1,115 +1,26 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor for infrared images of any depth."""
 
-import os
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
+from .image_reading_unip import ImageLike, as_list, read_image, read_mask, to_channels_last
+
 
 logger = logging.get_logger(__name__)
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
-
 INTENSITY_SCALINGS = ("dtype_range", "fixed_range", "percentiles")
 RESAMPLING_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling: mode of interpolate
-GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
-
-
-def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
-    """
-    Any accepted image or mask as an array with the values and the depth it has.
-
-    Args:
-        image: Path of a file that Pillow reads (of several pages the first), `PIL.Image.Image` of mode 1, L, P, RGB,
-            I, I;16 or F, `np.ndarray` or `torch.Tensor`.
-        keep_palette_ids (`bool`, *optional*, defaults to `False`): Return the ids of a palette or black-and-white
-            image instead of its colours, as masks need it.
-
-    Returns:
-        `np.ndarray` as given, `(height, width)` or `(height, width, 3)` for files and PIL images, which are turned
-        upright if EXIF says so.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a file is no image, or has channels or a depth that would be lost.
-    """
-    if isinstance(image, np.ndarray):
-        return image.astype(image.dtype.newbyteorder("="), copy=False)
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
-    if isinstance(image, (str, os.PathLike)):
-        if not os.path.isfile(image):
-            raise FileNotFoundError(f"There is no file {os.fspath(image)!r} (addresses are not downloaded).")
-        try:
-            with Image.open(image) as opened:
-                return read_image(opened, keep_palette_ids)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{os.fspath(image)!r} is not an image that Pillow can read.") from error
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"The image {os.fspath(image)!r} is damaged: {error}.") from error
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"An image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
-
-    name = getattr(image, "filename", "") or "The image"
-    if any(";16" in str(tile) for tile in getattr(image, "tile", ())) and image.mode not in GREY_MODES:
-        raise ValueError(
-            f"{name} has 16 bits in each of several channels, which Pillow would cut to 8: read it with another "
-            "library (tifffile, imageio, OpenCV) and pass the array."
-        )
-    if image.mode in ("RGBA", "LA", "CMYK"):
-        raise ValueError(
-            f"{name} has the channels {image.mode}. A fourth channel may be transparency or, as in MFNet, the thermal "
-            "image: pass the array of the channels you mean, e.g. np.asarray(image)[..., 3]."
-        )
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "1" and not keep_palette_ids:
-        image = image.convert("L")
-    elif image.mode not in (*GREY_MODES, "RGB", "1") and not (image.mode == "P" and keep_palette_ids):
-        image = image.convert("RGB")  # palettes and 8-bit colour spaces
-    return read_image(np.asarray(image))
-
-
-def to_channels_last(array: np.ndarray, input_data_format: str | None = None) -> np.ndarray:
-    """
-    An image array as `(height, width, channels)` with 1 or 3 channels.
-
-    Args:
-        array (`np.ndarray`): `(height, width)`, or with 1 or 3 channels first or last.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` where the shape does not tell.
-
-    Raises:
-        ValueError: if the shape is not that of an image, or channels may stand first as well as last.
-    """
-    if array.ndim == 2:
-        return array[..., None]
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(f"An image has 2 or 3 dimensions, this array has the shape {array.shape}.")
-    first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
-    if input_data_format is None and first and last:
-        raise ValueError(
-            f"The channels of an array of shape {array.shape} may be the first or the last dimension: "
-            'pass input_data_format="channels_first" or "channels_last".'
-        )
-    if input_data_format not in (None, "channels_first", "channels_last"):
-        raise ValueError(f'input_data_format is "channels_first" or "channels_last", not {input_data_format!r}.')
-    if not (first or last) or (input_data_format == "channels_first" and not first):
-        raise ValueError(
-            f"An array of shape {array.shape} has neither 1 nor 3 channels: pass one image at a time or a list of "
-            "images, and of more channels the ones you mean (MFNet: image[..., 3] is thermal)."
-        )
-    channels_first = first if input_data_format is None else input_data_format == "channels_first"
-    return np.moveaxis(array, 0, 2) if channels_first else array
 
 
 def percentiles(array: np.ndarray, ranks: Sequence[float]) -> list[float]:
@@ -151,16 +62,20 @@ class UnipImageProcessor(BaseImageProcessor):
       coincide, between minimum and maximum.
     - `"fixed_range"`: 0..1 is `intensity_range`, in counts, or in degrees with `counts_to_celsius`; what lies outside
       is clipped, with a warning.
-    - `None`: `"dtype_range"` for 8-bit images, `"percentiles"` for all others, since the counts of a thermal camera
+    - `None`: `"dtype_range"` for uint8 images, `"percentiles"` for all others, since the counts of a thermal camera
       fill a sliver of 16 bits.
+
+    More dead pixels than the percentiles leave out would squeeze the scene into a corner: replace them first, by the
+    median rather than by zero.
 
     Args:
         num_channels (`int`, *optional*, defaults to 3):
             Channels of the output. Grey images are repeated, colour images made grey if it is 1.
         do_resize (`bool`, *optional*, defaults to `True`):
             Whether to resize.
-        size (`dict`, *optional*, defaults to `{"shortest_edge": 512, "longest_edge": 2048}`):
-            Both edges are limits and the aspect ratio is kept (the published evaluation); or `height` and `width`.
+        size (`dict` or `int`, *optional*, defaults to `{"shortest_edge": 512, "longest_edge": 2048}`):
+            Edges are limits and the aspect ratio is kept (the published evaluation), `longest_edge` may be left out;
+            or `height` and `width`; a number is both.
         resample (`int`, *optional*, defaults to 2):
             `PIL.Image.Resampling`: 0 nearest, 2 bilinear, 3 bicubic; with antialiasing. Masks always use nearest.
         do_rescale (`bool`, *optional*, defaults to `True`):
@@ -176,7 +91,7 @@ class UnipImageProcessor(BaseImageProcessor):
             Float images are taken to be in degrees already.
         do_normalize (`bool`, *optional*, defaults to `True`):
             Whether to subtract mean and divide by standard deviation.
-        image_mean, image_std (`list[float]`, *optional*, default to `[0.3801]` and `[0.1871]`):
+        image_mean, image_std (`float` or `list[float]`, *optional*, default to `[0.3801]` and `[0.1871]`):
             One value for all channels, or one for each. The defaults are those of UNIP's pre-training.
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
             Whether label 0 becomes 255 (ignore) and all others shrink by one.
@@ -189,7 +104,7 @@ class UnipImageProcessor(BaseImageProcessor):
         self,
         num_channels: int = 3,
         do_resize: bool = True,
-        size: dict[str, int] | None = None,
+        size: dict[str, int] | int | None = None,
         resample: int = 2,
         do_rescale: bool = True,
         intensity_scaling: str | None = None,
@@ -197,14 +112,20 @@ class UnipImageProcessor(BaseImageProcessor):
         intensity_range: Sequence[float] | None = None,
         counts_to_celsius: Sequence[float] | None = None,
         do_normalize: bool = True,
-        image_mean: Sequence[float] = (0.3801,),
-        image_std: Sequence[float] = (0.1871,),
+        image_mean: Sequence[float] | float = (0.3801,),
+        image_std: Sequence[float] | float = (0.1871,),
         do_reduce_labels: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        unknown = sorted(
+            set(kwargs) - {"auto_map", "image_processor_type", "processor_class", "feature_extractor_type"}
+        )
+        if unknown:
+            logger.warning(f"{type(self).__name__} has no settings {unknown}: they do nothing.")
         self.num_channels = num_channels
         self.do_resize = do_resize
+        size = {"height": size, "width": size} if isinstance(size, int) else size
         self.size = dict(size or {"shortest_edge": 512, "longest_edge": 2048})
         self.resample = int(resample)
         self.do_rescale = do_rescale
@@ -213,8 +134,8 @@ class UnipImageProcessor(BaseImageProcessor):
         self.intensity_range = None if intensity_range is None else list(intensity_range)
         self.counts_to_celsius = None if counts_to_celsius is None else list(counts_to_celsius)
         self.do_normalize = do_normalize
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
+        self.image_mean = [image_mean] if isinstance(image_mean, (int, float)) else list(image_mean)
+        self.image_std = [image_std] if isinstance(image_std, (int, float)) else list(image_std)
         self.do_reduce_labels = do_reduce_labels
         self._check_settings()
 
@@ -223,31 +144,43 @@ class UnipImageProcessor(BaseImageProcessor):
             if not holds:
                 raise ValueError(message)
 
-        check(self.num_channels in (1, 3), f"num_channels is 1 or 3, not {self.num_channels}.")
+        check(self.num_channels in (1, 3), f"num_channels is the number 1 or 3, not {self.num_channels!r}.")
         check(
-            set(self.size) in ({"shortest_edge", "longest_edge"}, {"height", "width"}),
+            set(self.size) in ({"shortest_edge", "longest_edge"}, {"shortest_edge"}, {"height", "width"}),
             f'size has the keys "shortest_edge" and "longest_edge", or "height" and "width", not {sorted(self.size)}.',
         )
+        check(min(self.size.values()) > 0, f"size is at least 1 pixel, unlike {self.size}.")
         check(self.resample in RESAMPLING_MODES, f"resample is one of {list(RESAMPLING_MODES)}, not {self.resample}.")
         check(
             self.intensity_scaling in (None, *INTENSITY_SCALINGS),
             f"intensity_scaling is None or one of {INTENSITY_SCALINGS}, not {self.intensity_scaling!r}.",
         )
+        for name in ("intensity_percentiles", "intensity_range", "counts_to_celsius"):
+            pair = getattr(self, name)
+            check(
+                pair is None or (len(pair) == 2 and bool(np.isfinite(pair).all())),
+                f"{name} is a pair of numbers, not {pair}.",
+            )
         low, high = self.intensity_percentiles
         check(0 <= low < high <= 100, f"intensity_percentiles rise within 0 to 100, unlike {low, high}.")
+        is_fixed = self.intensity_scaling == "fixed_range"
+        check(
+            is_fixed == (self.intensity_range is not None),
+            'intensity_scaling="fixed_range" and intensity_range=(lowest, highest) need each other.',
+        )
+        check(is_fixed or self.counts_to_celsius is None, 'counts_to_celsius needs intensity_scaling="fixed_range".')
         if self.intensity_range is not None:
             low, high = self.intensity_range
             check(low < high, f"intensity_range goes from low to high, unlike {low, high}.")
-        check(
-            self.intensity_scaling != "fixed_range" or self.intensity_range is not None,
-            'intensity_scaling="fixed_range" needs intensity_range=(lowest, highest).',
-        )
+        if self.counts_to_celsius is not None:
+            check(self.counts_to_celsius[0] != 0, "The factor of counts_to_celsius is not 0.")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             check(
                 len(values) in (1, self.num_channels),
                 f"{name} has {len(values)} values for {self.num_channels} channel(s): give one, or one for each.",
             )
+        check(min(self.image_std) > 0, f"image_std is positive, unlike {self.image_std}.")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that an image of this height and width is resized to."""
@@ -257,9 +190,9 @@ class UnipImageProcessor(BaseImageProcessor):
             return self.size["height"], self.size["width"]
         scale = min(
             self.size["shortest_edge"] / min(height, width),
-            self.size["longest_edge"] / max(height, width),
+            self.size.get("longest_edge", math.inf) / max(height, width),
         )
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def scale_intensities(self, array: np.ndarray) -> np.ndarray:
         """
@@ -278,7 +211,7 @@ class UnipImageProcessor(BaseImageProcessor):
             raise ValueError(f"Intensities must be integers or floats, not {array.dtype}.")
         is_integer = array.dtype.kind != "f"
         if not is_integer and not np.isfinite(array).all():
-            raise ValueError("The image holds NaN or infinite values: replace dead pixels first.")
+            raise ValueError("The image holds NaN or infinite values: replace dead pixels first, e.g. by the median.")
         if not self.do_rescale:
             return array.astype(np.float32)
         if array.dtype == np.uint8 and array.size and array.min() == 255:
@@ -309,17 +242,20 @@ class UnipImageProcessor(BaseImageProcessor):
                 logger.warning_once(
                     f"More than 1 % of an image lies outside intensity_range={self.intensity_range} and is clipped."
                 )
-        pixels = torch.tensor(array)
+        pixels = torch.from_numpy(np.array(array, order="C"))
         # float64 where float32 would round the counts
         pixels = pixels.float() if array.dtype.itemsize <= 2 else pixels.double()
         pixels = pixels.sub_(low).div_(high - low or 1.0).clamp_(0.0, 1.0)
         return pixels.float().numpy()
 
-    def _process_image(self, image: ImageLike, input_data_format: str | None) -> torch.Tensor:
-        array = to_channels_last(read_image(image), input_data_format)  # (H, W, 1 or 3)
+    @staticmethod
+    def _for_channels(values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+
+    def _process_image(self, array: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(self.scale_intensities(array)).permute(2, 0, 1)  # (1 or 3, H, W)
         if pixels.shape[0] > self.num_channels:
-            pixels = (pixels * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
+            pixels = (pixels * self._for_channels(LUMINANCE)).sum(0, keepdim=True)  # (1, H, W)
         size = self.output_size(*pixels.shape[-2:])
         if size != pixels.shape[-2:]:
             mode = RESAMPLING_MODES[self.resample]
@@ -328,26 +264,15 @@ class UnipImageProcessor(BaseImageProcessor):
             if self.do_rescale:
                 pixels = pixels.clamp(0.0, 1.0)  # bicubic overshoots
         if self.do_normalize:
-            mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
-            pixels = (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+            pixels = (pixels - self._for_channels(self.image_mean)) / self._for_channels(self.image_std)
         return pixels.expand(self.num_channels, -1, -1).contiguous()  # (C, h, w)
 
-    def _process_mask(self, mask: ImageLike) -> torch.Tensor:
-        ids = read_image(mask, keep_palette_ids=True)
-        ids = ids.squeeze(-1) if ids.ndim == 3 and ids.shape[-1] == 1 else ids
-        ids = ids.squeeze(0) if ids.ndim == 3 and ids.shape[0] == 1 else ids
-        if ids.ndim != 2 or ids.dtype.kind not in "uib":
-            raise ValueError(
-                f"A mask holds one integer id for each pixel, this one is {ids.dtype} of shape {ids.shape}: "
-                "turn colours into ids first."
-            )
+    def _process_mask(self, ids: np.ndarray) -> torch.Tensor:
         labels = torch.from_numpy(ids.astype(np.int64))
         size = self.output_size(*labels.shape)
         if size != labels.shape:
-            # float64 holds every id exactly, and nearest neighbour keeps it
-            labels = nn.functional.interpolate(labels[None, None].double(), size=size, mode="nearest-exact")[
-                0, 0
-            ].long()
+            ids_as_float = labels[None, None].double()  # holds every id exactly, and nearest neighbour keeps it
+            labels = nn.functional.interpolate(ids_as_float, size=size, mode="nearest-exact")[0, 0].long()
         if self.do_reduce_labels:
             labels = torch.where((labels == 0) | (labels == 255), 255, labels - 1)
         return labels  # (h, w)
@@ -395,19 +320,21 @@ class UnipImageProcessor(BaseImageProcessor):
             processor = type(self)(**{**known, **settings})
             return processor.preprocess(images, segmentation_maps, return_tensors, input_data_format)
 
-        image_list = self._as_list(images)
-        data = {"pixel_values": [self._process_image(image, input_data_format) for image in image_list]}
+        arrays = [to_channels_last(read_image(image), input_data_format) for image in as_list(images)]  # (H, W, C)
+        data = {"pixel_values": [self._process_image(array) for array in arrays]}
         if segmentation_maps is not None:
-            masks = self._as_list(segmentation_maps)
-            if len(masks) != len(image_list):
-                raise ValueError(f"There are {len(image_list)} images but {len(masks)} masks.")
-            data["labels"] = [self._process_mask(mask) for mask in masks]
-            for index, (pixels, labels) in enumerate(zip(data["pixel_values"], data["labels"])):
-                if pixels.shape[-2:] != labels.shape:
+            if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and len(segmentation_maps) == len(arrays) > 1:
+                segmentation_maps = list(segmentation_maps)  # (batch, H, W)
+            masks = [read_mask(mask) for mask in as_list(segmentation_maps)]  # (H, W)
+            if len(masks) != len(arrays):
+                raise ValueError(f"There are {len(arrays)} images but {len(masks)} masks.")
+            for index, (array, mask) in enumerate(zip(arrays, masks)):
+                if array.shape[:2] != mask.shape:
                     raise ValueError(
-                        f"Image and mask number {index} differ in size: after resizing, the image has "
-                        f"{tuple(pixels.shape[-2:])} (height, width), the mask {tuple(labels.shape)}."
+                        f"Image and mask number {index} differ in size: the image has {array.shape[:2]} "
+                        f"(height, width), the mask {mask.shape}."
                     )
+            data["labels"] = [self._process_mask(mask) for mask in masks]
         if return_tensors is None:
             return BatchFeature({name: [tensor.numpy() for tensor in tensors] for name, tensors in data.items()})
         sizes = {tuple(pixels.shape[-2:]) for pixels in data["pixel_values"]}
@@ -417,16 +344,6 @@ class UnipImageProcessor(BaseImageProcessor):
                 'them one by one, or set size={"height": ..., "width": ...}.'
             )
         return BatchFeature({name: torch.stack(tensors) for name, tensors in data.items()}, tensor_type=return_tensors)
-
-    @staticmethod
-    def _as_list(images: Any) -> list:
-        if isinstance(images, (list, tuple)):
-            if not images:
-                raise ValueError("There are no images: the list is empty.")
-            return list(images)
-        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-            return list(images)
-        return [images]
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None

@@ -58,6 +58,13 @@ def resize_position_embeddings(
     return torch.cat([cls_row, table.flatten(2).transpose(1, 2).to(cls_row.dtype)], dim=1)
 
 
+class UnipPatchEmbeddings(nn.Conv2d):
+    """Patches `(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, rows, columns)`."""
+
+    def __init__(self, config: UnipConfig):
+        super().__init__(config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+
+
 class UnipEmbeddings(nn.Module):
     """
     Patches of `pixel_values` of shape `(batch_size, num_channels, height, width)` to tokens of shape
@@ -69,9 +76,8 @@ class UnipEmbeddings(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.grid_size = config.grid_size
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        self.is_learned = config.position_embedding_type == "learned"
+        self.patch_embeddings = UnipPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         rows, columns = config.grid_size
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
@@ -79,7 +85,8 @@ class UnipEmbeddings(nn.Module):
     def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Height and width of `pixel_values`, rounded up to multiples of the patch size."""
         height, width = pixel_values.shape[-2:]
-        return height + -height % self.patch_size, width + -width % self.patch_size
+        size = self.patch_size
+        return (height + size - 1) // size * size, (width + size - 1) // size * size
 
     def _check(self, pixel_values: torch.Tensor) -> None:
         channels = self.patch_embeddings.in_channels
@@ -109,7 +116,8 @@ class UnipEmbeddings(nn.Module):
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, rows, columns)
 
         grid = (padded_height // self.patch_size, padded_width // self.patch_size)
-        positions: torch.Tensor = self.position_embeddings
+        # A fixed table stays fixed even where a model around this one makes all parameters trainable.
+        positions = self.position_embeddings if self.is_learned else self.position_embeddings.detach()
         # An exported graph must hold for every size, so there the table is resized even to its own size.
         if torch.compiler.is_exporting() or grid != self.grid_size:
             positions = resize_position_embeddings(positions, self.grid_size, grid)
@@ -158,10 +166,8 @@ class UnipAttention(nn.Module):
         return projected.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
 
     def query_key(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries and keys alone, each `(batch_size, num_heads, num_tokens, head_dim)`; no values are computed."""
-        rows = 2 * hidden_states.shape[-1]
-        bias = None if self.qkv.bias is None else self.qkv.bias[:rows]
-        query, key = self._split(nn.functional.linear(hidden_states, self.qkv.weight[:rows], bias))
+        """Queries and keys alone, each `(batch_size, num_heads, num_tokens, head_dim)`."""
+        query, key, _ = self._split(self.qkv(hidden_states))
         return query, key
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -216,7 +222,11 @@ class UnipLayerScale(nn.Module):
 
 
 class UnipLayer(GradientCheckpointingLayer):
-    """One pre-norm transformer block, `(batch_size, num_tokens, hidden_size)` in and out."""
+    """
+    One pre-norm transformer block, `(batch_size, num_tokens, hidden_size)` in and out. With `only_query_key` it stops
+    after queries and keys and returns `(None, query, key)`: no hidden states, then two tensors of shape
+    `(batch_size, num_heads, num_tokens, head_dim)`.
+    """
 
     def __init__(self, config: UnipConfig, number: int):
         super().__init__()
@@ -236,8 +246,11 @@ class UnipLayer(GradientCheckpointingLayer):
         self.layer_scale2 = UnipLayerScale(config) if has_layer_scale else nn.Identity()
         self.drop_path = UnipDropPath(rate)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        context, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+    def forward(self, hidden_states: torch.Tensor, only_query_key: bool = False, **kwargs: Any) -> Any:
+        normed = self.layernorm_before(hidden_states)
+        if only_query_key:
+            return None, *self.attention.query_key(normed)
+        context, _ = self.attention(normed, **kwargs)
         hidden_states = hidden_states + self.drop_path(self.layer_scale1(context))
         update = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(self.layer_scale2(update))
@@ -260,15 +273,18 @@ class UnipPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
     _input_embed_layer = "patch_embeddings"
+    accepts_loss_kwargs = False  # the loss is a mean, so Trainer has to divide by the accumulation steps
     _is_pushed = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, UnipEmbeddings):
-            weight = module.patch_embeddings.weight  # initialised like a linear layer over the pixels of a patch
+        # Each module's own parameters only: transformers skips modules without any that are missing in a checkpoint.
+        if isinstance(module, UnipPatchEmbeddings):
+            weight = module.weight  # initialised like a linear layer over the pixels of a patch
             bound = math.sqrt(6.0 / (weight[0].numel() + weight.shape[0]))
             init.uniform_(weight, -bound, bound)
-            init.zeros_(module.patch_embeddings.bias)  # type: ignore[arg-type]
+            init.zeros_(module.bias)  # type: ignore[arg-type]
+        elif isinstance(module, UnipEmbeddings):
             init.normal_(module.cls_token, std=self.config.initializer_range)
             if self.config.position_embedding_type == "sincos":
                 table = sine_cosine_position_embeddings(self.config.hidden_size, self.config.grid_size)
@@ -319,18 +335,26 @@ class UnipPreTrainedModel(PreTrainedModel):
 
         Args:
             image_size (`int` or `(height, width)`): The new size in pixels.
+
+        Raises:
+            ValueError: if it is smaller than one patch.
         """
         embeddings: Any = self.base_model.embeddings
-        old_table, old_grid = embeddings.position_embeddings, self.config.grid_size
-        self.config.image_size = image_size
-        embeddings.grid_size = self.config.grid_size
-        new_table = resize_position_embeddings(old_table.detach(), old_grid, embeddings.grid_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        grid_size = (height // self.config.patch_size, width // self.config.patch_size)
+        if min(grid_size) < 1:
+            raise ValueError(f"image_size={image_size} is smaller than one patch of {self.config.patch_size} pixels.")
+        old_table = embeddings.position_embeddings
+        new_table = resize_position_embeddings(old_table.detach(), embeddings.grid_size, grid_size)
         embeddings.position_embeddings = nn.Parameter(new_table, requires_grad=old_table.requires_grad)
+        embeddings.grid_size = grid_size
+        self.config.image_size = image_size
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         Saves weights and configuration, the code that loads them without this library (`trust_remote_code=True`), and,
-        where the folder has none yet, an image processor with default settings for this model.
+        where the folder has none yet, an image processor: the one in the folder that this model came from, or one with
+        default settings.
         """
         # These imports also make `transformers` copy the files into the folder.
         from .image_processing_unip import UnipImageProcessor
@@ -348,10 +372,19 @@ class UnipPreTrainedModel(PreTrainedModel):
         }
         super().save_pretrained(save_directory, *args, **kwargs)
         is_pushed = kwargs.get("push_to_hub", False) or self._is_pushed
-        if not is_pushed and not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
-            UnipImageProcessor(num_channels=self.config.num_channels).save_pretrained(save_directory)
+        exists = os.path.exists(os.path.join(save_directory, "preprocessor_config.json"))
+        if kwargs.get("is_main_process", True) and not is_pushed and not exists:
+            channels = self.config.num_channels
+            try:
+                source = str(self.config.name_or_path)
+                processor: Any = UnipImageProcessor.from_pretrained(
+                    source, local_files_only=True, num_channels=channels
+                )
+            except (OSError, ValueError):  # this model came from nowhere, or from where there is none
+                processor = UnipImageProcessor(num_channels=channels)
+            processor.save_pretrained(save_directory)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Uploads the model without an image processor, which would replace one that is there: push yours as well."""
         self._is_pushed = True
         try:
@@ -423,8 +456,8 @@ class UnipModel(UnipPreTrainedModel):
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
         for block in self.layers[: layer - 1]:
             hidden_states = block(hidden_states)
-        last: Any = self.layers[layer - 1]
-        return last.attention.query_key(last.layernorm_before(hidden_states))
+        _, query, key = self.layers[layer - 1](hidden_states, only_query_key=True)
+        return query, key
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(

@@ -10,10 +10,14 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -75,15 +79,15 @@ def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
     Bin i averages positions `floor(i n / bins)` up to but without `ceil((i + 1) n / bins)`.
     """
 
-    def membership(size: int) -> torch.Tensor:
+    def shares(size: int) -> torch.Tensor:
         position = torch.arange(size, device=maps.device)
         index = torch.arange(bins, device=maps.device).unsqueeze(1)
         inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
-        return inside.to(maps.dtype)  # (bins, size)
+        # divided before anything is summed up, which half precision might not hold
+        return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
 
-    rows, columns = membership(maps.shape[2]), membership(maps.shape[3])
-    pooled = torch.matmul(rows, maps) / rows.sum(1, keepdim=True)  # (B, C, bins, width)
-    return torch.matmul(pooled, columns.T) / columns.sum(1)  # (B, C, bins, bins)
+    pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
+    return torch.matmul(pooled, shares(maps.shape[3]).T)  # (B, C, bins, bins)
 
 
 def max_pool(maps: torch.Tensor) -> torch.Tensor:
@@ -222,21 +226,26 @@ class UnipSegmentationModel(UnipPreTrainedModel):
 
     def __init__(self, config: UnipConfig):
         super().__init__(config)
+        if config.semantic_loss_ignore_index in range(config.num_labels or 0):
+            logger.warning(
+                f"semantic_loss_ignore_index={config.semantic_loss_ignore_index} is also one of the "
+                f"{config.num_labels} classes, which will not be learned."
+            )
         self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
         self.unip = UnipModel(config, num_layers=max(self.feature_layers), add_final_norm=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, UnipConvModule):
-            init.kaiming_normal_(module.convolution.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.ConvTranspose2d) and module.bias is not None:
+        if isinstance(module, nn.ConvTranspose2d) and module.bias is not None:
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Conv2d) and module.bias is not None:  # a classifier
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -286,6 +295,9 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         # Behind a compiler the check would break the graph; on a device an id too high kills the whole process.
         if not torch.compiler.is_compiling():
             num_labels, ignore_index = self.config.num_labels or 0, self.config.semantic_loss_ignore_index
+            if num_labels < 2:
+                raise ValueError("A loss needs at least two classes: set num_labels, background included.")
+            labels = labels.long()
             outside = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
             if outside.any():
                 raise ValueError(
@@ -316,6 +328,11 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
                 f"feature_layers={self.feature_layers} has {len(self.feature_layers)} blocks: the pyramid takes one "
                 "block for all four scales, or four."
             )
+        if config.patch_size % 4:
+            raise ValueError(
+                f"patch_size={config.patch_size} is not a multiple of 4: the pyramid's finest maps, at four times the "
+                "resolution of the patches, would not fall on whole pixels."
+            )
         self.pyramid = UnipLastLayerFeaturePyramid(config)
         self.decode_head = UnipUPerHead(config)
         self.auxiliary_head = UnipAuxiliaryHead(config) if config.use_auxiliary_head else None
@@ -343,7 +360,7 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
         self.post_init()
 
     def _freeze(self) -> None:
-        self.unip.requires_grad_(False)
+        self.unip.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "UnipForLinearSegmentation":
         super().train(mode)

@@ -27,9 +27,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0, or 2 with one sentence on stderr where the input was wrong.
     """
-    option = re.compile(r"--[a-zA-Z][\w-]*")
     try:
-        main([option.sub(lambda name: "--" + name[0][2:].replace("-", "_"), word, count=1) for word in arguments])
+        main(
+            [
+                re.sub(r"^--[a-zA-Z][\w-]*", lambda name: "--" + name[0][2:].replace("-", "_"), word)
+                for word in arguments
+            ]
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

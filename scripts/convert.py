@@ -13,9 +13,12 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,6 +38,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--image_size", type=int, help="resize the position table to this image size in pixels")
     group.add_argument("--num_channels", type=int, choices=[1, 3], help="input channels")
     return parser.parse_args(arguments)
+
+
+@contextmanager
+def name_target(target: Path) -> Iterator[None]:
+    """Makes the errors that the writers raise, on a full disk say, an `OSError` that names what was not written."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"Could not write {str(target)!r}: {error}") from error
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -68,7 +80,7 @@ def convert(options: argparse.Namespace) -> None:
     settings = fine_tuned if "segmentation" in options.model else {}
 
     options.target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder, name_target(options.target):
         staging = Path(folder) / "checkpoint"
         model.save_pretrained(staging)
         UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staging)
@@ -97,12 +109,15 @@ def convert_back(options: argparse.Namespace) -> None:
     state_dict = to_published_state_dict(model)
     if "Segmentation" in architecture:
         classes = tuple(config.id2label[index] for index in range(config.num_labels))
-        content = {"state_dict": state_dict, "meta": {"CLASSES": classes}}
+        layers = list(config.feature_layers or [config.num_hidden_layers])
+        layers *= 4 if "Semantic" in architecture and len(layers) == 1 else 1
+        indices = [number - 1 for number in layers]
+        content = {"state_dict": state_dict, "meta": {"CLASSES": classes, "config": f"out_indices={indices}"}}
     else:
         last_heads = config.last_layer_num_attention_heads or config.num_attention_heads
         content = {"model": state_dict, "args": argparse.Namespace(last_heads=last_heads)}
     options.target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder, name_target(options.target):
         torch.save(content, Path(folder) / "checkpoint.pth")
         os.replace(Path(folder) / "checkpoint.pth", options.target)
 

@@ -87,7 +87,7 @@ _REGISTRATIONS: dict[Callable[[], None], dict[str, str]] = {
         "transformers.pipelines": "PIPELINE_REGISTRY",
         "transformers.modeling_utils": "PreTrainedModel",
         "transformers.image_processing_utils": "BaseImageProcessor",
-        f"{_OURS}.image_processing_unip": "__all__",
+        f"{_OURS}.image_reading_unip": "__all__",
         f"{_OURS}.modeling_unip": "__all__",
         f"{__package__}.pipeline": "__all__",
     },

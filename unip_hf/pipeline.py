@@ -1,22 +1,23 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("image-segmentation")` for infrared images of any depth."""
 
+import re
 from io import BytesIO
 from typing import Any
 from urllib.request import urlopen
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
-from .modeling.image_processing_unip import read_image, to_channels_last
+from .modeling.image_reading_unip import read_image, to_channels_last
 from .modeling.modeling_unip import UnipPreTrainedModel
 
 
 class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
     """
     The stock pipeline, but UNIP's image processor gets the image as it is: the stock one converts every input to 8-bit
-    RGB first, which whitens 16-bit images. Accepts paths, addresses, PIL images and arrays. Used for the task
-    `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
+    RGB first, which whitens 16-bit images. Accepts paths, addresses (also `data:`), PIL images and arrays. Used for
+    the task `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
     """
 
     # Looking for one, transformers takes the image processor for a video processor and asks whether to run its code.
@@ -32,9 +33,13 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
         processor: Any = self.image_processor
         if type(processor).__name__ != "UnipImageProcessor":
             return super().preprocess(image, subtask=subtask, timeout=timeout)
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
+        if isinstance(image, str) and re.match(r"(https?|data):", image, re.IGNORECASE):
             with urlopen(image, timeout=timeout) as response:
-                image = Image.open(BytesIO(response.read()))
+                content = response.read()
+            try:
+                image = Image.open(BytesIO(content))
+            except UnidentifiedImageError as error:
+                raise ValueError(f"What {image[:200]!r} holds is not an image that Pillow can read.") from error
         array = read_image(image)
         inputs = processor(images=[array], return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [to_channels_last(array).shape[:2]]

@@ -1,6 +1,8 @@
 """Infrared images of any depth and form become the same pixel values; nothing saturates; masks keep their ids."""
 
 import logging
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 from unip_hf import UnipImageProcessor
 from unip_hf.modeling.image_processing_unip import percentiles
+from unip_hf.modeling.image_reading_unip import read_image
 
 
 PLAIN = {"do_resize": False, "do_normalize": False}
@@ -29,6 +32,7 @@ def scaled(image: Any, **settings: Any) -> np.ndarray:
 
 
 def test_sixteen_bit_counts_span_the_range_in_every_form_they_come_in(counts: np.ndarray, tmp_path: Path) -> None:
+    big_endian = Image.frombytes("I;16B", (64, 48), counts.astype(">u2").tobytes())
     low, high = np.percentile(counts, [1, 99])
     expected = np.clip((counts - low) / (high - low), 0, 1)
     Image.fromarray(counts).save(tmp_path / "frame.png")
@@ -45,6 +49,7 @@ def test_sixteen_bit_counts_span_the_range_in_every_form_they_come_in(counts: np
         torch.from_numpy(counts),
         torch.from_numpy(counts.astype(np.int32))[None],
         torch.from_numpy(counts.astype(np.float64)),
+        np.flipud(np.flipud(counts).copy()),
         Image.fromarray(counts),
         Image.fromarray(counts.astype(np.int32)),
         Image.fromarray(counts.astype(np.float32)),
@@ -52,6 +57,7 @@ def test_sixteen_bit_counts_span_the_range_in_every_form_they_come_in(counts: np
         str(tmp_path / "frame.tiff"),
     ]
     assert [form.mode for form in forms if isinstance(form, Image.Image)] == ["I;16", "I", "F"]
+    forms.append(big_endian)
     for form in forms:
         np.testing.assert_allclose(scaled(form), expected, atol=1e-5)
     batch = UnipImageProcessor(**PLAIN)(forms[:2], return_tensors="pt").pixel_values
@@ -94,7 +100,9 @@ def test_a_fixed_range_is_in_counts_or_degrees_and_warns_of_what_it_clips(
     celsius = counts * 0.04 - 273.15
     degrees = scaled(counts, **fixed, intensity_range=(-10, 30), counts_to_celsius=(0.04, -273.15))
     np.testing.assert_allclose(degrees, (celsius + 10) / 40, atol=1e-5)
-    np.testing.assert_allclose(scaled(celsius, **fixed, intensity_range=(-10, 30)), (celsius + 10) / 40, atol=1e-5)
+    for calibration in (None, (0.04, -273.15)):  # floats are degrees already
+        degrees = scaled(celsius, **fixed, intensity_range=(-10, 30), counts_to_celsius=calibration)
+        np.testing.assert_allclose(degrees, (celsius + 10) / 40, atol=1e-5)
 
     logging.getLogger("transformers").propagate = True
     with caplog.at_level(logging.WARNING):
@@ -198,7 +206,8 @@ def test_saves_and_loads_its_settings(tmp_path: Path) -> None:
     loaded = UnipImageProcessor.from_pretrained(tmp_path)
     assert {name: getattr(loaded, name) for name in settings} == settings
     assert UnipImageProcessor.from_pretrained(tmp_path, intensity_range=[0.0, 9.0]).intensity_range == [0.0, 9.0]
-    with pytest.raises(ValueError, match="num_channels is 1 or 3"):
+    assert UnipImageProcessor.from_pretrained(tmp_path, size=48).size == {"height": 48, "width": 48}
+    with pytest.raises(ValueError, match="num_channels is the number 1 or 3"):
         UnipImageProcessor.from_pretrained(tmp_path, num_channels=2)
 
 
@@ -206,6 +215,9 @@ def test_post_processing_resizes_scores_before_it_chooses_classes() -> None:
     logits = torch.zeros(2, 3, 4, 4)
     logits[:, 0, :, :2] = logits[:, 1, :, 2:] = 5
     outputs = type("Outputs", (), {"logits": logits})
+    ramp = type("Outputs", (), {"logits": torch.tensor([[[[0.0, 1, 2, 3]], [[0.9, 0.9, 0.9, 0.9]]]])})
+    ids = UnipImageProcessor().post_process_semantic_segmentation(ramp, target_sizes=[(1, 16)])[0]
+    assert ids.tolist() == [[1] * 6 + [0] * 10]  # corners not aligned: scores rise from pixel 1.5, not from pixel 0
     maps = UnipImageProcessor().post_process_semantic_segmentation(outputs, target_sizes=[(16, 20), (7, 5)])
     assert [tuple(ids.shape) for ids in maps] == [(16, 20), (7, 5)]
     assert maps[0].dtype == torch.int64 and not maps[0][:, :9].any() and (maps[0][:, 11:] == 1).all()
@@ -229,16 +241,27 @@ RGBA, GREY = Image.new("RGBA", (32, 32)), np.zeros((32, 32), np.uint8)
     (3.5, None, {}, "not float"),
     ([], None, {}, "list is empty"),
     ([GREY, GREY[:16]], None, {}, "do not fit one batch"),
-    (GREY, None, {"num_channels": 2}, "num_channels is 1 or 3, not 2"),
+    (GREY, None, {"num_channels": 2}, "num_channels is the number 1 or 3, not 2"),
     (GREY, None, {"size": {"edge": 3}}, '"shortest_edge" and "longest_edge"'),
     (GREY, None, {"resample": 9}, "resample is one of"),
     (GREY, None, {"intensity_scaling": "guess"}, "one of .*percentiles"),
-    (GREY, None, {"intensity_scaling": "fixed_range"}, "needs intensity_range"),
-    (GREY, None, {"intensity_range": (5, 5)}, "from low to high"),
+    (GREY, None, {"intensity_scaling": "fixed_range"}, "need each other"),
+    (GREY, None, {"intensity_range": (5, 6)}, "need each other"),
+    (GREY, None, {"intensity_scaling": "fixed_range", "intensity_range": (5, 5)}, "from low to high"),
+    (GREY, None, {"intensity_scaling": "fixed_range", "intensity_range": (0, np.inf)}, "a pair of numbers"),
+    (GREY, None, {"counts_to_celsius": (0.04, 0)}, 'counts_to_celsius needs intensity_scaling="fixed_range"'),
+    (GREY, None, {"image_std": 0.0}, "image_std is positive"),
+    (GREY, None, {"size": 0}, "at least 1 pixel"),
+    (GREY[:, :0], None, {}, "2 or 3 dimensions"),
+    (np.zeros((3, 32, 40), np.uint8), None, {"input_data_format": "channels_last"}, "neither 1 nor 3 channels_last"),
+    (np.full((32, 32), np.inf), None, {}, "infinite"),
+    (np.full((32, 32), -0.5), None, {"intensity_scaling": "dtype_range"}, "must lie in 0..1"),
+    (Image.new("LA", (32, 32)), None, {}, "has the mode LA"),
     (GREY, None, {"intensity_percentiles": (99, 1)}, "rise within 0 to 100"),
     (GREY, None, {"image_mean": [0.1, 0.2]}, "image_mean has 2 values"),
     (GREY, None, {"intensity": 3}, r"no setting \['intensity'\]"),
     (GREY, GREY[:16], {}, r"Image and mask number 0 differ in size.*\(32, 32\).*\(16, 32\)"),
+    (GREY, GREY[:16, :16], {"do_resize": True, "size": 32}, "differ in size"),
     (GREY, [GREY, GREY], {}, "1 images but 2 masks"),
     (GREY, np.zeros((32, 32, 3), np.uint8), {}, "turn colours into ids first"),
     (GREY, np.zeros((32, 32), np.float32), {}, "one integer id for each pixel"),
@@ -263,15 +286,62 @@ def test_files_that_are_no_images_or_would_lose_depth_are_named(tmp_path: Path) 
 
 
 def sixteen_bit_colour_png() -> bytes:
-    import struct
-    import zlib
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     rows = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_files_are_turned_upright_as_their_orientation_says(counts: np.ndarray, tmp_path: Path) -> None:
+    turned = {1: counts, 3: counts[::-1, ::-1], 6: np.rot90(counts, -1), 8: np.rot90(counts)}
+    for orientation, expected in turned.items():
+        for ending in ("tiff", "png"):
+            exif = Image.Exif()
+            exif[274] = orientation
+            Image.fromarray(counts).save(tmp_path / f"turned.{ending}", exif=exif)
+            np.testing.assert_allclose(scaled(tmp_path / f"turned.{ending}"), scaled(expected.copy()))
+
+
+def test_thirty_two_bit_counts_are_not_rounded(tmp_path: Path) -> None:
+    counts = 2**30 + np.arange(1024, dtype=np.int32).reshape(32, 32)
+    expected = np.linspace(0, 1, 1024).reshape(32, 32)
+    np.testing.assert_allclose(scaled(counts, intensity_percentiles=(0, 100)), expected, atol=1e-6)
+    high = (2**31 + np.arange(1024)).astype(np.uint32).reshape(32, 32)
+    Image.fromarray(high.view(np.int32)).save(tmp_path / "high.tiff")
+    signed, unsigned = (struct.pack("<HHIH", 339, 3, 1, sample_format) for sample_format in (2, 1))
+    content = (tmp_path / "high.tiff").read_bytes()
+    assert content.count(signed) == 1
+    (tmp_path / "high.tiff").write_bytes(content.replace(signed, unsigned))
+    assert np.asarray(Image.open(tmp_path / "high.tiff")).max() < 0  # Pillow alone reads negative counts
+    np.testing.assert_array_equal(read_image(tmp_path / "high.tiff"), high)
+
+
+def test_half_precision_tensors_batches_and_channel_orders_are_understood() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
+    fractions = torch.from_numpy(grey / 255).to(torch.bfloat16)
+    np.testing.assert_allclose(scaled(fractions, do_rescale=False), grey / 255, atol=4e-3)
+    colours = np.random.default_rng(1).integers(0, 256, (2, 3, 24, 3), dtype=np.uint8)
+    processor = UnipImageProcessor(**PLAIN)
+    first = processor(colours, return_tensors="np", input_data_format="channels_first").pixel_values
+    last = processor(colours, return_tensors="np", input_data_format="channels_last").pixel_values
+    assert first.shape == (2, 3, 24, 3) and last.shape == (2, 3, 3, 24)
+    np.testing.assert_allclose(last.transpose(0, 2, 3, 1), colours / 255, atol=1e-6)
+    batch = processor(tuple(colours[:, 0]), segmentation_maps=colours[:, 0], return_tensors="np")
+    assert batch.pixel_values.shape == (2, 3, 24, 3) and batch.labels.shape == (2, 24, 3)
+    three = UnipImageProcessor(do_resize=False, image_mean=[0.1, 0.2, 0.3], image_std=[1.0, 2.0, 4.0])
+    pixels = three(grey, return_tensors="np").pixel_values[0]
+    for channel, (mean, std) in enumerate([(0.1, 1.0), (0.2, 2.0), (0.3, 4.0)]):
+        np.testing.assert_allclose(pixels[channel], (grey / 255 - mean) / std, atol=1e-6)
+
+
+def test_shrinking_does_not_alias_and_thin_images_keep_a_pixel() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    processor = UnipImageProcessor(num_channels=1, size=16, do_normalize=False)
+    assert processor(stripes, return_tensors="np").pixel_values[0, 0, 4:-4, 4:-4].min() > 0.3
+    thin = UnipImageProcessor(size={"shortest_edge": 512, "longest_edge": 100})
+    assert thin.output_size(1, 5000) == (1, 100)
 
 
 def test_real_frames_show_the_scene(real_images: Path) -> None:

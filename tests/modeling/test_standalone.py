@@ -30,6 +30,7 @@ def test_a_saved_folder_loads_and_predicts(absent: list[str], make_config: Calla
         "config.json",
         "configuration_unip.py",
         "image_processing_unip.py",
+        "image_reading_unip.py",
         "model.safetensors",
         "modeling_unip.py",
         "modeling_unip_pretraining.py",

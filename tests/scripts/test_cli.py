@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForPreTraining, AutoModelForSemanticSegmentation
 
-from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation
+from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation
 from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 
@@ -37,7 +38,8 @@ def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, t
     done = unip("convert", "--to-published", tmp_path / "model", tmp_path / "back.pth")
     assert done.returncode == 0, done.stderr
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    assert back["meta"] == content["meta"] and back["state_dict"].keys() == published.keys()
+    assert back["meta"] == {"CLASSES": tuple("abcde"), "config": "out_indices=[2, 2, 2, 2]"}
+    assert back["state_dict"].keys() == published.keys()
     assert all(torch.equal(back["state_dict"][name], tensor) for name, tensor in published.items())
 
 
@@ -53,23 +55,58 @@ def test_convert_tells_kinds_apart_and_replaces_only_when_told(
     assert type(again) is UnipForPreTraining and again.config.last_layer_num_attention_heads == 4
     assert cli.main(convert) == 2
     assert "exists: choose another target or add --overwrite" in capsys.readouterr().err
-    assert cli.main([*convert, "--overwrite", "--num-channels", "1"]) == 0
-    assert AutoModelForPreTraining.from_pretrained(tmp_path / "again").config.num_channels == 1
-    assert AutoImageProcessor.from_pretrained(tmp_path / "again").num_channels == 1
+    options = ["--num-channels", "1", "--image-size=128", "--last-layer-num-attention-heads", "2"]
+    assert cli.main([*convert, "--overwrite", *options]) == 0
+    again = AutoModelForPreTraining.from_pretrained(tmp_path / "again")
+    assert (again.config.num_channels, again.config.image_size) == (1, 128)
+    assert again.config.last_layer_num_attention_heads == 2
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "again")
+    assert processor.num_channels == 1 and processor.image_std == [0.1871]
+
+    probe = UnipForLinearSegmentation(make_config(feature_layers=[2], last_layer_num_attention_heads=None))
+    probe.save_pretrained(tmp_path / "probe")
+    assert cli.main(["convert", "--to-published", str(tmp_path / "probe"), str(tmp_path / "probe.pth")]) == 0
+    convert = ["convert", str(tmp_path / "probe.pth"), str(tmp_path / "probe-again"), "--num_attention_heads", "2"]
+    assert cli.main(convert) == 0
+    again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "probe-again")
+    assert type(again) is UnipForLinearSegmentation and again.config.feature_layers == [2]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    torch.save(to_published_state_dict(UnipForPreTraining(make_config())), tmp_path / "vit.pth")
+    monkeypatch.setattr(UnipForPreTraining, "save_pretrained", full)
+    arguments = ["convert", str(tmp_path / "vit.pth"), str(tmp_path / "out"), "--num-attention-heads", "4"]
+    assert cli.main(arguments) == 2
+    assert f"Could not write '{tmp_path / 'out'}': No space left" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"vit.pth"}
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["convert", "nowhere.pth", "out"], "There is no 'nowhere.pth'"),
     (["convert", "--to-published", "empty", "out.pth"], "no checkpoint folder"),
-    (["convert", "text.pth", "out"], "cannot be read as a checkpoint"),
+    (["convert", "vit.pth", "out", "--num-attention-heads", "5"], "num_attention_heads=5 does not divide"),
+    (["convert", "vit.pth", "out", "--num-attention-heads=4", "--image-size", "8"], "smaller than one patch"),
+    (["convert", "a--file-name.pth", "out"], "There is no 'a--file-name.pth'"),
+    (["convert", "text.pth", "out"], "only tensors, plain values and argparse.Namespace"),
     (["quickstart", "--steps", "0"], "--steps is at least 1"),
     (["benchmark", "--repeats", "0"], "--repeats is at least 1"),
     (["dance"], "there is no job 'dance'"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    message: str,
+    make_config: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.save(to_published_state_dict(UnipForPreTraining(make_config())), tmp_path / "vit.pth")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pth").write_text("no checkpoint")
     before = set(tmp_path.rglob("*"))

@@ -5,12 +5,15 @@ import argparse
 import logging
 import math
 import os
+import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
@@ -71,6 +74,8 @@ KNOWN_UNUSED = {
     r"blocks\..*": "blocks behind the last one that is read",
     r"(fpn\d|decode_head|auxiliary_head)\..*": "segmentation head",
 }
+# What UnipConfig takes beside its fields.
+OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementation"}
 # Parts that a file may lack as a whole; they are initialised anew.
 OPTIONAL_PARTS = ("pyramid.", "decode_head.", "auxiliary_head.", "classifier.", "layernorm.", "layer_scale")
 
@@ -99,35 +104,44 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a checkpoint: {str(error).splitlines()[0]} Only tensors, plain values "
-            "and argparse.Namespace are loaded, since other pickled objects can run code."
+            f"{str(path)!r} is not loaded, since it is no checkpoint or holds Python objects that can run code: only "
+            f"tensors, plain values and argparse.Namespace are accepted{_name_objects(path)}. If you trust the file, "
+            "save its state dict alone where it can be loaded."
         ) from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {reason}") from error
     return _find_state_dict(content, str(path))
 
 
+def _name_objects(path: Path) -> str:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it is not even a PyTorch file
+        return ""
+    return ", not " + ", ".join(name for name in names if name != "argparse.Namespace")
+
+
 def _find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    beside = {}
-    while isinstance(content, Mapping) and not any(isinstance(value, torch.Tensor) for value in content.values()):
-        beside.update({name: value for name, value in content.items() if name in ("args", "meta")})
-        # DINO and iBOT training states hold both; their teacher is the network that is published.
-        inner = next(
-            (content[name] for name in ("model", "state_dict", "teacher", "student") if name in content), None
-        )
-        if inner is None:
-            raise ValueError(
-                f"No weights found in {source}: expected tensors, or one of the entries model, state_dict, teacher, "
-                f"student, but found {sorted(map(str, content))[:10]}."
-            )
-        content = inner
     if not isinstance(content, Mapping):
         raise ValueError(f"No weights found in {source}: expected a state dict, but found {type(content).__name__}.")
+    # DINO and iBOT training states hold teacher and student; their teacher is the network that is published.
+    for entry in ("model", "state_dict", "teacher", "student"):
+        if isinstance(content.get(entry), Mapping):
+            tensors, beside = _find_state_dict(content[entry], source)
+            return tensors, {name: content[name] for name in ("args", "meta") if name in content} | beside
     tensors = {}
     for name, tensor in content.items():
         if isinstance(tensor, torch.Tensor):
             tensors[re.sub(r"^((module|model|backbone|encoder)\.)+", "", name)] = tensor
-    return tensors, beside
+    if not tensors:
+        raise ValueError(
+            f"No weights found in {source}: expected tensors, or one of the entries model, state_dict, teacher, "
+            f"student, but found {sorted(map(str, content))[:10]}."
+        )
+    return tensors, {}
 
 
 def _rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
@@ -187,13 +201,15 @@ def _infer_config(
             f"The file does not say how many attention heads a network of width {hidden_size} has: "
             "give num_attention_heads."
         )
+    arguments = beside.get("args") or {}
+    arguments = arguments if isinstance(arguments, Mapping) else vars(arguments)
     patch_size = tensors["patch_embed.proj.weight"].shape[-1]
     has_layer_scale = "blocks.0.gamma_1" in tensors
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
         "num_attention_heads": heads.get(hidden_size),
-        "last_layer_num_attention_heads": getattr(beside.get("args"), "last_heads", None),
+        "last_layer_num_attention_heads": arguments.get("last_heads"),
         "mlp_ratio": tensors["blocks.0.mlp.fc1.weight"].shape[0] // hidden_size,
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "patch_size": patch_size,
@@ -213,20 +229,46 @@ def _infer_config(
         config["num_labels"] = classifier.shape[0]
         if classes is not None and len(classes) == classifier.shape[0]:
             config["id2label"] = dict(enumerate(classes))
-    if classifier is not None and issubclass(model_class, UnipForLinearSegmentation):
-        quarters = [config["num_hidden_layers"] * k // 12 for k in (4, 6, 8, 12)]
-        layers = {1: None, 4: [8, 12, 16, 24] if config["num_hidden_layers"] == 24 else quarters}
-        config["feature_layers"] = layers.get(classifier.shape[1] // hidden_size)
+        config["feature_layers"] = _find_feature_layers(beside, model_class, config, classifier.shape[1])
+        if config["feature_layers"] is None and "feature_layers" not in overrides:
+            logger.warning(
+                "The file does not say which blocks its head reads: assuming the last one. If it was trained on "
+                "others, give feature_layers, e.g. [4, 6, 8, 12] for the classic pyramid."
+            )
     if "decode_head.fpn_bottleneck.conv.weight" in tensors:
         config["decoder_channels"] = tensors["decode_head.fpn_bottleneck.conv.weight"].shape[0]
         config["use_auxiliary_head"] = "auxiliary_head.conv_seg.weight" in tensors
         if config["use_auxiliary_head"]:
             config["auxiliary_channels"] = tensors["auxiliary_head.conv_seg.weight"].shape[1]
-    return UnipConfig(**{**config, **overrides})
+    unknown = sorted(set(overrides) - {field.name for field in fields(UnipConfig)} - OTHER_FIELDS)
+    if unknown:
+        raise ValueError(f"UnipConfig has no fields {unknown}.")
+    try:
+        return UnipConfig(**{**config, **overrides})
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
 
 
-def _add_cls_position(table: torch.Tensor) -> torch.Tensor:
+def _find_feature_layers(
+    beside: dict[str, Any], model_class: type[UnipPreTrainedModel], config: dict[str, Any], channels: int
+) -> list[int] | None:
+    """The blocks that a published head reads, from 1: as its configuration says, or by the width of a linear probe."""
+    is_probe = issubclass(model_class, UnipForLinearSegmentation)
+    said = re.search(r"out_indices\s*=\s*[\[(]([\d,\s]+)[\])]", str((beside.get("meta") or {}).get("config", "")))
+    if said:
+        layers = [int(index) + 1 for index in said[1].split(",") if index.strip()]
+        count = channels // config["hidden_size"] if is_probe else 4
+        if len(layers) == count:
+            return layers[:1] if len(set(layers)) == 1 else layers
+    if is_probe and channels == 4 * config["hidden_size"]:
+        return [8, 12, 16, 24] if config["num_hidden_layers"] == 24 else [4, 6, 8, 12]
+    return None
+
+
+def _add_cls_position(table: torch.Tensor, image_size: Any, patch_size: int) -> torch.Tensor:
     """DeiT III adds positions before CLS: its table gets the row of zeros that amounts to the same."""
+    if isinstance(image_size, (list, tuple)) and table.shape[1] == 1 + math.prod(s // patch_size for s in image_size):
+        return table
     if math.isqrt(table.shape[1]) ** 2 == table.shape[1]:
         return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
     return table
@@ -268,14 +310,16 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read, or its tensors do not make up this model; the message lists them.
+        ValueError: if the file cannot be read, its tensors do not make up this model (the message lists them), or a
+            field does not exist or makes no network.
     """
     if isinstance(path_or_state_dict, Mapping):
         tensors, beside = _find_state_dict(path_or_state_dict, "the state dict")
     else:
         tensors, beside = read_checkpoint(path_or_state_dict)
-    if "pos_embed" in tensors:
-        tensors["pos_embed"] = _add_cls_position(tensors["pos_embed"])
+    if "pos_embed" in tensors and "patch_embed.proj.weight" in tensors:
+        patch_size, image_size = tensors["patch_embed.proj.weight"].shape[-1], config_overrides.get("image_size")
+        tensors["pos_embed"] = _add_cls_position(tensors["pos_embed"], image_size, patch_size)
     config = _infer_config(tensors, beside, model_class, config_overrides)
     model = model_class(config).eval()
 
@@ -322,7 +366,9 @@ def convert_checkpoint(
 
 
 def _is_read(name: str, model_class: type[UnipPreTrainedModel], config: UnipConfig) -> bool:
-    """Whether a tensor belongs to a block that the model does read, so that leaving it out would change results."""
+    """Whether a tensor belongs to what the model does read, so that leaving it out would change results."""
+    if issubclass(model_class, UnipForLinearSegmentation) and name.startswith(("decode_head.", "fpn")):
+        return True  # the head of another network, whose classifier is no linear probe
     match = re.match(r"blocks\.(\d+)\.", name)
     if match is None:
         return False
@@ -364,7 +410,7 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
         if renamed is None:
             raise ValueError(f"The tensor {name} has no published name.")
         in_backbone = is_segmentation and name.startswith((prefix, "pyramid."))
-        published["backbone." * in_backbone + renamed] = tensor.detach().cpu().float()
+        published["backbone." * in_backbone + renamed] = tensor.detach().cpu().float().clone()
     stem = "backbone." if is_segmentation else ""
     name = f"{stem}patch_embed.proj.weight"
     published[name] = adapt_input_channels(published[name], 3)
