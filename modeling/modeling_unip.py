@@ -320,9 +320,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     def _check_output_attentions(self, output_attentions: bool | None) -> None:
         """Raises where attention is asked for but not kept, since the tuple would come back empty."""
         implementation = self.config._attn_implementation
-        if (self.config.output_attentions if output_attentions is None else output_attentions) and (
-            implementation != "eager"
-        ):
+        if output_attentions and implementation != "eager":
             raise ValueError(
                 f"output_attentions=True needs the eager attention, but this model uses {implementation!r}, which "
                 'does not keep attention maps: call model.set_attn_implementation("eager") first.'

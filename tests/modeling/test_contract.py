@@ -1,5 +1,6 @@
 """One contract that every model class keeps, on a tiny network."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,24 @@ def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: 
 
 
 @every_class
-@pytest.mark.slow
-def test_compiles_to_one_graph(model_class: type, make_config: Callable) -> None:
+def test_compiles_to_one_graph_at_any_size(model_class: type, make_config: Callable) -> None:
     torch.compiler.reset()
-    model = model_class(make_config()).eval()
+    model = model_class(make_config(classifier_dropout_prob=0.0)).eval()
+    compiled = torch.compile(
+        model, fullgraph=True, backend="aot_eager"
+    )  # all but generating code, which takes minutes
+    for size in [(64, 64), (61, 83), (48, 32)]:  # the second size makes torch compile for all sizes
+        inputs = inputs_for(model, images(2, 3, *size))
+        outputs, expected = compiled(**inputs), model(**inputs)
+        assert_same(outputs, expected)
+        loss_of(outputs).backward()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_code_computes_the_same(make_config: Callable) -> None:
+    torch.compiler.reset()
+    model = UnipForSemanticSegmentation(make_config()).eval()
     inputs = inputs_for(model, images())
     with torch.no_grad():
         assert_same(torch.compile(model, fullgraph=True)(**inputs), model(**inputs), tolerance=1e-4)
@@ -188,6 +203,9 @@ def test_wrong_input_says_what_to_do(
     ({"last_layer_num_attention_heads": 12}, "last_layer_num_attention_heads=12 does not divide"),
     ({"feature_layers": [2, 4]}, r"blocks that do not exist: \[4\]"),
     ({"image_size": 8}, "smaller than one patch"),
+    ({"patch_size": 0}, "patch_size=0 makes no network"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers=0 makes no network"),
+    ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 is no probability below 1"),
     ({"position_embedding_type": "rotary"}, "position_embedding_type"),
     ({"hidden_size": 30, "position_embedding_type": "sincos", "num_attention_heads": 2,
       "last_layer_num_attention_heads": None}, "multiple of 4"),

@@ -1,5 +1,6 @@
 """What holds for the segmentation models alone: alignment, losses, labels, feature layers, other people's heads."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from unip_hf import (
     UnipForSemanticSegmentation,
     UnipModel,
 )
-from unip_hf.modeling.modeling_unip_segmentation import adaptive_average_pool, crop_to_image, max_pool
+from unip_hf.modeling.modeling_unip_segmentation import (
+    UnipConvModule,
+    adaptive_average_pool,
+    crop_to_image,
+    max_pool,
+)
 
 
 BOTH = pytest.mark.parametrize("model_class", [UnipForSemanticSegmentation, UnipForLinearSegmentation])
@@ -37,6 +43,13 @@ def test_logits_of_a_padded_image_stay_aligned_with_the_image(size: tuple[int, i
         assert error < 0.02, f"the logits are off by {error:.2f} pixels"
 
 
+def test_logits_of_both_heads_cover_the_image_and_no_more(make_config: Callable) -> None:
+    model, image = UnipForSemanticSegmentation(make_config()).eval(), torch.randn(1, 3, 48, 70)
+    assert model(image).auxiliary_logits is None  # predictions do not need it
+    outputs = model(image, labels=torch.zeros(1, 48, 70, dtype=torch.long))
+    assert outputs.logits.shape == (1, 5, 12, 18) and outputs.auxiliary_logits.shape == (1, 5, 3, 5)
+
+
 def test_padding_inside_equals_padding_outside(make_config: Callable) -> None:
     model = UnipForSemanticSegmentation(make_config()).eval()
     image = torch.randn(1, 3, 60, 84)
@@ -45,6 +58,8 @@ def test_padding_inside_equals_padding_outside(make_config: Callable) -> None:
 
 
 def test_pooling_is_that_of_torch_wherever_torch_has_it() -> None:
+    large = torch.full((1, 2, 40, 60), 2000.0, dtype=torch.float16)
+    torch.testing.assert_close(adaptive_average_pool(large, 1), torch.full((1, 2, 1, 1), 2000.0).half())
     for size in [(16, 16), (7, 5), (6, 1), (13, 20)]:
         maps = torch.randn(2, 3, *size)
         for bins in (1, 2, 3, 6):
@@ -73,12 +88,43 @@ def test_loss_is_zero_where_every_pixel_is_ignored(
     (torch.full((1, 64, 64), -1), r"holds the ids \[-1\]"),
     (torch.zeros(1, 32, 32, dtype=torch.long), r"shape \(1, 64, 64\): \(batch_size, height, width\)"),
     (torch.zeros(1, 64, 64), "integer ids"),
+    (torch.full((1, 64, 64), 300).to(torch.uint16), r"holds the ids \[300\]"),
 ])  # fmt: skip
 def test_labels_that_do_not_fit_are_refused(
     model_class: type, labels: torch.Tensor, message: str, make_config: Callable
 ) -> None:
     with pytest.raises(ValueError, match=message):
         model_class(make_config())(torch.randn(1, 3, 64, 64), labels=labels)
+
+
+def test_settings_of_the_head_do_what_they_say(
+    make_config: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = UnipForSemanticSegmentation(make_config(decoder_channels=8, use_auxiliary_head=False, pool_scales=[1, 2]))
+    assert small.decode_head.classifier.in_channels == 8 and small.auxiliary_head is None
+    assert len(small.decode_head.pooled_convolutions) == 2
+    dropout = UnipForSemanticSegmentation(make_config(classifier_dropout_prob=0.9)).train()
+    image, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    assert not torch.equal(dropout(image).logits, dropout(image).logits)
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = UnipForSemanticSegmentation(make_config(semantic_loss_ignore_index=0)).eval()
+    assert "semantic_loss_ignore_index=0 is also one of the 5 classes" in caplog.text
+    ignoring = model(image, labels=labels).loss
+    model.config.semantic_loss_ignore_index = 255
+    expected = model(image, labels=torch.where(labels == 0, 255, labels)).loss
+    torch.testing.assert_close(ignoring, expected)
+    with pytest.raises(ValueError, match="at least two classes"):
+        UnipForSemanticSegmentation(make_config(num_labels=1))(image, labels=torch.zeros_like(labels))
+
+
+def test_one_value_for_each_channel_is_normalised_by_the_running_statistics() -> None:
+    module = UnipConvModule(4, 6, 1).train()
+    nn.init.normal_(module.batch_norm.running_mean)
+    nn.init.uniform_(module.batch_norm.running_var, 0.5, 2.0)
+    single = torch.randn(1, 4, 1, 1)
+    trained = module(single)
+    torch.testing.assert_close(trained, module.eval()(single))
 
 
 def test_the_classic_pyramid_reads_four_blocks_and_ll_fpn_the_last(make_config: Callable) -> None:
@@ -88,20 +134,31 @@ def test_the_classic_pyramid_reads_four_blocks_and_ll_fpn_the_last(make_config: 
     classic = UnipForSemanticSegmentation(make_config(feature_layers=[1, 2, 2, 3])).eval()
     for model in (spelled_out, classic):
         model.load_state_dict(last.state_dict())
+    encoder = classic.unip
+    outputs = encoder.feature_maps(pixel_values, [1, 2, 2, 3])
+    torch.testing.assert_close(classic.pyramid(outputs)[2], outputs[2])
     torch.testing.assert_close(spelled_out(pixel_values).logits, last(pixel_values).logits)
     assert not torch.allclose(classic(pixel_values).logits, last(pixel_values).logits)
     with pytest.raises(ValueError, match="one block for all four scales, or four"):
         UnipForSemanticSegmentation(make_config(feature_layers=[1, 2]))
+    with pytest.raises(ValueError, match="patch_size=14 is not a multiple of 4"):
+        UnipForSemanticSegmentation(make_config(patch_size=14, image_size=56))
 
 
 def test_blocks_behind_the_last_that_is_read_are_not_built(make_config: Callable) -> None:
     model = UnipForLinearSegmentation(make_config(feature_layers=[1, 2]))
     assert len(model.unip.layers) == 2 and model.classifier.in_channels == 64
     assert model(torch.randn(1, 3, 61, 83)).logits.shape == (1, 5, 4, 6)
+    pixel_values = torch.randn(1, 3, 64, 64)
+    first, second = model.unip.feature_maps(pixel_values, [1, 2])
+    expected = model.classifier(torch.cat([first, second], dim=1))
+    torch.testing.assert_close(model(pixel_values).logits, expected)
 
 
 def test_probing_leaves_the_encoder_as_it_is(make_config: Callable) -> None:
-    model = UnipForLinearSegmentation(make_config(drop_path_rate=0.5)).train()
+    model = UnipForLinearSegmentation(make_config(drop_path_rate=0.5))
+    assert not model.unip.training
+    model.train()
     assert model.training and not model.unip.training
     pixel_values = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(pixel_values).logits, model(pixel_values).logits)

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ HEADS = {"num_attention_heads": 4}
 
 
 @pytest.fixture
-def encoder(make_config) -> dict[str, torch.Tensor]:
+def encoder(make_config: Callable) -> dict[str, torch.Tensor]:
     """An encoder under the published names."""
     config = make_config(last_layer_num_attention_heads=None, layer_scale_init_value=None)
     return to_published_state_dict(UnipModel(config))
@@ -34,9 +35,10 @@ def test_every_authors_format_gives_the_same_encoder(encoder: dict, tmp_path: Pa
     masked_autoencoder |= {"decoder_blocks.0.norm1.weight": torch.ones(16), "decoder_pred.bias": torch.zeros(768)}
     formats = {
         "mae": {"model": encoder | masked_autoencoder, "epoch": 1, "args": argparse.Namespace(model="mae_vit_large")},
+        "with_loss": {"model": encoder, "loss": torch.tensor(0.5), "args": {"model": "vit"}},
         "dino": encoder,
         "dino_full": {
-            "student": prefixed(encoder, "module.backbone."),
+            "student": {f"module.backbone.{name}": torch.zeros_like(tensor) for name, tensor in encoder.items()},
             "teacher": prefixed(encoder, "backbone.") | {"head.last_layer.weight_g": torch.ones(8, 1)},
             "optimizer": {"state": {}},
         },
@@ -58,7 +60,7 @@ def test_every_authors_format_gives_the_same_encoder(encoder: dict, tmp_path: Pa
     torch.testing.assert_close(model(image).last_hidden_state, expected, atol=0, rtol=0)
 
 
-def test_what_the_file_says_makes_the_configuration(make_config, tmp_path: Path) -> None:
+def test_what_the_file_says_makes_the_configuration(make_config: Callable, tmp_path: Path) -> None:
     student = UnipForPreTraining(
         make_config(hidden_size=192, num_attention_heads=3, last_layer_num_attention_heads=16,
                     layer_scale_init_value=None, position_embedding_type="sincos", image_size=48)
@@ -77,7 +79,18 @@ def test_what_the_file_says_makes_the_configuration(make_config, tmp_path: Path)
     assert torch.equal(converted(image).query, student(image).query)
 
 
-def test_a_file_of_the_published_fine_tuning_gives_the_whole_network(make_config, tmp_path: Path) -> None:
+def test_unusual_networks_keep_their_shape(make_config: Callable) -> None:
+    unusual = {"patch_size": 8, "mlp_ratio": 2, "qkv_bias": False, "layer_scale_init_value": None, "image_size": 32}
+    network = UnipModel(make_config(num_attention_heads=4, last_layer_num_attention_heads=None, **unusual)).eval()
+    converted = convert_checkpoint(to_published_state_dict(network), UnipModel, **HEADS)
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(converted(image).last_hidden_state, network(image).last_hidden_state)
+    half = to_published_state_dict(network)
+    next(iter(half.values())).zero_()
+    assert network.embeddings.cls_token.any()  # what is exported shares no memory with the model
+
+
+def test_a_file_of_the_published_fine_tuning_gives_the_whole_network(make_config: Callable, tmp_path: Path) -> None:
     names = ("background", "person", "car", "tree", "pole")
     network = UnipForSemanticSegmentation(
         make_config(last_layer_num_attention_heads=None, num_attention_heads=4)
@@ -98,6 +111,41 @@ def test_a_file_of_the_published_fine_tuning_gives_the_whole_network(make_config
     converted = convert_checkpoint(to_published_state_dict(probe), UnipForLinearSegmentation, **HEADS)
     assert converted.config.feature_layers == [4, 6, 8, 12]
     assert torch.equal(converted(image).logits, probe(image).logits)
+    layers |= {"num_hidden_layers": 24, "feature_layers": [8, 12, 16, 24]}
+    large = to_published_state_dict(UnipForLinearSegmentation(make_config(num_attention_heads=4, **layers)))
+    assert convert_checkpoint(large, UnipForLinearSegmentation, **HEADS).config.feature_layers == [8, 12, 16, 24]
+
+
+def test_a_head_of_other_settings_is_recognised(make_config: Callable) -> None:
+    settings = {"decoder_channels": 16, "use_auxiliary_head": False, "last_layer_num_attention_heads": None}
+    network = UnipForSemanticSegmentation(make_config(num_attention_heads=4, **settings)).eval()
+    content = {"state_dict": to_published_state_dict(network), "meta": {"CLASSES": ("too", "few")}}
+    converted = convert_checkpoint(content, UnipForSemanticSegmentation, **HEADS)
+    assert converted.config.decoder_channels == 16 and converted.auxiliary_head is None
+    assert converted.config.id2label[4] == "LABEL_4"
+    published = content["state_dict"]
+    assert published["backbone.norm.weight"].eq(1).all() and not published["backbone.norm.bias"].any()
+
+
+def test_the_blocks_that_a_head_reads_are_those_of_its_configuration(
+    make_config: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"last_layer_num_attention_heads": None, "num_attention_heads": 4}
+    classic = UnipForSemanticSegmentation(make_config(feature_layers=[1, 2, 2, 3], **settings)).eval()
+    content: dict = {"state_dict": to_published_state_dict(classic)}
+    image = torch.randn(1, 3, 64, 64)
+    content["meta"] = {"config": "model = dict(backbone=dict(type='MAE', out_indices=[0, 1, 1, 2]))"}
+    converted = convert_checkpoint(content, UnipForSemanticSegmentation, **HEADS)
+    assert converted.config.feature_layers == [1, 2, 2, 3] and "does not say which blocks" not in caplog.text
+    assert torch.equal(converted(image).logits, classic(image).logits)
+    content["meta"] = {"config": "out_indices=[2, 2, 2, 2]"}
+    assert convert_checkpoint(content, UnipForSemanticSegmentation, **HEADS).config.feature_layers == [3]
+
+    del content["meta"]
+    assert convert_checkpoint(content, UnipForSemanticSegmentation, **HEADS).config.feature_layers is None
+    assert "does not say which blocks its head reads" in caplog.text
+    with pytest.raises(ValueError, match=r"decode_head\.\S+: unexpected"):
+        convert_checkpoint(content, UnipForLinearSegmentation, **HEADS)
 
 
 def test_one_channel_networks_equal_three_channel_ones_on_grey_images(encoder: dict) -> None:
@@ -112,11 +160,15 @@ def test_one_channel_networks_equal_three_channel_ones_on_grey_images(encoder: d
         convert_checkpoint(encoder, UnipModel, num_channels=2, **HEADS)
 
 
-def test_position_tables_are_resized_and_get_the_row_they_lack(encoder: dict) -> None:
+def test_position_tables_are_resized_and_get_the_row_they_lack(encoder: dict, make_config: Callable) -> None:
     larger = convert_checkpoint(encoder, UnipModel, image_size=128, **HEADS)
     assert larger.embeddings.position_embeddings.shape == (1, 65, 32)
     image = torch.randn(1, 3, 128, 128)
     torch.testing.assert_close(larger(image)[0], convert_checkpoint(encoder, UnipModel, **HEADS)(image)[0])
+    wide = UnipModel(make_config(image_size=(48, 80), last_layer_num_attention_heads=None, **HEADS)).eval()
+    assert wide.embeddings.position_embeddings.shape[1] == 16  # a square number, CLS included
+    converted = convert_checkpoint(to_published_state_dict(wide), UnipModel, image_size=(48, 80), **HEADS)
+    assert torch.equal(converted.embeddings.position_embeddings, wide.embeddings.position_embeddings)
     without_cls = encoder | {"pos_embed": encoder["pos_embed"][:, 1:]}  # as DeiT III
     table = convert_checkpoint(without_cls, UnipModel, **HEADS).embeddings.position_embeddings
     assert not table[0, 0].any() and torch.equal(table[:, 1:], without_cls["pos_embed"])
@@ -163,12 +215,22 @@ def test_files_that_are_no_checkpoints_are_refused_without_running_them(encoder:
     assert not (tmp_path / "ran").exists()
     with pytest.raises(FileNotFoundError, match=r"nowhere.pth"):
         convert_checkpoint(tmp_path / "nowhere.pth", UnipModel)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match=r"empty.pth"):
+        read_checkpoint(tmp_path / "empty.pth")
+    torch.save({"model": encoder, "path": Path("here")}, tmp_path / "path.pth")
+    with pytest.raises(ValueError, match=r"not pathlib\."):
+        read_checkpoint(tmp_path / "path.pth")
     with pytest.raises(ValueError, match="give num_attention_heads"):
         convert_checkpoint(encoder, UnipModel)
+    with pytest.raises(ValueError, match="num_attention_heads=5 does not divide"):
+        convert_checkpoint(encoder, UnipModel, num_attention_heads=5)
+    with pytest.raises(ValueError, match=r"no fields \['image_sise'\]"):
+        convert_checkpoint(encoder, UnipModel, image_sise=128, **HEADS)
 
 
 def test_published_code_is_warned_of_a_last_block_it_would_split_otherwise(
-    make_config, caplog: pytest.LogCaptureFixture
+    make_config: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     to_published_state_dict(UnipForSemanticSegmentation(make_config()))
     assert "splits every block into 2 heads, but the last block of this model has 4" in caplog.text
