@@ -203,7 +203,7 @@ def test_files_that_are_no_checkpoints_are_refused_without_running_them(encoder:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    (tmp_path / "malicious.pth").write_bytes(pickle.dumps({"model": Malicious()}))
+    (tmp_path / "malicious.pth").write_bytes(pickle.dumps({"model": Malicious()}, protocol=2))
     torch.save({"model": encoder, "extra": Malicious()}, tmp_path / "hidden.pth")
     (tmp_path / "text.pth").write_text("no checkpoint")
     (tmp_path / "text.safetensors").write_text("no checkpoint")
