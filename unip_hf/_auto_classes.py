@@ -4,18 +4,18 @@ Makes the Auto classes and `pipeline` of `transformers` know UNIP, without impor
 
 `import transformers` takes half a second because it imports nothing it does not need yet. Registering a class needs
 that class, and with it torch: two seconds and 500 MB. So each registration waits until the module it registers with is
-imported. The modules import one another in many orders; a registration runs once all that it needs are complete,
-which the last name that each of them defines shows.
+imported. The modules import one another in many orders; a registration waits until none of those that it may need is
+half imported.
 """
 
+import pkgutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
 
 import wrapt
 
-
-_OURS = f"{__package__}.modeling"
+from . import modeling
 
 
 def _register_config() -> None:
@@ -62,49 +62,38 @@ def _register_pipeline() -> None:
     PIPELINE_REGISTRY.supported_tasks["image-segmentation"]["impl"] = UnipImageSegmentationPipeline
 
 
-# What to register: the modules it needs, the one it registers with first, and the last name that each defines.
-_REGISTRATIONS: dict[Callable[[], None], dict[str, str]] = {
-    _register_config: {
-        "transformers.models.auto.configuration_auto": "AutoConfig",
-        f"{_OURS}.configuration_unip": "__all__",
-    },
-    _register_models: {
-        "transformers.models.auto.modeling_auto": "__all__",
-        "transformers.modeling_utils": "PreTrainedModel",
-        "transformers.modeling_layers": "GradientCheckpointingLayer",
-        f"{_OURS}.configuration_unip": "__all__",
-        f"{_OURS}.modeling_unip": "__all__",
-        f"{_OURS}.modeling_unip_pretraining": "__all__",
-        f"{_OURS}.modeling_unip_segmentation": "__all__",
-    },
-    _register_image_processor: {
-        "transformers.models.auto.image_processing_auto": "__all__",
-        "transformers.image_processing_utils": "BaseImageProcessor",
-        f"{_OURS}.configuration_unip": "__all__",
-        f"{_OURS}.image_processing_unip": "__all__",
-    },
-    _register_pipeline: {
-        "transformers.pipelines": "PIPELINE_REGISTRY",
-        "transformers.modeling_utils": "PreTrainedModel",
-        "transformers.image_processing_utils": "BaseImageProcessor",
-        f"{_OURS}.image_reading_unip": "__all__",
-        f"{_OURS}.modeling_unip": "__all__",
-        f"{__package__}.pipeline": "__all__",
-    },
+# What to register, and the module it registers with.
+_REGISTRATIONS: dict[Callable[[], None], str] = {
+    _register_config: "transformers.models.auto.configuration_auto",
+    _register_models: "transformers.models.auto.modeling_auto",
+    _register_image_processor: "transformers.models.auto.image_processing_auto",
+    _register_pipeline: "transformers.pipelines",
+}
+# Modules that a registration would meet half imported at the wrong time, and the last name that each defines.
+_LAST_NAMES = {
+    "transformers.models.auto.configuration_auto": "AutoConfig",
+    "transformers.models.auto.modeling_auto": "__all__",
+    "transformers.models.auto.image_processing_auto": "__all__",
+    "transformers.pipelines": "PIPELINE_REGISTRY",
+    "transformers.modeling_utils": "PreTrainedModel",
+    "transformers.modeling_layers": "GradientCheckpointingLayer",
+    "transformers.image_processing_utils": "BaseImageProcessor",
+    **{f"{modeling.__name__}.{module.name}": "__all__" for module in pkgutil.iter_modules(modeling.__path__)},
+    f"{__package__}.pipeline": "__all__",
 }
 _done: set[Callable[[], None]] = set()
 
 
 def _register_what_is_ready(_: ModuleType | None = None) -> None:
-    for register, needed in _REGISTRATIONS.items():
-        loaded = {name: sys.modules[name] for name in needed if name in sys.modules}
-        complete = all(hasattr(module, needed[name]) for name, module in loaded.items())
-        if register not in _done and next(iter(needed)) in loaded and complete:
+    if any(name in sys.modules and not hasattr(sys.modules[name], last) for name, last in _LAST_NAMES.items()):
+        return  # the one that is half imported will call again
+    for register, module in _REGISTRATIONS.items():
+        if register not in _done and module in sys.modules:
             _done.add(register)
             register()
 
 
 def register_when_imported() -> None:
     """Registers UNIP with what of `transformers` is imported already, and with the rest as soon as it is."""
-    for name in {name for needed in _REGISTRATIONS.values() for name in needed}:
+    for name in _LAST_NAMES:
         wrapt.register_post_import_hook(_register_what_is_ready, name)

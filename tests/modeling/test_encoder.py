@@ -16,7 +16,7 @@ from unip_hf import (
     UnipImageProcessor,
     UnipModel,
 )
-from unip_hf.modeling.modeling_unip import resize_position_embeddings, sine_cosine_position_embeddings
+from unip_hf.modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 
 
 def test_every_token_gets_the_position_of_its_patch(make_config: Callable) -> None:

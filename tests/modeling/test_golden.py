@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from unip_hf import UnipConfig, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
 from unip_hf.distillation import attention_distillation_loss
 from unip_hf.hub import convert_checkpoint, to_published_state_dict
-from unip_hf.modeling.modeling_unip import resize_position_embeddings, sine_cosine_position_embeddings
+from unip_hf.modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 
 
 def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ def test_a_saved_folder_loads_and_predicts(absent: list[str], make_config: Calla
         "image_reading_unip.py",
         "model.safetensors",
         "modeling_unip.py",
+        "modeling_unip_layers.py",
         "modeling_unip_pretraining.py",
         "modeling_unip_segmentation.py",
         "preprocessor_config.json",

@@ -80,6 +80,7 @@ def test_pushing_a_model_does_not_replace_the_processor_on_the_hub(
     "from transformers import AutoImageProcessor",
     "from transformers import pipeline",
     "from transformers.modeling_layers import GradientCheckpointingLayer",
+    "import unip_hf.modeling.modeling_unip_layers",
     "from unip_hf.hub import convert_checkpoint",
     "from unip_hf import UnipImageSegmentationPipeline",
 ])  # fmt: skip

@@ -17,11 +17,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
-from ..modeling.modeling_unip import (
-    UnipPreTrainedModel,
-    resize_position_embeddings,
-    sine_cosine_position_embeddings,
-)
+from ..modeling.modeling_unip import UnipPreTrainedModel
+from ..modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 from ..modeling.modeling_unip_pretraining import UnipForPreTraining
 from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
