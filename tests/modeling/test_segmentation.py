@@ -48,6 +48,9 @@ def test_logits_of_both_heads_cover_the_image_and_no_more(make_config: Callable)
     assert model(image).auxiliary_logits is None  # predictions do not need it
     outputs = model(image, labels=torch.zeros(1, 48, 70, dtype=torch.long))
     assert outputs.logits.shape == (1, 5, 12, 18) and outputs.auxiliary_logits.shape == (1, 5, 3, 5)
+    padded = model.auxiliary_head(model.unip.feature_maps(image, [3])[0])
+    torch.testing.assert_close(outputs.auxiliary_logits, crop_to_image(padded, (48, 80), (48, 70)))
+    assert not torch.allclose(outputs.auxiliary_logits, padded)
 
 
 def test_padding_inside_equals_padding_outside(make_config: Callable) -> None:
