@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AttentionInterface
 
 from unip_hf import (
     UnipBackbone,
@@ -64,7 +65,7 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 @every_class
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("size", [(64, 64), (61, 83), (16, 16)])
@@ -108,6 +109,29 @@ def test_sdpa_and_eager_agree(model_class: type, make_config: Callable) -> None:
     expected = model(**inputs)
     model.set_attn_implementation("eager")
     assert_same(model(**inputs), expected)
+
+
+@every_class
+def test_any_attention_function_of_transformers_serves(model_class: type, make_config: Callable) -> None:
+    """Flash attention needs a GPU; a function of the same interface, which keeps no maps, shows that it is called."""
+    shapes = []
+
+    def attend(
+        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **kwargs: Any
+    ):
+        assert mask is None and not module.is_causal
+        shapes.append(tuple(query.shape))
+        context = nn.functional.scaled_dot_product_attention(query, key, value, scale=kwargs["scaling"])
+        return context.transpose(1, 2), None
+
+    AttentionInterface.register("counted_attention", attend)
+    model = model_class(make_config()).eval()
+    inputs = inputs_for(model, images())
+    expected = model(**inputs)
+    model.set_attn_implementation("counted_attention")
+    assert_same(model(**inputs), expected)
+    blocks = [(2, 2, 17, 16), (2, 2, 17, 16), (2, 4, 17, 8)]
+    assert shapes == blocks[: 2 if model_class is UnipForPreTraining else 3]
 
 
 @every_class

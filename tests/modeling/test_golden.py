@@ -113,6 +113,7 @@ def test_evaluation_resize_gives_the_published_sizes(golden: Path) -> None:
 
 @pytest.mark.parametrize(("size", "encoder", "segmentation"), [
     ("tiny", 5_524_416, 10.83), ("small", 21_665_664, 41.63), ("base", 85_798_656, 163.17),
+    ("large", 303_301_632, 439.78),
 ])  # fmt: skip
 def test_networks_have_as_many_parameters_as_the_paper_s(size: str, encoder: int, segmentation: float) -> None:
     with torch.device("meta"):

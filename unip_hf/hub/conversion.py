@@ -117,8 +117,9 @@ def _name_objects(path: Path) -> str:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it is not even a PyTorch file
-        return ""
-    return ", not " + ", ".join(name for name in names if name != "argparse.Namespace")
+        names = []
+    refused = [name for name in names if name != "argparse.Namespace"]
+    return f", not {', '.join(refused)}" if refused else ""
 
 
 def _find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
