@@ -10,15 +10,12 @@ back to a published file.
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from unip_hf.files import write_whole
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -38,15 +35,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--image_size", type=int, help="resize the position table to this image size in pixels")
     group.add_argument("--num_channels", type=int, choices=[1, 3], help="input channels")
     return parser.parse_args(arguments)
-
-
-@contextmanager
-def name_target(target: Path) -> Iterator[None]:
-    """Makes the errors that the writers raise, on a full disk say, an `OSError` that names what was not written."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(f"Could not write {str(target)!r}: {error}") from error
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -79,16 +67,9 @@ def convert(options: argparse.Namespace) -> None:
     fine_tuned: dict[str, Any] = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255]}
     settings = fine_tuned if "segmentation" in options.model else {}
 
-    options.target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder, name_target(options.target):
-        staging = Path(folder) / "checkpoint"
-        model.save_pretrained(staging)
-        UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staging)
-        if options.target.exists():
-            for file in staging.iterdir():
-                os.replace(file, options.target / file.name)
-        else:
-            os.replace(staging, options.target)
+    with write_whole(options.target) as staged:
+        model.save_pretrained(staged)
+        UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staged)
 
 
 def convert_back(options: argparse.Namespace) -> None:
@@ -116,10 +97,8 @@ def convert_back(options: argparse.Namespace) -> None:
     else:
         last_heads = config.last_layer_num_attention_heads or config.num_attention_heads
         content = {"model": state_dict, "args": argparse.Namespace(last_heads=last_heads)}
-    options.target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.target.parent) as folder, name_target(options.target):
-        torch.save(content, Path(folder) / "checkpoint.pth")
-        os.replace(Path(folder) / "checkpoint.pth", options.target)
+    with write_whole(options.target) as staged:
+        torch.save(content, staged)
 
 
 def main(arguments: Sequence[str]) -> None:
