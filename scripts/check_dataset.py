@@ -1,0 +1,165 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Looks through a dataset before training: sizes, depths, classes, intensities, and everything that would stop or spoil a
+training. Exit status 2 if there are errors, 0 if there are warnings only.
+
+    unip check-dataset --data_dir my-images
+    unip check-dataset --data_dir my-images --write_report report.html --json report.json
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unip_hf.scripts.options import check_positive
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from unip_hf.data.check import DatasetReport
+    from unip_hf.data.statistics import SplitReport
+    from unip_hf.evaluation.reports import Block
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "unip check-dataset", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
+    data.add_argument("--data_dir", help="folder with the images and masks")
+    data.add_argument("--num_workers", type=int, help="threads that read images (default: one for each core)")
+    output = parser.add_argument_group("output", "files that exist are replaced")
+    output.add_argument("--write_report", type=Path, metavar="FILE", help="HTML page with pictures and plots")
+    output.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, for programs")
+    options = parser.parse_args(arguments)
+    check_positive(options, "num_workers")
+    return options
+
+
+def check_folder(data_dir: str, num_workers: int | None) -> tuple[Any, "DatasetReport"]:
+    """Checks the pairs of a folder that can be found, and reports what could not, too."""
+    from unip_hf.data import load_id2label, scan_folder
+    from unip_hf.data.check import DatasetReport, Problem, check_dataset
+    from unip_hf.data.loading import dataset_from_scan
+
+    scan = scan_folder(data_dir)
+    problems = [Problem("error", problem.removesuffix(".")) for problem in scan.problems]
+    if not scan.splits:
+        return {}, DatasetReport({}, problems)
+    id2label = None
+    try:
+        if Path(data_dir, "id2label.json").exists():
+            id2label = load_id2label("folder", data_dir)
+    except ValueError as error:
+        problems.append(Problem("error", str(error).removesuffix(".")))
+    dataset = dataset_from_scan(scan)
+    report = check_dataset(dataset, id2label, num_workers)
+    return dataset, DatasetReport(report.splits, problems + report.problems)
+
+
+def class_figure(report: "SplitReport") -> "Figure":
+    """Share of each class in the labelled pixels."""
+    from matplotlib.figure import Figure
+
+    shares = report.classes[::-1]  # the first on top
+    figure = Figure(figsize=(7, 1 + 0.3 * len(shares)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [f"{share.id} {share.name or '?'}" for share in shares]
+    bars = axes.barh(names, [100 * share.pixel_share for share in shares])
+    axes.bar_label(bars, fmt="%.2f %%", padding=3)
+    axes.margins(x=0.15)
+    axes.set_xlabel("percent of the labelled pixels")
+    return figure
+
+
+def intensity_figure(report: "SplitReport") -> "Figure":
+    """Histogram of raw intensities, one plot for each dtype."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.5 * len(report.intensities)), layout="constrained")
+    for row, (dtype, values) in enumerate(report.intensities.items(), start=1):
+        axes = figure.add_subplot(len(report.intensities), 1, row)
+        axes.stairs([100 * count / sum(values.counts) for count in values.counts], values.edges, fill=True)
+        axes.set_xlabel(f"raw intensity, {dtype}")
+        axes.set_ylabel("percent")
+    return figure
+
+
+def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Block"]:
+    """Images and masks from all over a split, those that can be read."""
+    from unip_hf.data.reading import read_sample, without_decoding
+    from unip_hf.evaluation.pictures import overlay_picture, side_by_side
+    from unip_hf.evaluation.reports import Picture
+
+    blocks: list[Block] = []
+    encoded = without_decoding(rows)
+    step = max(1, len(encoded) // count)
+    for number in range(0, len(encoded), step)[:count]:
+        try:
+            sample = read_sample(encoded[number], number)
+            assert sample.ids is not None  # these datasets have masks
+            overlay = overlay_picture(sample.image, sample.ids, names, with_legend=True)
+        except (OSError, ValueError):
+            continue  # stands among the problems
+        picture = side_by_side([("image", sample.image), ("mask", overlay)])
+        picture.thumbnail((1600, 1600))
+        blocks.append(Picture(picture, sample.name))
+    return blocks
+
+
+def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) -> None:
+    from unip_hf.evaluation.reports import Heading, Picture, Table, Text, write_report
+
+    blocks: list[Block] = [Heading("Problems")]
+    bullet = "\n\u2022 "
+    blocks += [Text(f"{problem.severity}: {problem.describe(bullet, bullet)}") for problem in report.problems]
+    blocks += [] if report.problems else [Text("None found.")]
+    for split, found in report.splits.items():
+        sizes = ", ".join(f"{size} ({count})" for size, count in found.sizes.items())
+        formats = "; ".join(f"{name} ({count})" for name, count in found.formats.items())
+        blocks += [
+            Heading(f"{split}: {found.num_images} images"),
+            Text(f"Sizes: {sizes}\nFormats: {formats}\nIgnored: {found.ignored_share:.2%} of the pixels"),
+        ]
+        if found.classes:
+            shares = [(str(c.id), c.name or "?", 100 * c.pixel_share, c.num_images) for c in found.classes]
+            blocks.append(Table(["id", "class", "percent of the pixels", "images"], shares))
+            blocks.append(Picture(class_figure(found), "Share of the classes in the labelled pixels"))
+        if found.intensities:
+            blocks.append(Picture(intensity_figure(found), "Raw intensities"))
+        names = {share.id: share.name or str(share.id) for share in found.classes if 0 <= share.id < 256}
+        blocks += example_blocks(dataset[split], names) if names else []
+    write_report(path, title, blocks)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    from unip_hf.data import check_dataset, load_id2label, load_infrared_dataset
+    from unip_hf.files import write_whole
+
+    if options.dataset == "folder" and options.data_dir is not None:
+        dataset, report = check_folder(options.data_dir, options.num_workers)
+    else:
+        dataset = load_infrared_dataset(options.dataset, options.data_dir)
+        report = check_dataset(dataset, load_id2label(options.dataset, options.data_dir), options.num_workers)
+    print(report, flush=True)
+    if options.json is not None:
+        with write_whole(options.json) as staged:
+            staged.write_text(json.dumps(report.to_dict(), indent=1))
+    if options.write_report is not None:
+        write_html(options.write_report, f"Dataset {options.data_dir or options.dataset}", report, dataset)
+        print(f"Wrote {options.write_report}")
+    if report.has_errors:
+        count = len(report.errors)
+        raise ValueError(f"The dataset cannot be used for training: {count} error{'s' * (count > 1)}, listed above.")
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

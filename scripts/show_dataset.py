@@ -1,0 +1,95 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Draws samples of a dataset, and next to each what augmentation makes of it: the pixels that a model is trained on.
+
+    unip show-dataset --data_dir my-images --output_file show.png
+    unip show-dataset --data_dir my-images --checkpoint unip-small --split validation --num_samples 2 --seed 1
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unip_hf.scripts.options import check_positive
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "unip show-dataset", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
+    data.add_argument("--data_dir", help="folder with the images and masks")
+    data.add_argument("--split", default="train", help="default: %(default)s")
+    data.add_argument("--num_samples", type=int, default=4, help="rows of the picture (default: %(default)s)")
+    data.add_argument("--seed", type=int, default=0, help="other samples, other variants (default: %(default)s)")
+    augmentation = parser.add_argument_group("augmentation")
+    augmentation.add_argument("--num_variants", type=int, default=3, help="of each sample (default: %(default)s)")
+    augmentation.add_argument("--crop_size", type=int, default=512, help="in pixels (default: %(default)s)")
+    augmentation.add_argument("--checkpoint", help="whose image processor is used (default: UNIP's own settings)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_file", type=Path, default=Path("show.png"), help="default: %(default)s")
+    output.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    options = parser.parse_args(arguments)
+    check_positive(options, "num_samples", "num_variants", "crop_size")
+    if options.output_file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"--output_file is a .png or .jpg file, unlike {str(options.output_file)!r}.")
+    if options.output_file.exists() and not options.overwrite:
+        raise ValueError(f"{str(options.output_file)!r} exists: choose another --output_file or add --overwrite.")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from unip_hf import UnipImageProcessor
+    from unip_hf.data import load_id2label, load_infrared_dataset
+    from unip_hf.data.reading import check_ids, read_sample, without_decoding
+    from unip_hf.data.transforms import training_transforms
+    from unip_hf.evaluation import load_processor
+    from unip_hf.evaluation.pictures import overlay_picture, side_by_side
+    from unip_hf.files import write_whole
+
+    dataset = without_decoding(load_infrared_dataset(options.dataset, options.data_dir, options.split))
+    id2label = load_id2label(options.dataset, options.data_dir)
+    processor = UnipImageProcessor() if options.checkpoint is None else load_processor(options.checkpoint)
+    transform = training_transforms(processor, options.crop_size)
+    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
+    if not processor.do_normalize:
+        mean, std = np.zeros_like(mean), np.ones_like(std)
+
+    torch.manual_seed(options.seed)
+    rows = []
+    for number in np.random.default_rng(options.seed).permutation(len(dataset))[: options.num_samples].tolist():
+        sample = read_sample(dataset[number], number)
+        assert sample.ids is not None  # these datasets have masks
+        check_ids(sample.ids, id2label, sample.name)
+        original = overlay_picture(sample.image, sample.ids, id2label, opacity=0.35, with_legend=True)
+        original.thumbnail((2 * options.crop_size, 2 * options.crop_size))
+        panels = [(Path(sample.name).name, original)]
+        for variant in range(1, options.num_variants + 1):
+            pixel_values, labels = transform(sample.image, sample.ids)  # (C, h, w), (h, w)
+            pixels = (pixel_values.numpy() * std + mean).clip(0, 1).transpose(1, 2, 0)  # (h, w, C)
+            overlay = overlay_picture(np.rint(255 * pixels).astype(np.uint8), labels.numpy(), id2label, opacity=0.35)
+            panels.append((f"variant {variant}", overlay))
+        rows.append(side_by_side(panels))
+
+    size = max(row.width for row in rows), sum(row.height for row in rows)
+    picture = Image.new("RGB", size, "white")
+    top = 0
+    for row in rows:
+        picture.paste(row, (0, top))
+        top += row.height
+    with write_whole(options.output_file) as staged:
+        picture.save(staged)
+    print(f"{len(rows)} of {len(dataset)} samples: {options.output_file}")
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

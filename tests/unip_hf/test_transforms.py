@@ -1,0 +1,195 @@
+"""Training transforms and the order of samples, on small generated images."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unip_hf import UnipImageProcessor
+from unip_hf.data.transforms import (
+    PhotometricDistortion,
+    RandomCategoryCrop,
+    ShuffledBatches,
+    TrainingSamples,
+    read_batches,
+    training_transforms,
+)
+
+
+def scene(height: int = 40, width: int = 60, dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose grey values tell the class: 10 times the id, with a border of ignored pixels."""
+    ids = np.zeros((height, width), np.uint8)
+    ids[:, width // 3 :] = 1
+    ids[height // 2 :, width // 2 :] = 2
+    ids[:, :2] = 255
+    image = (np.where(ids == 255, 3, ids).astype(dtype) * 10 + 5)[..., None]
+    return image, ids
+
+
+def plain(processor: UnipImageProcessor, crop_size: int, **settings: object) -> Callable:
+    return training_transforms(processor, crop_size, photometric_distortion=False, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_pixels_and_labels_stay_together(num_channels: int) -> None:
+    """Through resize, crop, flip and padding, each label still stands where its grey value is."""
+    processor = UnipImageProcessor(
+        num_channels=num_channels, size={"shortest_edge": 40}, resample=0, do_normalize=False, image_mean=0.5
+    )
+    transform = plain(processor, 48)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        pixel_values, labels = transform(*scene())
+        assert pixel_values.shape == (num_channels, 48, 48) and pixel_values.dtype == torch.float32
+        assert labels.shape == (48, 48) and labels.dtype == torch.int64
+        grey = (pixel_values[0] * 255 - 5) / 10
+        inside = pixel_values[0] != 0
+        assert (labels[~inside] == 255).all()
+        # Bilinear edges and nearest-neighbour edges differ by a pixel: compare where the picture is flat.
+        flat = inside & ((grey - grey.round()).abs() < 1e-3)
+        expected = grey.round().long()
+        expected[expected == 3] = 255
+        assert flat.float().mean() > 0.2
+        agree = (labels == expected)[flat].float().mean()
+        assert agree > 0.97, agree
+
+
+def test_sixteen_bits_go_through_the_processor_s_scaling_alone() -> None:
+    image, ids = scene(dtype=np.uint16)
+    processor = UnipImageProcessor(
+        num_channels=1, size={"shortest_edge": 40}, intensity_scaling="fixed_range", intensity_range=(0, 100),
+        do_normalize=False,
+    )  # fmt: skip
+    pixel_values, _ = plain(processor, 64, ratio_range=(1.0, 1.0), flip_probability=0.0)(image * 2, ids)
+    assert torch.allclose(pixel_values[0, :40, :60], torch.from_numpy(image[..., 0].astype(np.float32)) / 50)
+
+
+def test_evaluation_and_training_see_the_same_pixels_where_nothing_is_random() -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 255, (33, 57, 3), dtype=np.uint8)
+    processor = UnipImageProcessor(size={"shortest_edge": 48, "longest_edge": 96})
+    transform = plain(processor, 83, ratio_range=(1.0, 1.0), flip_probability=0.0)
+    pixel_values, labels = transform(image, np.zeros((33, 57), np.uint8))
+    expected = processor(image, return_tensors="pt").pixel_values[0]
+    assert torch.allclose(pixel_values[:, :48, :83], expected, atol=1e-5) and (pixel_values[:, 48:] == 0).all()
+    assert (labels[:48] == 0).all() and (labels[48:] == 255).all()
+
+
+def test_evaluation_resize_is_the_published_one(golden: Path) -> None:
+    processor = UnipImageProcessor()
+    for case in json.loads((golden / "resize_keep_ratio.json").read_text())["cases"]:
+        width, height = case["input"]
+        assert processor.output_size(height, width) == tuple(case["output"][::-1])
+
+
+def test_crops_keep_one_class_below_its_share() -> None:
+    """A corner with other classes is small; a crop without the rule would mostly be all background."""
+    mask = torch.zeros(64, 64, dtype=torch.int64)
+    mask[:32, :32] = 1
+    mask[40:] = 255
+    from torchvision import tv_tensors
+
+    def largest_share(max_category_ratio: float, seed: int) -> float:
+        torch.manual_seed(seed)
+        crop = RandomCategoryCrop(24, max_category_ratio)(tv_tensors.Mask(mask))
+        labelled = crop[crop != 255]
+        return torch.bincount(labelled).max().item() / max(1, labelled.numel()) if labelled.numel() else 1.0
+
+    with_rule = [largest_share(0.75, seed) for seed in range(100)]
+    without = [largest_share(1.0, seed) for seed in range(100)]
+    assert np.mean([share < 0.75 for share in with_rule]) > 0.9
+    assert np.mean([share < 0.75 for share in without]) < 0.6
+
+
+def test_photometric_distortion_leaves_grey_grey_and_colour_within_range() -> None:
+    from torchvision import tv_tensors
+
+    grey = tv_tensors.Image(torch.rand(1, 8, 8))
+    colour = tv_tensors.Image(torch.rand(3, 8, 8))
+    mask = tv_tensors.Mask(torch.ones(8, 8, dtype=torch.int64))
+    changed = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        out, same = PhotometricDistortion()(grey, mask)
+        assert out.shape == (1, 8, 8) and out.min() >= 0 and out.max() <= 1 and torch.equal(same, mask)
+        changed += not torch.equal(out, grey)
+        torch.manual_seed(seed)
+        as_colour, _ = PhotometricDistortion()(tv_tensors.Image(grey.repeat(3, 1, 1)), mask)
+        assert torch.allclose(as_colour, out.expand(3, -1, -1), atol=1e-4)  # hue and saturation do nothing to grey
+        torch.manual_seed(seed)
+        out, _ = PhotometricDistortion()(colour, mask)
+        assert out.min() >= 0 and out.max() <= 1
+    assert changed > 8
+
+
+@pytest.mark.parametrize("settings", [{"crop_size": 0}, {"ratio_range": (2.0, 1.0)}, {"max_category_ratio": 0}])
+def test_numbers_that_cannot_be_meant_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match="crop_size is at least 1, ratio_range"):
+        training_transforms(UnipImageProcessor(), **settings)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> TrainingSamples:
+    rows = {"image": [], "annotation": []}
+    for number in range(5):
+        image, ids = scene(40 + number, 60)
+        for column, array in (("image", image[..., 0]), ("annotation", ids)):
+            rows[column].append(str(tmp_path / f"{column}-{number}.png"))
+            Image.fromarray(array).save(rows[column][-1])
+    features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    return TrainingSamples(dataset, training_transforms(UnipImageProcessor(size={"shortest_edge": 40}), 32), 3, seed=7)
+
+
+def test_a_sample_depends_on_its_key_alone(samples: TrainingSamples) -> None:
+    torch.manual_seed(1)
+    first, other_epoch = samples[(0, 3)], samples[(1, 3)]
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    torch.rand(5)
+    again = samples[(0, 3)]
+    assert torch.equal(first["pixel_values"], again["pixel_values"])
+    assert not torch.equal(first["pixel_values"], other_epoch["pixel_values"])
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())  # reading draws nothing from torch's random state
+
+
+def test_workers_and_resuming_change_nothing(samples: TrainingSamples) -> None:
+    def read(first_batch: int, num_workers: int) -> list[dict]:
+        order = ShuffledBatches(len(samples), 2, seed=3, first_batch=first_batch)
+        return list(islice(read_batches(samples, order, num_workers=num_workers), 6 - first_batch))
+
+    whole = read(0, num_workers=0)
+    for batches in (read(0, num_workers=2), whole[:4] + read(4, num_workers=0)):
+        assert all(torch.equal(a[name], b[name]) for a, b in zip(whole, batches) for name in a)
+
+
+def test_every_epoch_has_every_row_once_and_processes_share_each_batch() -> None:
+    whole = list(islice(ShuffledBatches(10, 4, seed=1), 5))  # two epochs
+    assert Counter(key for batch in whole for key in batch) == Counter((e, r) for e in range(2) for r in range(10))
+    rows = [row for batch in whole for _, row in batch]
+    assert rows[:10] != rows[10:] and rows[:10] != sorted(rows[:10])
+    halves = [list(islice(ShuffledBatches(10, 2, index, 2, seed=1), 5)) for index in range(2)]
+    assert [a + b for a, b in zip(*halves)] == whole
+    with pytest.raises(ValueError, match="the dataset is empty"):
+        ShuffledBatches(0, 4)
+
+
+def test_what_is_wrong_with_a_file_is_said_by_name(samples: TrainingSamples, tmp_path: Path) -> None:
+    Image.fromarray(np.full((41, 60), 9, np.uint8)).save(tmp_path / "annotation-1.png")
+    with pytest.raises(ValueError, match=r"image-1.png holds the ids \[9\], but the classes are 0 to 2"):
+        samples[(0, 1)]
+    (tmp_path / "image-1.png").write_bytes((tmp_path / "image-1.png").read_bytes()[:60])
+    for num_workers in (0, 1):  # from a worker too the message is the sentence alone
+        with pytest.raises(ValueError, match=r"^The image '.*image-1.png' is damaged"):
+            next(read_batches(samples, [[(0, 1)]], num_workers=num_workers))
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "image-1.png")
+    with pytest.raises(ValueError, match=r"differ in size .*image-1.png has \(4, 4\), .*annotation-1.png \(41, 60\)"):
+        samples[(0, 1)]

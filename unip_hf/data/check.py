@@ -1,0 +1,346 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Looks through a dataset before a network does: what it holds, and what would stop or spoil a training."""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unip_hf.modeling.image_reading_unip import read_mask, to_channels_last
+
+from ..progress import Progress
+from .reading import IGNORE_INDEX, read_encoded, without_decoding
+from .statistics import IntensityHistogram, SplitReport, SplitStatistics
+
+
+PATCH_SIZE = 16
+MAX_FILES = 5  # named with each problem
+
+# What can be wrong with a file: severity and what is said of all such files together.
+FILE_PROBLEMS = {
+    "unreadable": ("error", "Files that cannot be read"),
+    "no_mask": ("error", "Images without a mask"),
+    "not_finite": ("error", "Images with NaN or infinite values: replace dead pixels first, e.g. by the median"),
+    "small": ("error", f"Images smaller than a patch of {PATCH_SIZE} pixels"),
+    "constant": ("warning", "Images that have one value everywhere"),
+    "colour_mask": (
+        "error",
+        "Masks in colour, where one class id for each pixel is needed: turn colours into ids (if all three channels "
+        "are the same, keep one)",
+    ),
+    "size": ("error", "Images and masks of different sizes (width x height)"),
+    "unknown_ids": (
+        "error",
+        f"Masks with ids that have no name: correct the masks, name the classes in id2label.json, or write "
+        f"{IGNORE_INDEX} to ignore",
+    ),
+    "all_ignored": ("warning", f"Masks that hold nothing but {IGNORE_INDEX}, which is ignored"),
+}
+
+
+@dataclass
+class Problem:
+    """
+    Something wrong with a dataset.
+
+    Args:
+        severity (`str`): "error" if a training would fail or learn nonsense, else "warning".
+        message (`str`): What is wrong and what to do.
+        split (`str`, *optional*): Where; `None` concerns all splits.
+        files (`list[str]`): The first few files, with what is wrong in each.
+        num_files (`int`): How many there are in all, 0 if this is not about files.
+    """
+
+    severity: str
+    message: str
+    split: str | None = None
+    files: list[str] = field(default_factory=list)
+    num_files: int = 0
+
+    def __str__(self) -> str:
+        return self.describe(": ", "; ") + "."
+
+    def describe(self, before_files: str, between_files: str) -> str:
+        text = f"{self.split}: {self.message}" if self.split else self.message
+        if not self.num_files:
+            return text
+        left = self.num_files - len(self.files)
+        named = [*self.files, f"and {left} more"] if left else self.files
+        count = f"{self.num_files} file{'s' * (self.num_files > 1)}"
+        return f"{text} ({count}){before_files}{between_files.join(named)}"
+
+
+@dataclass
+class DatasetReport:
+    """
+    What [`check_dataset`] found.
+
+    Args:
+        splits (`dict[str, SplitReport]`): What each split holds.
+        problems (`list[Problem]`): Errors first.
+    """
+
+    splits: dict[str, SplitReport]
+    problems: list[Problem]
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def has_errors(self) -> bool:
+        return bool(self.errors)
+
+    def raise_for_errors(self) -> None:
+        """
+        Raises:
+            ValueError: if there are errors; names the first few.
+        """
+        if not self.has_errors:
+            return
+        first = " ".join(
+            str(Problem(e.severity, e.message, e.split, e.files[:1], e.num_files)) for e in self.errors[:3]
+        )
+        more = f" There are {len(self.errors)} kinds of error." if len(self.errors) > 3 else ""
+        raise ValueError(f"The dataset cannot be used. {first}{more} `unip check-dataset` shows all.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and texts only, as JSON takes them."""
+        return {"has_errors": self.has_errors, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines, indent = [], "\n    "
+        for split, report in self.splits.items():
+            lines += [f"{split}: {report.num_images} images"]
+            counted = {"size": report.sizes, "format": report.formats}
+            lines += [f"  {name:<10}{_counts(counts)}" for name, counts in counted.items() if counts]
+            for dtype, values in report.intensities.items():
+                ranks = ", ".join(f"{value:.6g} at {rank} %" for rank, value in values.percentiles.items())
+                lines.append(f"  {dtype:<10}{values.min:.6g} to {values.max:.6g}; {ranks}")
+            lines.append(f"  ignored   {report.ignored_share:.2%} of the pixels")
+            width = max([len(str(share.name)) for share in report.classes] + [5])
+            lines.append(f"  {'id':>5}  {'class':<{width}}  {'pixels':>8}  {'images':>7}")
+            lines += [
+                f"  {share.id:>5}  {share.name or '?':<{width}}  {share.pixel_share:>8.2%}  {share.num_images:>7}"
+                for share in report.classes
+            ]
+            lines.append("")
+        found = [f"{problem.severity}: {problem.describe(indent, indent)}" for problem in self.problems]
+        lines += found or ["No problems found."]
+        return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+@dataclass
+class _Findings:
+    """What one row holds; everything large is left behind in the thread that read it."""
+
+    name: str
+    digest: bytes | None = None
+    size: str = ""
+    dtype: str = ""
+    channels: int = 0
+    histogram: IntensityHistogram | None = None
+    pixels_of_id: dict[int, int] | None = None
+    problems: list[tuple[str, str]] = field(default_factory=list)  # key of FILE_PROBLEMS, file and detail
+
+
+def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Findings:
+    found = _Findings(row["image"]["path"] or f"image {number}")
+    mask_name = (row.get("annotation") or {}).get("path") or f"mask {number}"
+    image = mask = None
+    try:
+        encoded = row["image"]["bytes"]
+        encoded = Path(found.name).read_bytes() if encoded is None else encoded
+        found.digest = hashlib.sha1(encoded, usedforsecurity=False).digest()
+        image = to_channels_last(read_encoded({"path": found.name, "bytes": encoded}, found.name))  # (H, W, C)
+    except Exception as error:  # a damaged file leads decoders to any exception
+        found.problems.append(("unreadable", _named(found.name, error)))
+    if row.get("annotation") is None:
+        found.problems.append(("no_mask", found.name))
+    else:
+        try:
+            mask = read_encoded(row["annotation"], mask_name, keep_palette_ids=True)
+            if mask.ndim == 3:
+                found.problems.append(("colour_mask", mask_name))
+                mask = None
+            else:
+                mask = read_mask(mask)  # (H, W)
+        except Exception as error:
+            found.problems.append(("unreadable", _named(mask_name, error)))
+    if image is not None:
+        _examine_image(image, found)
+    if mask is not None:
+        _examine_mask(mask, mask_name, ids, found)
+    return found
+
+
+def _named(name: str, error: Exception) -> str:
+    message = str(error).rstrip(".") or type(error).__name__
+    return message if name in message else f"{name}: {message}"
+
+
+def _examine_image(image: np.ndarray, found: _Findings) -> None:
+    height, width, found.channels = image.shape
+    found.size, found.dtype = f"{width}x{height}", image.dtype.name
+    if min(height, width) < PATCH_SIZE:
+        found.problems.append(("small", f"{found.name}: {found.size}"))
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        found.problems.append(("not_finite", found.name))
+        return
+    found.histogram = IntensityHistogram(image)
+    if found.histogram.min == found.histogram.max:
+        found.problems.append(("constant", f"{found.name}: {found.histogram.min}"))
+
+
+def _examine_mask(mask: np.ndarray, name: str, ids: set[int] | None, found: _Findings) -> None:
+    size = f"{mask.shape[1]}x{mask.shape[0]}"
+    if found.size and size != found.size:
+        found.problems.append(("size", f"{found.name}: {found.size}, {name}: {size}"))
+    if mask.dtype in (np.uint8, bool):
+        counts = np.bincount(mask.ravel())
+        occurring = counts.nonzero()[0]
+        counts = counts[occurring]
+    else:
+        occurring, counts = np.unique(mask, return_counts=True)
+    found.pixels_of_id = dict(zip(occurring.tolist(), counts.tolist()))
+    unknown = sorted(set(found.pixels_of_id) - ids - {IGNORE_INDEX}) if ids is not None else []
+    if unknown:
+        more = ", ..." if len(unknown) > 10 else ""
+        found.problems.append(("unknown_ids", f"{name}: ids {', '.join(map(str, unknown[:10]))}{more}"))
+    if set(found.pixels_of_id) == {IGNORE_INDEX}:
+        found.problems.append(("all_ignored", name))
+
+
+def _examine_all(rows: Any, ids: set[int] | None, num_workers: int) -> Iterator[_Findings]:
+    """In order; only a few rows are under way at any time."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        pending: deque = deque()
+        for number, row in enumerate(rows):
+            pending.append(pool.submit(_examine, row, number, ids))
+            if len(pending) >= 4 * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: int | None = None) -> DatasetReport:
+    """
+    Reads every image and mask of a dataset once and reports what it holds and what is wrong with it.
+
+    Args:
+        dataset: Dictionary of splits, as [`load_infrared_dataset`] returns it.
+        id2label (`dict[int, str]`, *optional*): Names of the classes. Without, the ids that occur are reported, and
+            that names are missing is an error.
+        num_workers (`int`, *optional*): Threads that read files; by default one for each core.
+
+    Returns:
+        [`DatasetReport`]
+    """
+    num_workers = num_workers or min(32, os.cpu_count() or 1)
+    ids = None if id2label is None else set(id2label)
+    dataset = without_decoding(dataset)
+    statistics: dict[str, SplitStatistics] = {}
+    problems: list[Problem] = []
+    first_with: dict[bytes, tuple[str, str]] = {}  # split and name, by digest
+    leaks = Problem("warning", "Images that are in two splits, so that scores on them mislead")
+    total = sum(_num_rows(split, rows) for split, rows in dataset.items())
+    progress = Progress("Checking images", total, is_shown=total > 0)
+    for split, rows in dataset.items():
+        counted = statistics[split] = SplitStatistics()
+        by_kind: dict[str, Problem] = {}
+        for found in _examine_all(rows, ids, num_workers):
+            counted.num_images += 1
+            if found.size:
+                counted.add_image(found.size, found.dtype, found.channels, found.histogram)
+            if found.pixels_of_id is not None:
+                counted.add_mask(found.pixels_of_id)
+            for kind, detail in found.problems:
+                problem = by_kind.setdefault(kind, Problem(*FILE_PROBLEMS[kind], split=split))
+                _add_file(problem, detail)
+            if found.digest is not None:
+                other_split, other = first_with.setdefault(found.digest, (split, found.name))
+                if other_split != split:
+                    _add_file(leaks, f"{other} ({other_split}) = {found.name} ({split})")
+            progress.update()
+        if "all_ignored" in by_kind and by_kind["all_ignored"].num_files == counted.num_masks:
+            by_kind["all_ignored"].severity = "error"
+        problems += by_kind.values()
+    progress.close()
+    problems += [leaks] if leaks.num_files else []
+    problems += _problems_of_splits(statistics, id2label)
+    problems.sort(key=lambda problem: problem.severity)  # stable: errors first
+    return DatasetReport({split: counted.report(id2label) for split, counted in statistics.items()}, problems)
+
+
+def _num_rows(split: str, rows: Any) -> int:
+    """Rows of a split, 0 if a stream does not know."""
+    if hasattr(rows, "__len__"):
+        return len(rows)
+    return rows.info.splits[split].num_examples if rows.info.splits else 0
+
+
+def _add_file(problem: Problem, detail: str) -> None:
+    problem.num_files += 1
+    if len(problem.files) < MAX_FILES:
+        problem.files.append(detail)
+
+
+def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None) -> list[Problem]:
+    """What only all files of a split together tell."""
+    problems = []
+    if not statistics:
+        problems.append(Problem("error", "There are no images"))
+    ids = set().union(*(counted.ids for counted in statistics.values()))
+    looks_binary = ids == {0, IGNORE_INDEX}
+    if looks_binary:
+        problems.append(
+            Problem(
+                "error",
+                f"All masks hold only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} is ignored, so that one class is left. "
+                f"If {IGNORE_INDEX} is an object, write 1 for it: "
+                "Image.fromarray((np.asarray(mask) == 255).astype(np.uint8)).save(path)",
+            )
+        )
+        ids = {0, 1}
+    if id2label is None and ids:
+        problems.append(Problem("error", _propose_names(sorted(ids - {IGNORE_INDEX}))))
+    for split, counted in statistics.items():
+        classes = counted.ids - {IGNORE_INDEX}
+        if not counted.num_images:
+            problems.append(Problem("error", "The split is empty", split))
+        if len(counted.histograms) > 1:
+            depths = ", ".join(sorted(counted.histograms))
+            problems.append(
+                Problem("warning", f"The images have several depths ({depths}), which are scaled differently", split)
+            )
+        if len(classes) == 1 and not looks_binary:
+            problems.append(Problem("warning", f"All masks hold one class only, {classes.pop()}", split))
+        elif id2label is not None and split == "train" and classes:
+            missing = [f"{id} {name}" for id, name in id2label.items() if id not in classes]
+            if missing:
+                problems.append(Problem("warning", f"Classes that never occur: {', '.join(missing)}", split))
+    return problems
+
+
+def _propose_names(ids: list[int]) -> str:
+    occur = f"The classes have no names. The ids {', '.join(map(str, ids))} occur"
+    if not ids:
+        return f"The classes have no names, and only {IGNORE_INDEX} occurs"
+    if ids[0] < 0 or ids[-1] >= IGNORE_INDEX or ids[-1] > 2 * len(ids) + 8:
+        return f"{occur}: number the classes 0, 1, 2, ... in the masks, with {IGNORE_INDEX} for what is to be ignored"
+    proposal = json.dumps({str(id): f"class {id}" for id in range(ids[-1] + 1)})
+    return f"{occur}: write id2label.json beside the images, {proposal}, with names of your own"
+
+
+__all__ = ["DatasetReport", "Problem", "check_dataset"]

@@ -1,0 +1,104 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Reads rows of a dataset without losing depth, and knows their files' names when something is wrong with them."""
+
+import io
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from unip_hf.modeling.image_reading_unip import read_image, read_mask, to_channels_last
+
+
+IGNORE_INDEX = 255
+
+
+class Sample(NamedTuple):
+    """
+    One image and its mask.
+
+    Args:
+        name (`str`): Path of the image's file, or what stands for it.
+        image (`np.ndarray` of shape `(height, width, channels)`): Raw intensities with the depth of the file, one
+            channel or three.
+        ids (`np.ndarray` of shape `(height, width)`, *optional*): Class ids as they are in the mask.
+    """
+
+    name: str
+    image: np.ndarray
+    ids: np.ndarray | None
+
+
+def without_decoding(dataset: Any) -> Any:
+    """A dataset (or dictionary of datasets) whose rows hold encoded files, for [`read_sample`]."""
+    if isinstance(dataset, dict):
+        return type(dataset)({split: without_decoding(rows) for split, rows in dataset.items()})
+    for column in ("image", "annotation"):
+        if column in (dataset.column_names or ()):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def read_encoded(value: dict[str, Any], name: str, keep_palette_ids: bool = False) -> np.ndarray:
+    """
+    The array of an encoded file, `{"path": ..., "bytes": ...}`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, no image, or has channels or a depth that would be lost.
+    """
+    if value["bytes"] is None:
+        return read_image(value["path"], keep_palette_ids)
+    try:
+        with Image.open(io.BytesIO(value["bytes"])) as opened:
+            return read_image(opened, keep_palette_ids)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image that Pillow can read.") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"The image {name} is damaged: {error}.") from error
+
+
+def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
+    """
+    Reads a row of a dataset that went through [`without_decoding`].
+
+    Args:
+        row (`dict`): With the encoded files `image` and, optionally, `annotation`.
+        number (`int`, *optional*): Of the row, to name what has no file of its own.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if a file is damaged, or image and mask differ in size; the message names the file.
+    """
+    name = row["image"]["path"] or f"image {number}"
+    image = to_channels_last(read_encoded(row["image"], name))  # (H, W, C)
+    if row.get("annotation") is None:
+        return Sample(name, image, None)
+    mask_name = row["annotation"]["path"] or f"mask {number}"
+    try:
+        ids = read_mask(read_encoded(row["annotation"], mask_name, keep_palette_ids=True))  # (H, W)
+    except ValueError as error:
+        raise error if mask_name in str(error) else ValueError(f"{mask_name}: {error}") from error
+    if ids.shape != image.shape[:2]:
+        raise ValueError(
+            f"Image and mask differ in size (height, width): {name} has {image.shape[:2]}, {mask_name} {ids.shape}."
+        )
+    return Sample(name, image, ids)
+
+
+def check_ids(ids: np.ndarray, classes: Collection[int], name: str, ignore_index: int = IGNORE_INDEX) -> None:
+    """
+    Raises:
+        ValueError: if an id is neither in `classes` nor the one to ignore; the message names the file and the ids.
+    """
+    unknown = set(np.unique(ids).tolist()) - set(classes) - {ignore_index}
+    if unknown:
+        raise ValueError(
+            f"The mask of {name} holds the ids {sorted(unknown)}, but the classes are {min(classes)} to "
+            f"{max(classes)} and {ignore_index} to ignore: correct the mask, or name the classes in id2label.json."
+        )
+
+
+__all__ = ["IGNORE_INDEX", "Sample", "check_ids", "read_encoded", "read_sample", "without_decoding"]

@@ -1,0 +1,70 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Progress with the time left: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from tqdm.auto import tqdm
+
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `"42 s"`, `"3 min 05 s"`, `"2 h 03 min"`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """
+    Shows how far something is, with the time left, on stderr.
+
+    Args:
+        title (`str`): What is done.
+        total (`int`): Steps in all.
+        done (`int`, *optional*, defaults to 0): Steps that were done before.
+        is_shown (`bool`, *optional*, defaults to `True`): Whether to show anything; one of several processes does.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, is_shown: bool = True):
+        self.title = title
+        self.total = total
+        self.done = self.done_before = done
+        self.is_shown = is_shown
+        self.started = time.monotonic()
+        self.said = self.started - SECONDS_BETWEEN_LINES + 1  # a first line after a second
+        self.bar = None
+        if is_shown and sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True)
+
+    def update(self, text: str = "", steps: int = 1) -> None:
+        """Counts steps; `text` says what is worth knowing now."""
+        self.done += steps
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(steps)
+        elif self.is_shown and (now - self.said >= SECONDS_BETWEEN_LINES or self.done == self.total):
+            left = (now - self.started) / (self.done - self.done_before) * (self.total - self.done)
+            parts = [f"{self.title} {self.done}/{self.total}", text, f"{duration(left)} left"]
+            print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+            self.said = now
+
+    def say(self, text: str) -> None:
+        """Prints a line of its own."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        elif self.is_shown:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+__all__ = ["Progress", "duration"]
