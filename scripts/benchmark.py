@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Measures this library beside what it is compared to, in one run: cost of the import, image processing, attention.
+Measures this library beside what it is compared to, in one run: cost of the import, image processing, attention,
+the mean-IoU metric.
 
     unip benchmark
     unip benchmark --only import
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 
-MEASUREMENTS = ("import", "processor", "attention")
+MEASUREMENTS = ("import", "processor", "attention", "metric")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -106,12 +107,79 @@ def measure_attention(repeats: int) -> None:
     row("forward, batch 1", ours, theirs, "ms")
 
 
+def measure_metric(repeats: int) -> None:
+    import tempfile
+    import tracemalloc
+
+    import datasets
+    import evaluate
+    import numpy as np
+
+    from unip_hf.evaluation import MeanIoU
+
+    classes, maps = 9, 100
+
+    class StockMeanIoU(evaluate.Metric):
+        """What `mean_iou` of the `evaluate` project computes, which keeps every map; the Hub is not asked for it."""
+
+        def _info(self) -> evaluate.MetricInfo:
+            ids = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
+            features = datasets.Features({"predictions": ids, "references": ids})
+            return evaluate.MetricInfo(description="", citation="", features=features)
+
+        def _compute(self, predictions: list, references: list) -> dict[str, float]:
+            totals = np.zeros((3, classes))
+            for predicted, true in zip(predictions, references):
+                predicted, true = np.array(predicted), np.array(true)
+                is_labelled = true != 255
+                predicted, true = predicted[is_labelled], true[is_labelled]
+                for total, ids in zip(totals, (predicted[predicted == true], predicted, true)):
+                    total += np.histogram(ids, bins=classes, range=(0, classes - 1))[0]
+            return {"mean_iou": float(np.nanmean(totals[0] / (totals[1] + totals[2] - totals[0])))}
+
+    random = np.random.default_rng(0)
+    predictions = random.integers(0, classes, (maps, 480, 640))
+    references = np.where(random.random((maps, 480, 640)) < 0.1, 255, random.integers(0, classes, (maps, 480, 640)))
+    scores = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(metric: evaluate.Metric, number: int) -> None:
+            for first in range(0, number, 10):
+                metric.add_batch(
+                    predictions=predictions[first : first + 10], references=references[first : first + 10]
+                )
+            scores[type(metric)] = metric.compute()["mean_iou"]
+
+        def peak(metric: evaluate.Metric) -> float:
+            tracemalloc.start()
+            run(metric, maps)
+            memory = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return memory / 2**20
+
+        ours, stock = MeanIoU(classes), StockMeanIoU(cache_dir=folder)
+        times = median_milliseconds([lambda: run(ours, maps), lambda: run(stock, maps)], repeats)
+        memory = [peak(ours), peak(stock)]
+    if abs(scores[MeanIoU] - scores[StockMeanIoU]) > 1e-12:
+        raise RuntimeError(f"The two metrics differ: {scores}.")
+    print(
+        f"MeanIoU beside mean_iou of evaluate, {maps} int64 maps of 480x640, {classes} classes, adding and computing"
+    )
+    row("time for each map", times[0] / maps, times[1] / maps, "ms")
+    row("peak memory beside the maps themselves", memory[0], memory[1], "MB")
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.repeats} repeats"
     )
-    measurements = {"import": measure_import, "processor": measure_processor, "attention": measure_attention}
+    measurements = {
+        "import": measure_import,
+        "processor": measure_processor,
+        "attention": measure_attention,
+        "metric": measure_metric,
+    }
     for name in options.only:
         measurements[name](options.repeats)
 

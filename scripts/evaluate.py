@@ -1,0 +1,132 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Evaluates a semantic segmentation model on a dataset with masks: a table on the terminal, `results.json`,
+`report.html` with the best and worst images, and the numbers in the checkpoint's model card.
+
+    unip evaluate outputs/unip-small --data_dir my_images --split validation
+    unip evaluate outputs/unip-small --dataset scenes --split test --whole_image
+    accelerate launch -m unip_hf.scripts.evaluate outputs/unip-small --data_dir my_images --flip --scales 0.75 1 1.25
+
+Several processes share the images; the result is the same as with one.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unip_hf.scripts.options import add_launch_options, versions
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "unip evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="folder of a semantic segmentation model, or its name on the Hub")
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default="folder", help='name of a dataset (default: "folder", your own images)')
+    group.add_argument("--data_dir", type=Path, help="folder of the dataset")
+    group.add_argument("--split", default="validation", help="default: %(default)s")
+    group.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    group = parser.add_argument_group("inference", "the defaults are those of the published evaluation")
+    group.add_argument("--window_size", type=int, default=512, help="sliding window, pixels (default: %(default)s)")
+    group.add_argument("--stride", type=int, default=341, help="from window to window (default: %(default)s)")
+    group.add_argument("--whole_image", action="store_true", help="no windows: each image at once")
+    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
+    group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
+    group.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", type=Path, help="default: the folder `evaluation` in the checkpoint's")
+    group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    group.add_argument(
+        "--num_examples", type=int, default=4, help="best and worst images to show (default: %(default)s)"
+    )
+    group.add_argument("--no_update_card", action="store_true", help="leave the checkpoint's README.md as it is")
+    add_launch_options(parser)
+    options = parser.parse_args(arguments)
+    for name in ("num_workers", "num_examples"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name} is not below 0, unlike {getattr(options, name)}.")
+    if options.output_dir is None:
+        if not Path(options.checkpoint).is_dir():
+            raise ValueError(f"There is no folder {options.checkpoint!r}: for a model on the Hub give --output_dir.")
+        options.output_dir = Path(options.checkpoint) / "evaluation"
+    if (options.output_dir / "results.json").exists() and not options.overwrite:
+        raise ValueError(f"{str(options.output_dir)!r} holds results: choose another --output_dir or add --overwrite.")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    from dataclasses import asdict
+
+    from accelerate import Accelerator
+    from transformers.utils import logging
+
+    from unip_hf.data.loading import load_id2label, load_infrared_dataset
+    from unip_hf.evaluation import (
+        InferenceSettings,
+        evaluate_dataset,
+        format_result,
+        load_segmentation_model,
+        update_model_card,
+        write_results,
+    )
+
+    settings = InferenceSettings(
+        window_size=None if options.whole_image else options.window_size,
+        stride=options.stride,
+        flip=options.flip,
+        scales=tuple(options.scales),
+        batch_size=options.batch_size,
+    )
+    logging.disable_progress_bar()
+    accelerator = Accelerator(mixed_precision=options.mixed_precision)
+    try:
+        if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
+        id2label = load_id2label(options.dataset, options.data_dir)
+        model, processor = load_segmentation_model(options.checkpoint, accelerator.device)
+        classes = dict(model.config.id2label or {})
+        if classes != id2label:
+            raise ValueError(
+                f"The classes of the model {options.checkpoint!r} are not those of the dataset.\n"
+                f"  model:   {classes}\n  dataset: {id2label}"
+            )
+        dataset = load_infrared_dataset(options.dataset, options.data_dir, split=options.split)
+        result = evaluate_dataset(
+            model, processor, dataset, id2label, settings, accelerator, options.num_workers, options.num_examples
+        )
+        if accelerator.is_main_process:
+            details = {
+                "checkpoint": options.checkpoint,
+                "dataset": options.dataset,
+                "data_dir": None if options.data_dir is None else str(options.data_dir),
+                "split": options.split,
+                "settings": asdict(settings),
+                "mixed_precision": options.mixed_precision,
+                "versions": versions(),
+            }
+            folder_name = None if options.data_dir is None else options.data_dir.resolve().name
+            title = f"{Path(options.checkpoint).name} on {folder_name or options.dataset}, {options.split}"
+            write_results(options.output_dir, result, id2label, details, title)
+            print(format_result(result, id2label))
+            print(f"Wrote {options.output_dir / 'results.json'} and {options.output_dir / 'report.html'}")
+            if options.no_update_card:
+                pass
+            elif Path(options.checkpoint).is_dir():
+                card = update_model_card(
+                    options.checkpoint, result, id2label, options.dataset, options.split, folder_name
+                )
+                print(f"Wrote the numbers into {card}")
+            else:
+                print(f"{options.checkpoint!r} is on the Hub: its model card was left as it is.")
+    finally:
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

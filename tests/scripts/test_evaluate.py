@@ -1,0 +1,127 @@
+"""`unip evaluate` as a user types it, alone and in two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.scripts import cli, evaluate
+
+
+ID2LABEL = {0: "ground", 1: "car", 2: "person", 3: "never there"}
+
+
+@pytest.fixture
+def folder(make_config: Callable, tmp_path: Path) -> Path:
+    """A checkpoint `model` and a data set `data` with five 16-bit images of different sizes."""
+    model = UnipForSemanticSegmentation(make_config(id2label=ID2LABEL, num_labels=4, num_channels=1))
+    model.decode_head.classifier.bias.data[3] = -1e3  # never predicted
+    model.save_pretrained(tmp_path / "model")
+    UnipImageProcessor(num_channels=1, size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    random = np.random.default_rng(0)
+    for number, size in enumerate([(40, 50), (64, 64), (33, 91), (50, 40), (70, 48)]):
+        counts, ids = random.integers(7000, 7300, size, dtype=np.uint16), random.integers(0, 3, size).astype(np.uint8)
+        for name, array in (("images", counts), ("masks", ids)):
+            (tmp_path / "data" / name / "validation").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "data" / name / "validation" / f"{number}.png")
+    (tmp_path / "data" / "id2label.json").write_text(json.dumps(ID2LABEL))
+    return tmp_path
+
+
+def options(folder: Path, *more: str) -> list[str]:
+    return [
+        str(folder / "model"), "--data-dir", str(folder / "data"), "--window_size", "48", "--stride", "32",
+        "--num_workers", "0", *more,
+    ]  # fmt: skip
+
+
+def test_one_process_and_two_find_the_same_and_write_it_down(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert cli.run(evaluate.main, options(folder, "--num_examples", "1")) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((folder / "model" / "evaluation" / "results.json").read_text())
+    assert f"mean IoU {results['mean_iou']:.4f}" in printed and "not in the means: never there" in printed
+    assert results["num_images"] == 5 and np.sum(results["confusion_matrix"]) == 2000 + 4096 + 3003 + 2000 + 3360
+    assert [found["name"] for found in results["classes"]] == list(ID2LABEL.values())
+    assert results["classes"][3]["iou"] is None and results["settings"]["window_size"] == 48
+    assert results["mean_iou"] == pytest.approx(np.mean([found["iou"] for found in results["classes"][:3]]))
+    page = (folder / "model" / "evaluation" / "report.html").read_text()
+    assert page.count("<img") == 3 and "Worst images" in page and "never there" in page
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "unip_hf.scripts.evaluate", *options(folder, "--output_dir", str(folder / "two"))]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote the numbers into") == 1
+    assert json.loads((folder / "two" / "results.json").read_text()) == results
+    assert {path.name for path in folder.iterdir()} == {"model", "data", "two"}
+
+    card = ModelCard.load(folder / "model" / "README.md")  # written by the one and replaced by the other
+    found = {result.metric_name: result for result in card.data.eval_results}
+    assert len(found) == len(card.data.eval_results) == 6  # three means, three classes that occur
+    assert found["Mean IoU"].metric_value == round(results["mean_iou"], 6)
+    assert found["IoU of car"].metric_value == round(results["classes"][1]["iou"], 6)
+    assert (found["Mean IoU"].dataset_name, found["Mean IoU"].dataset_split) == ("data", "validation")
+
+
+def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    readme = folder / "model" / "README.md"
+    readme.write_text(
+        "---\nlicense: mit\nmodel-index:\n- name: mine\n  results:\n  - task: {type: image-segmentation}\n"
+        "    dataset: {type: soda, name: SODA, split: test}\n    metrics:\n    - {type: mean_iou, value: 0.5}\n"
+        "---\n\n# Words of mine\n"
+    )
+    assert cli.run(evaluate.main, options(folder, "--no_update_card")) == 0
+    assert "model-index" in readme.read_text() and "IoU of car" not in readme.read_text()
+    assert (
+        cli.run(evaluate.main, options(folder, "--overwrite", "--whole_image", "--flip", "--scales", "1", "0.5")) == 0
+    )
+    card = ModelCard.load(readme)
+    assert card.data.license == "mit" and card.data.model_name == "mine" and "# Words of mine" in card.text
+    assert [r.metric_value for r in card.data.eval_results if r.dataset_type == "soda"] == [0.5]
+    assert len(card.data.eval_results) == 7
+    readme.write_text("---\nmodel-index: wrong\n---\n")
+    assert cli.run(evaluate.main, options(folder, "--overwrite")) == 2
+    assert f"The metadata at the top of '{readme}' is not valid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["nowhere"], "There is no folder 'nowhere': for a model on the Hub give --output_dir"),
+    (["data"], "'data' is no checkpoint folder"),
+    (["student"], "no trained segmentation model"),
+    (["model", "--split", "test"], "no split 'test'"),
+    (["model", "--data_dir", "nowhere"], "nowhere"),
+    (["model", "--output_dir", "done"], "'done' holds results: choose another --output_dir or add --overwrite"),
+    (["model", "--stride", "600"], "stride from 1 to window_size"),
+    (["model", "--num_examples", "-1"], "--num_examples is not below 0"),
+    (["other"], "  model:   {0: 'ground', 1: 'lorry'}\n  dataset: {0: 'ground', 1: 'car'"),
+])  # fmt: skip
+def test_wrong_input_is_said_and_nothing_is_written(
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    make_config: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(folder)
+    UnipForPreTraining(make_config()).save_pretrained("student")
+    UnipForSemanticSegmentation(make_config(id2label={0: "ground", 1: "lorry"}, num_labels=2)).save_pretrained("other")
+    (folder / "done").mkdir()
+    (folder / "done" / "results.json").write_text("{}")
+    before = set(folder.rglob("*"))
+    assert cli.run(evaluate.main, ["--data_dir", "data", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert "error: " in errors and message in errors and "Traceback" not in errors
+    assert set(folder.rglob("*")) == before

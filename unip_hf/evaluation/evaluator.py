@@ -1,0 +1,237 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Segments and evaluates whole datasets, one image at a time, on one process or several."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data.reading import Sample, check_ids, read_sample, without_decoding
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..progress import Progress
+from .inference import DEFAULT_SETTINGS, InferenceSettings, segment_image
+from .metrics import MeanIoU, count_confusions, segmentation_scores
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    One evaluated image.
+
+    Args:
+        name (`str`): Path of its file, or what stands for it.
+        image (`np.ndarray` of shape `(height, width, channels)`): Raw intensities.
+        ids (`np.ndarray` of shape `(height, width)`): True class ids.
+        predicted_ids (`np.ndarray` of shape `(height, width)`): Predicted class ids.
+        mean_iou (`float`): Of this image alone, over the classes in its truth or prediction.
+    """
+
+    name: str
+    image: np.ndarray
+    ids: np.ndarray
+    predicted_ids: np.ndarray
+    mean_iou: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """
+    Args:
+        metrics (`dict`): What [`MeanIoU`] computes.
+        confusion_matrix (`np.ndarray` of shape `(num_labels, num_labels)`): int64 pixel counts, rows truth, columns
+            prediction.
+        num_images (`int`): Images evaluated, by all processes.
+        best, worst (`list[Example]`): Images with the highest mean IoU, best first, and with the lowest, worst first;
+            none in both; on the main process only.
+    """
+
+    metrics: dict[str, Any]
+    confusion_matrix: np.ndarray
+    num_images: int
+    best: list[Example] = field(default_factory=list)
+    worst: list[Example] = field(default_factory=list)
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Some rows of a dataset as numbers and samples; an error is handed on, since a worker would wrap its message."""
+
+    def __init__(self, dataset: datasets.Dataset, numbers: Sequence[int]):
+        self.dataset = without_decoding(dataset)
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample | Exception]:
+        number = self.numbers[index]
+        try:
+            return number, read_sample(self.dataset[number], number)
+        except (OSError, ValueError) as error:
+            return number, error
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _segment_rows(
+    model: nn.Module,
+    processor: UnipImageProcessor,
+    dataset: datasets.Dataset,
+    numbers: Sequence[int],
+    settings: InferenceSettings,
+    accelerator: "Accelerator | None",
+    num_workers: int,
+) -> Iterator[tuple[int, Sample, torch.Tensor]]:
+    if accelerator is not None:
+        # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
+        model = accelerator.unwrap_model(model).to(accelerator.device)
+    loader = DataLoader(
+        _Rows(dataset, numbers),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
+    )
+    for number, sample in loader:
+        if isinstance(sample, Exception):
+            raise sample
+        with accelerator.autocast() if accelerator is not None else nullcontext():
+            try:
+                scores = segment_image(model, processor, sample.image, settings)
+            except ValueError as error:
+                raise ValueError(f"{sample.name}: {error}") from error
+        yield number, sample, scores
+
+
+def segment_dataset(
+    model: nn.Module,
+    processor: UnipImageProcessor,
+    dataset: datasets.Dataset,
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+    accelerator: "Accelerator | None" = None,
+    num_workers: int = 0,
+) -> Iterator[tuple[int, Sample, torch.Tensor]]:
+    """
+    Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...;
+    nothing is padded or repeated.
+
+    Args:
+        model: Semantic segmentation model; runs in evaluation mode, unwrapped.
+        processor: Image processor.
+        dataset: With the column `image` and, optionally, `annotation`; images may differ in size.
+        settings: Windows, flipping, scales.
+        accelerator: Knows the processes, the device and the precision; without it there is one process.
+        num_workers: Processes that read images ahead.
+
+    Yields:
+        Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
+
+    Raises:
+        OSError, ValueError: if a file cannot be used; the message names it.
+    """
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+    numbers = range(rank, len(dataset), world)
+    return _segment_rows(model, processor, dataset, numbers, settings, accelerator, num_workers)
+
+
+def evaluate_dataset(
+    model: nn.Module,
+    processor: UnipImageProcessor,
+    dataset: datasets.Dataset,
+    id2label: Mapping[int, str],
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+    accelerator: "Accelerator | None" = None,
+    num_workers: int = 0,
+    num_examples: int = 0,
+) -> EvaluationResult:
+    """
+    Evaluates a model on a dataset with masks. Every image is computed by itself, and processes exchange confusion
+    matrices and the mean IoU of each image alone: the result does not depend on how many there are.
+
+    Args:
+        model, processor, dataset, settings, accelerator, num_workers: As for [`segment_dataset`]. Where there is an
+            accelerator with several processes, all of them have to call this.
+        id2label: Names of the classes, 0 and up; 255 in a mask is ignored.
+        num_examples: How many of the best and of the worst images to return.
+
+    Returns:
+        [`EvaluationResult`], the same on every process but for the examples.
+
+    Raises:
+        OSError, ValueError: if a file cannot be used, has no mask, or holds unknown ids; the message names it.
+    """
+    if len(dataset) == 0:
+        raise ValueError("There is nothing to evaluate: the dataset has no rows.")
+    is_main = accelerator is None or accelerator.is_main_process
+    world = 1 if accelerator is None else accelerator.num_processes
+    metric = MeanIoU(len(id2label))
+    image_ious: list[tuple[float, int]] = []
+    errors: list[str] = []
+    # The main process has at least as many images as any other, so its share tells how far all of them are.
+    progress = Progress("Evaluating: image", math.ceil(len(dataset) / world), is_shown=is_main)
+    try:
+        for number, sample, scores in segment_dataset(model, processor, dataset, settings, accelerator, num_workers):
+            ids, predicted = _checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
+            metric.add(prediction=predicted, reference=ids)
+            alone = segmentation_scores(count_confusions(predicted, ids, len(id2label)))
+            image_ious.append((alone["mean_iou"], number))
+            progress.update()
+    except (OSError, ValueError) as error:
+        if world == 1:
+            raise
+        errors.append(str(error))  # the others wait for this process below, and shall say what is wrong
+    finally:
+        progress.close()
+    if accelerator is not None:
+        from accelerate.utils import gather_object
+
+        errors = gather_object(errors)
+        if errors:
+            raise ValueError(errors[0])
+        metric.synchronize()
+        image_ious = gather_object(image_ious)
+    confusion_matrix = metric.confusion_matrix
+    result = EvaluationResult(metric.compute(), confusion_matrix, len(image_ious))
+    if not is_main:
+        return result
+
+    ranked = sorted((iou, number) for iou, number in image_ious if not math.isnan(iou))
+    num_worst, num_best = min(num_examples, len(ranked) // 2), min(num_examples, (len(ranked) + 1) // 2)
+    chosen = [number for _, number in ranked[:num_worst] + ranked[len(ranked) - num_best :][::-1]]
+    ious = {number: iou for iou, number in ranked}
+    # Their pictures were not kept: these few images are segmented once more.
+    examples = [
+        Example(sample.name, sample.image, sample.ids, _predicted_ids(scores), ious[number])
+        for number, sample, scores in _segment_rows(model, processor, dataset, chosen, settings, accelerator, 0)
+        if sample.ids is not None
+    ]
+    result.worst.extend(examples[:num_worst])
+    result.best.extend(examples[num_worst:])
+    return result
+
+
+def _checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
+    if sample.ids is None:
+        raise ValueError(f"{sample.name} has no mask to compare with: the dataset needs the column `annotation`.")
+    check_ids(sample.ids, id2label, sample.name)
+    return sample.ids
+
+
+def _predicted_ids(scores: torch.Tensor) -> np.ndarray:
+    """Scores `(classes, H, W)` to the ids of the highest, `(H, W)`, chosen on their device and small to copy."""
+    return scores.argmax(dim=0).to(torch.uint8 if len(scores) <= 256 else torch.int64).cpu().numpy()
+
+
+__all__ = ["EvaluationResult", "Example", "evaluate_dataset", "segment_dataset"]

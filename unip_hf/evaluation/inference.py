@@ -1,0 +1,267 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Segmentation of whole images of any size with any semantic segmentation model of `transformers`."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """
+    How [`segment_image`] goes over an image; the defaults are the published evaluation.
+
+    Args:
+        window_size (`int`, *optional*, defaults to 512): Side of the sliding window in pixels; `None`: whole image.
+        stride (`int`, defaults to 341): Pixels from one window to the next.
+        flip (`bool`, defaults to `False`): Whether to average with the mirrored image.
+        scales (`tuple[float, ...]`, defaults to `(1.0,)`): Sizes to average over, relative to the processor's.
+        batch_size (`int`, defaults to 8): Windows at once.
+        output_device (`str`, *optional*): Where scores of full size are added up, e.g. `"cpu"` for images whose scores
+            do not fit the GPU; by default the model's device.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    window_size: int | None = 512
+    stride: int = 341
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    batch_size: int = 8
+    output_device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.window_size is not None:
+            _check_windows(self.window_size, self.stride)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {self.batch_size}.")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales are one or more positive numbers, not {self.scales}.")
+
+
+def _check_windows(window_size: int, stride: int) -> None:
+    if window_size < 1 or not 1 <= stride <= window_size:
+        raise ValueError(
+            f"window_size is at least 1 and stride from 1 to window_size, so that no pixel is left out; not "
+            f"window_size={window_size} and stride={stride}."
+        )
+
+
+DEFAULT_SETTINGS = InferenceSettings()
+
+
+@contextmanager
+def inference_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every part of the model is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps `(B, C, h, w)` to `(B, C, *size)`."""
+    return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def _window_starts(side: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one side; the last one is moved back to end at the border."""
+    count = max(side - window + stride - 1, 0) // stride + 1
+    return [max(min(index * stride, side - window), 0) for index in range(count)]
+
+
+def sliding_window_logits(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    window_size: int = 512,
+    stride: int = 341,
+    batch_size: int = 8,
+    output_device: str | torch.device | None = None,
+) -> torch.Tensor:
+    """
+    Logits of images of any size from overlapping windows, averaged where they overlap.
+
+    Windows stand where the published code puts them, and the logits of each are resized (bilinear) to the window
+    before they are averaged. A side shorter than the window is taken whole.
+
+    Args:
+        model: Semantic segmentation model whose output has `logits`; runs in evaluation mode.
+        pixel_values: Processed images `(batch_size, channels, height, width)` on any device.
+        window_size: Side of the window in pixels.
+        stride: Pixels from one window to the next, at most `window_size`.
+        batch_size: Windows that the model gets at once; they may come from several images.
+        output_device: Where logits of full size are added up; by default the model's device.
+
+    Returns:
+        float32 `torch.Tensor` of shape `(batch_size, classes, height, width)` on `output_device`.
+
+    Raises:
+        ValueError: if window, stride or batch size is out of range.
+    """
+    _check_windows(window_size, stride)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}.")
+    parameter = next(model.parameters())
+    images, _, height, width = pixel_values.shape
+    window = (min(window_size, height), min(window_size, width))
+    rows, columns = _window_starts(height, window_size, stride), _window_starts(width, window_size, stride)
+    corners = list(itertools.product(range(images), rows, columns))
+    total: torch.Tensor | None = None
+    counts = torch.zeros(height, width, device=output_device or parameter.device)
+    for top, left in itertools.product(rows, columns):
+        counts[top : top + window[0], left : left + window[1]] += 1
+    with inference_mode(model):
+        for first in range(0, len(corners), batch_size):
+            batch = corners[first : first + batch_size]
+            windows = torch.stack(
+                [pixel_values[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
+            )  # (b, channels, window, window)
+            logits = model(windows.to(parameter.device, parameter.dtype)).logits.float()
+            logits = _resize(logits, window).to(counts.device)  # (b, classes, window, window)
+            if total is None:
+                total = logits.new_zeros(images, logits.shape[1], height, width)
+            for (image, top, left), scores in zip(batch, logits):
+                total[image, :, top : top + window[0], left : left + window[1]] += scores
+        if total is None:
+            raise ValueError("There are no images: pixel_values is empty.")
+        return total.div_(counts)
+
+
+def segment_image(
+    model: nn.Module,
+    processor: UnipImageProcessor,
+    image: ImageLike,
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+) -> torch.Tensor:
+    """
+    Scores of every class at every pixel of an image, at its own size.
+
+    The processor scales and resizes the image, and logits are resized (bilinear) back. With `flip` or several `scales`
+    the softmax probabilities of all passes are averaged, as in the published code.
+
+    Args:
+        model: Semantic segmentation model whose output has `logits`; runs in evaluation mode.
+        processor: Image processor.
+        image: `(height, width)` or `(height, width, channels)` with the depth that the camera gave, or anything else
+            that the processor takes.
+        settings: Windows, flipping, scales.
+
+    Returns:
+        float32 `torch.Tensor` of shape `(classes, height, width)`: logits of a single pass, probabilities of several;
+        on the model's device, or on `settings.output_device`.
+
+    Raises:
+        FileNotFoundError, ValueError: if the image cannot be used.
+    """
+    array = to_channels_last(read_image(image))  # (H, W, C)
+    height, width = array.shape[:2]
+    passes = [
+        (scale, flipped) for scale in settings.scales for flipped in ((False, True) if settings.flip else (False,))
+    ]
+    average: torch.Tensor | None = None
+    with torch.inference_mode():
+        for scale, is_flipped in passes:
+            resizing: dict[str, Any] = {}
+            if scale != 1:
+                sides = (max(1, int(side * scale + 0.5)) for side in processor.output_size(height, width))
+                resizing = {"do_resize": True, "size": dict(zip(("height", "width"), sides))}
+            inputs = processor(array, return_tensors="pt", input_data_format="channels_last", **resizing)
+            pixel_values = inputs["pixel_values"].flip(-1) if is_flipped else inputs["pixel_values"]
+            window_size = settings.window_size or max(pixel_values.shape[-2:])
+            stride = settings.stride if settings.window_size else window_size
+            logits = sliding_window_logits(
+                model, pixel_values, window_size, stride, settings.batch_size, settings.output_device
+            )
+            scores = _resize(logits, (height, width))[0]  # (classes, H, W)
+            if len(passes) == 1:
+                return scores
+            scores = scores.flip(-1) if is_flipped else scores
+            scores = scores.softmax(dim=0) / len(passes)
+            average = scores if average is None else average.add_(scores)
+    assert average is not None
+    return average
+
+
+def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
+    """
+    The image processor for a checkpoint, one that takes infrared images whatever the model is.
+
+    Args:
+        checkpoint: Folder, or name on the Hub.
+
+    Returns:
+        The checkpoint's own if it is a [`UnipImageProcessor`]. For other models one with three channels, their mean
+        and standard deviation, and the published evaluation's size. UNIP's default for a folder without one.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    files = ("preprocessor_config.json", "processor_config.json")
+    if Path(checkpoint).is_dir() and not any((Path(checkpoint) / name).is_file() for name in files):
+        num_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
+        return UnipImageProcessor(num_channels=num_channels)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    if isinstance(processor, UnipImageProcessor):
+        return processor
+    settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
+
+
+def load_segmentation_model(
+    checkpoint: str | os.PathLike, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, UnipImageProcessor]:
+    """
+    Args:
+        checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub.
+        device: Where to put the model.
+
+    Returns:
+        The model, in evaluation mode, and its processor, see [`load_processor`].
+
+    Raises:
+        OSError: if there is no such folder or model.
+        ValueError: if it is no segmentation model.
+    """
+    checkpoint = os.fspath(checkpoint)
+    if os.path.isdir(checkpoint) and not os.path.isfile(os.path.join(checkpoint, "config.json")):
+        raise ValueError(f"{checkpoint!r} is no checkpoint folder: it has no config.json.")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise OSError(
+            f"There is no checkpoint folder {checkpoint!r}, nor could a model of that name be had."
+        ) from error
+    kind = (config.architectures or [config.model_type])[0]
+    try:
+        model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(f"{checkpoint!r} holds {kind}, which is no semantic segmentation model.") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(
+            f"{checkpoint!r} holds {kind}, which is no trained segmentation model: {len(missing)} weights are "
+            f"missing, {missing[0]!r} among them. Fine-tune it first."
+        )
+    return model.eval().to(device), load_processor(checkpoint)
+
+
+__all__ = ["InferenceSettings", "load_processor", "load_segmentation_model", "segment_image", "sliding_window_logits"]

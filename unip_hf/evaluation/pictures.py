@@ -1,0 +1,220 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pictures of infrared images and of their segmentation."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _to_oklab(colours: np.ndarray) -> np.ndarray:
+    """sRGB 0..1, `(..., 3)`, to lightness and two opponent axes in which distance is what the eye sees (Ottosson)."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [[0.4122214708, 0.2119034982, 0.0883024619],
+         [0.5363325363, 0.6806995451, 0.2817188376],
+         [0.0514459929, 0.1073969566, 0.6299787005]]
+    )  # fmt: skip
+    return np.cbrt(cones) @ np.array(
+        [[0.2104542553, 1.9779984951, 0.0259040371],
+         [0.7936177850, -2.4285922050, 0.7827717662],
+         [-0.0040720468, 0.4505937099, -0.8086757660]]
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _palette(num_labels: int) -> np.ndarray:
+    levels = np.linspace(0, 1, 16)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = _to_oklab(candidates)
+    # Colours that stand out from a grey image, neither black nor white.
+    lightness, colourfulness = positions[:, 0], np.hypot(positions[:, 1], positions[:, 2])
+    legible = (lightness > 0.45) & (lightness < 0.9) & (colourfulness > 0.09)
+    candidates, positions = candidates[legible], positions[legible]
+    chosen = [int(np.linalg.norm(positions - _to_oklab(np.array([0.2, 0.4, 0.8])), axis=1).argmin())]  # blue
+    distances = np.full(len(positions), np.inf)
+    while len(chosen) < num_labels:  # each colour is the one farthest from all before it
+        distances = np.minimum(distances, np.linalg.norm(positions - positions[chosen[-1]], axis=1))
+        chosen.append(int(distances.argmax()) if distances.any() else chosen[len(chosen) % len(positions)])
+    return np.rint(candidates[chosen] * 255).astype(np.uint8)
+
+
+def segmentation_palette(num_labels: int) -> np.ndarray:
+    """
+    Colours of classes: always the same, as different from one another as possible, and none of them grey. They repeat
+    only after more than a thousand.
+
+    Returns:
+        uint8 `np.ndarray` of shape `(num_labels, 3)`.
+    """
+    if num_labels < 1:
+        raise ValueError(f"num_labels is at least 1, not {num_labels}.")
+    return _palette(num_labels).copy()
+
+
+def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) -> np.ndarray:
+    """
+    What the eye can see of an infrared image: 8 bits as they are, deeper images scaled as the processor scales them.
+
+    Args:
+        image: `(height, width)` or `(height, width, 1 or 3)`, or anything else [`UnipImageProcessor`] takes.
+        processor: By default one that scales between the percentiles 1 and 99.
+
+    Returns:
+        uint8 `np.ndarray` of shape `(height, width, 3)`.
+    """
+    array = to_channels_last(read_image(image))  # (H, W, 1 or 3)
+    if array.dtype != np.uint8:
+        if processor is None or not processor.do_rescale:
+            processor = UnipImageProcessor()
+        array = np.rint(processor.scale_intensities(array) * 255).astype(np.uint8)
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
+    size = max(13, picture.width // 32)
+    font, gap = _font(size), size // 2
+    widths = [int(font.getlength(name)) + size + 3 * gap for name, _ in entries]
+    width = max([picture.width, *(entry + gap for entry in widths)])
+    positions: list[tuple[int, int]] = []
+    x, y = gap, picture.height + gap
+    for entry in widths:
+        if x + entry > width and x > gap:  # next line
+            x, y = gap, y + size + gap
+        positions.append((x, y))
+        x += entry
+    height = y + size + gap if entries else picture.height
+    canvas = Image.new("RGB", (width, height), "white")
+    canvas.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    for (name, colour), (x, y) in zip(entries, positions):
+        pen.rectangle([(x, y), (x + size - 1, y + size - 1)], fill=colour, outline=(90, 90, 90))
+        pen.text((x + size + gap, y + size // 2), name, fill=(20, 20, 20), font=font, anchor="lm")
+    return canvas
+
+
+def overlay_picture(
+    image: ImageLike,
+    ids: np.ndarray,
+    id2label: Mapping[int, str],
+    opacity: float = 0.5,
+    ignore_index: int = 255,
+    with_legend: bool = False,
+) -> Image.Image:
+    """
+    An image with its segmentation laid over it.
+
+    Args:
+        image: As for [`grey_picture`].
+        ids: Integer class ids, `(height, width)`. Pixels to ignore get no colour.
+        id2label: Names of the classes.
+        opacity: Of the colours, 0 to 1.
+        ignore_index: Id without a class.
+        with_legend: Whether names and colours of the classes that occur stand below the picture.
+
+    Returns:
+        `PIL.Image.Image` of mode RGB, of the image's size without a legend.
+
+    Raises:
+        ValueError: if image and ids differ in size, or an id has no name.
+    """
+    picture, ids = grey_picture(image), np.asarray(ids).astype(np.int64)
+    if picture.shape[:2] != ids.shape:
+        raise ValueError(f"Image and ids differ in size (height, width): {picture.shape[:2]} and {ids.shape}.")
+    present = [int(index) for index in np.unique(ids) if index != ignore_index]
+    unknown = sorted(set(present) - set(id2label))
+    if unknown:
+        raise ValueError(f"The ids {unknown} are in the segmentation but not in id2label, {dict(id2label)}.")
+    palette = segmentation_palette(max(id2label) + 1)
+    labelled = ids != ignore_index
+    colours = palette[ids[labelled]]  # (pixels, 3)
+    picture[labelled] = np.rint((1 - opacity) * picture[labelled] + opacity * colours).astype(np.uint8)
+    overlay = Image.fromarray(picture)
+    if not with_legend:
+        return overlay
+    return _with_legend(overlay, [(id2label[index], tuple(palette[index].tolist())) for index in present])
+
+
+def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Image.Image:
+    """
+    Pictures in a row on white, aligned at the top, each with its title above.
+
+    Args:
+        panels: Title, and picture: PIL, or an array as for [`grey_picture`].
+
+    Returns:
+        `PIL.Image.Image` of mode RGB.
+    """
+    pictures = [
+        panel.convert("RGB") if isinstance(panel, Image.Image) and panel.mode in ("L", "RGB", "P", "RGBA")
+        else Image.fromarray(grey_picture(panel))
+        for _, panel in panels
+    ]  # fmt: skip
+    size = max(14, max(picture.width for picture in pictures) // 28)
+    font, gap = _font(size), max(6, size // 2)
+    widths = [max(picture.width, int(font.getlength(title)) + 1) for (title, _), picture in zip(panels, pictures)]
+    top = size + 2 * gap
+    height = top + max(picture.height for picture in pictures)
+    canvas = Image.new("RGB", (sum(widths) + gap * (len(panels) - 1), height), "white")
+    pen, x = ImageDraw.Draw(canvas), 0
+    for (title, _), picture, width in zip(panels, pictures, widths):
+        pen.text((x, gap + size // 2), title, fill=(20, 20, 20), font=font, anchor="lm")
+        canvas.paste(picture, (x, top))
+        x += width + gap
+    return canvas
+
+
+def confusion_matrix_figure(confusion_matrix: np.ndarray, id2label: Mapping[int, str]) -> "Figure":
+    """
+    Where the pixels of each class went.
+
+    Args:
+        confusion_matrix: Pixel counts, `(num_labels, num_labels)`, rows truth, columns prediction.
+        id2label: Names of the classes.
+
+    Returns:
+        `matplotlib.figure.Figure`: each row in percent of the class's pixels; rows without pixels are empty.
+    """
+    from matplotlib.figure import Figure
+
+    classes = len(confusion_matrix)
+    totals = confusion_matrix.sum(axis=1, keepdims=True)
+    percent = np.divide(100.0 * confusion_matrix, totals, out=np.full((classes, classes), np.nan), where=totals > 0)
+    side = min(2 + 0.6 * classes, 16)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    names = [id2label[index] for index in range(classes)]
+    axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), names)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    if classes <= 30:  # more would not be legible
+        for row, column in zip(*np.nonzero(np.isfinite(percent))):
+            value = percent[row, column]
+            colour = "white" if value > 55 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(shown, ax=axes, label="percent of the class's pixels", shrink=0.8)
+    return figure
+
+
+__all__ = [
+    "confusion_matrix_figure",
+    "grey_picture",
+    "overlay_picture",
+    "segmentation_palette",
+    "side_by_side",
+]

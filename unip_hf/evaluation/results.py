@@ -1,0 +1,212 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Writes what an evaluation found: a table, `results.json`, `report.html`, and the metadata of a model card."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..data.reading import IGNORE_INDEX
+from ..files import write_whole
+from .evaluator import EvaluationResult, Example
+from .pictures import confusion_matrix_figure, overlay_picture, side_by_side
+from .reports import Block, Heading, Picture, Table, Text, format_cell, write_report
+
+
+SUMMARY = {
+    "mean_iou": "mean IoU",
+    "mean_accuracy": "mean accuracy",
+    "overall_accuracy": "overall accuracy",
+    "mean_dice": "mean Dice",
+}
+LONGEST_PICTURE_SIDE = 1920  # pixels; keeps the report small
+
+
+def class_table(result: EvaluationResult, id2label: Mapping[int, str]) -> Table:
+    """Name, IoU, accuracy, Dice and share of the labelled pixels of each class; `None` where undefined."""
+    shares = result.confusion_matrix.sum(axis=1) / max(result.confusion_matrix.sum(), 1)
+    columns = [result.metrics[f"per_category_{name}"] for name in ("iou", "accuracy", "dice")] + [shares]
+    rows = [
+        [id2label[index], *(None if math.isnan(column[index]) else float(column[index]) for column in columns)]
+        for index in range(len(id2label))
+    ]
+    return Table(["class", "IoU", "accuracy", "Dice", "share of pixels"], rows)
+
+
+def summary_table(result: EvaluationResult) -> Table:
+    """The means over all classes that occur."""
+    return Table(["", "value"], [[label, result.metrics[name]] for name, label in SUMMARY.items()])
+
+
+def absent_classes(result: EvaluationResult, id2label: Mapping[int, str]) -> str:
+    """A sentence on the classes that have no IoU; empty if there are none."""
+    absent = [id2label[index] for index, iou in enumerate(result.metrics["per_category_iou"]) if math.isnan(iou)]
+    return f"In neither truth nor prediction, and not in the means: {', '.join(absent)}." if absent else ""
+
+
+def format_table(table: Table) -> str:
+    """A table as lines of text."""
+    cells = [list(table.headers), *([format_cell(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in cells
+    )
+
+
+def format_result(result: EvaluationResult, id2label: Mapping[int, str]) -> str:
+    """The result as text for a terminal."""
+    parts = [format_table(class_table(result, id2label)), absent_classes(result, id2label)]
+    means = "  ".join(f"{label} {format_cell(result.metrics[name])}" for name, label in SUMMARY.items())
+    return "\n".join(
+        [*filter(None, parts), f"{means}  ({result.num_images:,} image{'' if result.num_images == 1 else 's'})"]
+    )
+
+
+def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
+    """Image, truth and prediction in a row."""
+    panels = [("image", overlay_picture(example.image, np.full(example.ids.shape, IGNORE_INDEX), id2label))]
+    for title, ids in (("truth", example.ids), ("prediction", example.predicted_ids)):
+        panels.append((title, overlay_picture(example.image, ids, id2label, with_legend=True)))
+    picture = side_by_side(panels)
+    picture.thumbnail((LONGEST_PICTURE_SIDE, LONGEST_PICTURE_SIDE))
+    caption = f"{os.path.basename(example.name)}: mean IoU {format_cell(example.mean_iou)}"
+    return Picture(picture, caption, alt=f"Image, truth and prediction of {caption}")
+
+
+def write_results(
+    output_dir: str | os.PathLike,
+    result: EvaluationResult,
+    id2label: Mapping[int, str],
+    details: Mapping[str, Any],
+    title: str = "Evaluation",
+) -> None:
+    """
+    Writes `results.json` with all numbers, and `report.html` to look at.
+
+    Args:
+        output_dir: Folder; other files in it stay.
+        result: What [`evaluate_dataset`] returned.
+        id2label: Names of the classes.
+        details: What the numbers depend on (checkpoint, dataset, settings, versions); goes into both files as it is.
+        title: Of the report.
+
+    Raises:
+        OSError: if the files cannot be written.
+    """
+    table = class_table(result, id2label)
+    names = ("name", "iou", "accuracy", "dice", "share_of_pixels")
+    values = {name: result.metrics[name] for name in SUMMARY}
+    record = {
+        **details,
+        "num_images": result.num_images,
+        **{name: None if math.isnan(value) else value for name, value in values.items()},
+        "classes": [{"id": index, **dict(zip(names, row))} for index, row in enumerate(table.rows)],
+        "confusion_matrix": result.confusion_matrix.tolist(),
+    }
+    blocks: list[Block] = [summary_table(result), Heading("Classes"), table]
+    if absent_classes(result, id2label):
+        blocks.append(Text(absent_classes(result, id2label)))
+    caption = "Rows: true class; columns: what was predicted there, in percent of the row's pixels."
+    figure = confusion_matrix_figure(result.confusion_matrix, id2label)
+    blocks += [Heading("Confusion matrix"), Picture(figure, caption, alt=f"Confusion matrix. {caption}")]
+    for heading, examples in (("Worst images", result.worst), ("Best images", result.best)):
+        if examples:
+            blocks += [Heading(heading), *(example_picture(example, id2label) for example in examples)]
+    settings = [
+        [name, "none" if value is None else str(value)]
+        for name, value in _flattened({**details, "num_images": result.num_images})
+    ]
+    blocks += [Heading("Settings"), Table(["name", "value"], settings)]
+    with write_whole(output_dir) as staged:
+        staged.mkdir()
+        (staged / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_report(staged / "report.html", title, blocks)
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def update_model_card(
+    folder: str | os.PathLike,
+    result: EvaluationResult,
+    id2label: Mapping[int, str],
+    dataset: str,
+    split: str,
+    dataset_config: str | None = None,
+) -> Path:
+    """
+    Writes mean IoU, mean and overall accuracy, and the IoU of each class into the model index of a checkpoint's
+    `README.md`, which is made if there is none. Earlier numbers of the same dataset and split are replaced; all else
+    in the file stays.
+
+    Args:
+        folder: Of the checkpoint.
+        result: What [`evaluate_dataset`] returned.
+        id2label: Names of the classes.
+        dataset: Name of the dataset.
+        split: That was evaluated.
+        dataset_config: Which of several datasets of that name, e.g. the folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: if the metadata in the file is not valid.
+    """
+    path = Path(folder) / "README.md"
+    where: dict[str, Any] = {
+        "task_type": "image-segmentation",
+        "dataset_type": dataset,
+        "dataset_config": dataset_config,
+        "dataset_split": split,
+    }
+    names = {name: SUMMARY[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+    values = [(name, label, result.metrics[name]) for name, label in names.items()]
+    values += [("iou", f"IoU of {id2label[i]}", iou) for i, iou in enumerate(result.metrics["per_category_iou"])]
+    new = [
+        EvalResult(
+            **where,
+            task_name="Semantic segmentation",
+            dataset_name=dataset_config or dataset,
+            metric_type=metric,
+            metric_name=label[0].upper() + label[1:],
+            metric_value=round(float(value), 6),
+        )
+        for metric, label, value in values
+        if not math.isnan(value)
+    ]
+    if path.is_file():
+        try:
+            card = ModelCard.load(path)
+        except ValueError as error:
+            raise ValueError(f"The metadata at the top of {str(path)!r} is not valid: {error}") from error
+    else:
+        data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
+        name = path.resolve().parent.name
+        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nSegments infrared images.\n")
+    kept = [
+        earlier
+        for earlier in card.data.eval_results or []
+        if any(getattr(earlier, name) != value for name, value in where.items())
+    ]
+    card.data.model_name = card.data.model_name or path.resolve().parent.name
+    card.data.eval_results = kept + new
+    with write_whole(path) as staged:
+        card.save(staged)
+    return path
+
+
+__all__ = ["absent_classes", "class_table", "format_result", "format_table", "update_model_card", "write_results"]
