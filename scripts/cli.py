@@ -1,43 +1,58 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The `unip` command: `unip JOB ...` runs the script of that name."""
 
+import functools
 import importlib
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from unip_hf._version import __version__
 
 
 JOBS = {
-    "benchmark": "measure import cost, speed and memory on this machine",
+    "finetune": "train a model on images with masks, or probe a frozen one",
+    "evaluate": "mean IoU of a model on a data set, with a report",
+    "predict": "segment images, folders, TIFF pages and videos",
+    "check-dataset": "find what is wrong with images and masks before training does",
+    "show-dataset": "a picture of what the model sees in training",
     "convert": "published checkpoints to this library's models, and back",
     "quickstart": "train and evaluate on built-in infrared scenes, offline",
+    "benchmark": "measure speed and memory on this machine",
 }
+LAUNCHED = {"finetune", "evaluate"}  # in one process or several
 
 
-def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the names of options spelt as the scripts define them: `--data-dir` becomes `--data_dir`."""
+    return [
+        re.sub(r"^--[a-zA-Z][\w-]*", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in arguments
+    ]
+
+
+def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """
     Runs the `main` of a script.
 
     Args:
-        main: Takes command-line arguments.
+        main: Takes command-line arguments; may return an exit status.
         arguments: What the user typed; names of options may be written with dashes or underscores.
 
     Returns:
         The exit status: 0, or 2 with one sentence on stderr where the input was wrong.
     """
+    # Started as a file, a script has its folder first in the search path, where evaluate.py hides the library.
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
-        main(
-            [
-                re.sub(r"^--[a-zA-Z][\w-]*", lambda name: "--" + name[0][2:].replace("-", "_"), word)
-                for word in arguments
-            ]
-        )
+        return main(with_underscores(arguments)) or 0
     except (ValueError, OSError) as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(2)  # the first process says the same, and then the launcher ends this one
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if job in JOBS:
-        return run(importlib.import_module(f"unip_hf.scripts.{job}").main, rest)
+        script = job.replace("-", "_")
+        if job in LAUNCHED:
+            from unip_hf.scripts.launch import launch
+
+            return run(functools.partial(launch, script), rest)
+        return run(importlib.import_module(f"unip_hf.scripts.{script}").main, rest)
     usage = "usage: unip JOB [options]   (unip JOB --help lists them)\n\n"
-    usage += "\n".join(f"  {name:<12}{purpose}" for name, purpose in JOBS.items())
+    usage += "\n".join(f"  {name:<15}{purpose}" for name, purpose in JOBS.items())
     if job in ("-h", "--help"):
         print(usage)
         return 0

@@ -1,0 +1,314 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Fine-tunes a UNIP model, or any other model for semantic segmentation, on infrared images with masks; or probes frozen
+blocks with linear classifiers.
+
+    unip finetune --model unip-small --data_dir my-images --output_dir outputs/small
+    unip finetune --model unip-small --data_dir my-images --output_dir outputs/probe --layerwise_probe
+    unip finetune --model nvidia/mit-b0 --data_dir my-images --output_dir outputs/segformer
+    accelerate launch scripts/finetune.py --config recipe.yaml --output_dir outputs/small
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unip_hf.scripts.options import check_positive, make_parser, open_run, parse_with_recipe, start_run
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from unip_hf import UnipImageProcessor
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("finetune", __doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
+    data.add_argument("--data_dir", help="folder with the images and masks")
+    data.add_argument("--train_split", default="train", help="default: %(default)s")
+    data.add_argument("--validation_split", default="validation", help="default: %(default)s")
+    data.add_argument("--skip_check", action="store_true", help="do not look at every image before training")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        required=True,
+        help="folder, name on the Hub, published .pth file, or tiny, small, base,\nlarge for a random start",
+    )
+    model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
+    model.add_argument("--layerwise_probe", action="store_true", help="one classifier for each block, all in one run")
+    model.add_argument("--feature_layers", type=int, nargs="+", help="blocks that are read, from 1")
+    model.add_argument("--new_classifier", action="store_true", help="replace a head that has other classes")
+    model.add_argument("--drop_path_rate", type=float, default=0.1, help="of the last block (default: %(default)s)")
+    model.add_argument(
+        "--last_layer_num_attention_heads",
+        type=int,
+        help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
+    )
+    model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
+
+    images = parser.add_argument_group("images")
+    images.add_argument("--crop_size", type=int, default=512, help="training crop in pixels (default: %(default)s)")
+    images.add_argument("--shortest_edge", type=int, default=512, help="size before the crop (default: %(default)s)")
+    images.add_argument("--longest_edge", type=int, default=2048, help="of the other edge (default: %(default)s)")
+    images.add_argument(
+        "--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="of the random resize (default: 0.5 2)"
+    )
+    images.add_argument(
+        "--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"], help="see README"
+    )
+    images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    images.add_argument("--counts_to_celsius", type=float, nargs=2, metavar=("FACTOR", "OFFSET"))
+
+    recipe = parser.add_argument_group("recipe", "defaults are the paper's")
+    recipe.add_argument("--batch_size", type=int, default=8, help="of an update, in all (default: %(default)s)")
+    recipe.add_argument("--per_device_batch_size", type=int, help="at once on each device (default: all of its share)")
+    recipe.add_argument("--num_epochs", type=float, default=100, help="default: %(default)s")
+    recipe.add_argument("--num_steps", type=int, help="updates, instead of --num_epochs")
+    recipe.add_argument("--num_warmup_steps", type=int, help="default: a tenth of all")
+    recipe.add_argument("--learning_rate", type=float, default=1e-4, help="default: %(default)s")
+    recipe.add_argument("--layer_decay", type=float, default=0.85, help="default: %(default)s")
+    recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
+    recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
+    recipe.add_argument("--ema_decay", type=float, help="evaluate and save a moving average, 0.999 say (default: off)")
+    recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
+    recipe.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
+    evaluation.add_argument("--window_size", type=int, default=512, help="sliding window (default: %(default)s)")
+    evaluation.add_argument("--stride", type=int, default=341, help="of the window (default: %(default)s)")
+    evaluation.add_argument("--whole_image", action="store_true", help="instead of the sliding window")
+
+    options = parse_with_recipe(parser, arguments)
+    if options.linear_probe and options.layerwise_probe:
+        raise ValueError("--linear_probe and --layerwise_probe exclude each other.")
+    check_positive(
+        options, "crop_size", "shortest_edge", "longest_edge", "batch_size", "per_device_batch_size", "num_epochs",
+        "num_steps", "learning_rate", "max_gradient_norm", "evaluate_every", "save_every", "log_every",
+    )  # fmt: skip
+    if options.ema_decay is not None and not 0 < options.ema_decay < 1:
+        raise ValueError(f"--ema_decay lies between 0 and 1, unlike {options.ema_decay}.")
+    return options
+
+
+def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[dict[int, str], Any, Any]:
+    """The classes, the training rows, and the validation rows or `None`."""
+    from unip_hf.data import check_dataset, load_id2label, load_infrared_dataset
+
+    id2label = load_id2label(options.dataset, options.data_dir)
+    dataset = load_infrared_dataset(options.dataset, options.data_dir)
+    for split in (options.train_split, options.validation_split):
+        if split not in dataset and split != "validation":
+            raise ValueError(f"There is no split {split!r}; there are: {', '.join(dataset)}.")
+    if options.validation_split not in dataset:
+        logging.getLogger(__name__).warning("There is no split 'validation': nothing is evaluated during training.")
+    used = {split: dataset[split] for split in (options.train_split, options.validation_split) if split in dataset}
+    if not options.skip_check and accelerator.is_main_process:
+        check_dataset(used, id2label, options.num_workers).raise_for_errors()
+    accelerator.wait_for_everyone()
+    return id2label, used[options.train_split], used.get(options.validation_split)
+
+
+def divide_batch(options: argparse.Namespace, num_processes: int) -> tuple[int, int]:
+    """Images at once on each device, and accumulation steps, so that an update has `--batch_size` images."""
+    per_device = options.per_device_batch_size or max(1, options.batch_size // num_processes)
+    if options.batch_size % (num_processes * per_device):
+        raise ValueError(
+            f"--batch_size {options.batch_size} cannot be divided: it is devices ({num_processes}) x images at once "
+            f"({per_device}) x accumulation steps. Choose another --batch_size or --per_device_batch_size."
+        )
+    return per_device, options.batch_size // (num_processes * per_device)
+
+
+def load_image_processor(options: argparse.Namespace, num_channels: int) -> "UnipImageProcessor":
+    """The checkpoint's processor, with the settings of the command line."""
+    from unip_hf import UnipImageProcessor
+    from unip_hf.evaluation import load_processor
+
+    settings: dict[str, Any] = {}
+    if Path(options.model).is_dir() or "/" in options.model:
+        loaded = load_processor(options.model)
+        names = ("image_mean", "image_std", "intensity_scaling", "intensity_percentiles", "intensity_range",
+                 "counts_to_celsius")  # fmt: skip
+        settings = {name: getattr(loaded, name) for name in names}
+    elif Path(options.model).is_file():
+        settings = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255]}
+    for name in ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
+    size = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
+    return UnipImageProcessor(num_channels=num_channels, size=size, **settings)
+
+
+def make_accelerator(options: argparse.Namespace) -> "Accelerator":
+    """Devices, precision and trackers."""
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    trackers = [name for name in options.report_to if name != "none"] or None
+    folders = ProjectConfiguration(str(options.output_dir), logging_dir=str(options.output_dir / "logs"))
+    accelerator = Accelerator(mixed_precision=options.mixed_precision, log_with=trackers, project_config=folders)
+    found = {getattr(tracker, "value", tracker) for tracker in accelerator.log_with}
+    missing = set(trackers or ()) - found
+    if missing:
+        raise ValueError(f"--report_to {' '.join(missing)}: install that package, or choose none.")
+    return accelerator
+
+
+def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator") -> Any:
+    """Batch norm that sees the whole batch, not one device's part of it."""
+    from torch import nn
+
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if accelerator.num_processes == 1 or options.freeze_batch_norm or not has_batch_norm:
+        return model
+    if accelerator.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if accelerator.is_main_process:
+        logging.getLogger(__name__).warning("On CPUs each process has its own batch norm, or add --freeze_batch_norm.")
+    return model
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    run = open_run(options)
+    import torch
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
+    from transformers.utils import logging as transformers_logging
+
+    from unip_hf.data.reading import IGNORE_INDEX
+    from unip_hf.data.transforms import ShuffledBatches, TrainingSamples, read_batches, training_transforms
+    from unip_hf.evaluation import InferenceSettings
+    from unip_hf.files import write_whole
+    from unip_hf.finetuning import (
+        UnipForLayerwiseProbing,
+        Validation,
+        load_model,
+        segmentation_loss,
+        train_with_frozen_batch_norm,
+    )
+    from unip_hf.training import layer_decay_parameter_groups, polynomial_schedule, train
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    accelerator = make_accelerator(options)
+    logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    per_device, accumulation_steps = divide_batch(options, accelerator.num_processes)
+    id2label, rows, validation_rows = load_data(options, accelerator)
+
+    task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else "fine_tuning"
+    set_seed(options.seed)
+    model = load_model(
+        options.model,
+        id2label,
+        task,
+        image_size=options.crop_size,
+        feature_layers=options.feature_layers,
+        drop_path_rate=options.drop_path_rate,
+        last_layer_num_attention_heads=options.last_layer_num_attention_heads,
+        num_channels=options.num_channels,
+        new_classifier=options.new_classifier,
+    )
+    processor = load_image_processor(options, getattr(model.config, "num_channels", 3))
+    if model.config.model_type != "unip":  # others may have parts that the loss does not reach
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    set_seed(options.seed, device_specific=True)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model = prepare_batch_norm(options, model, accelerator)
+    layer_decay = options.layer_decay if task == "fine_tuning" else 1.0
+    groups = layer_decay_parameter_groups(model, options.learning_rate, layer_decay, options.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    if options.compile:
+        model.compile()
+
+    num_steps = options.num_steps or max(1, round(options.num_epochs * len(rows) / options.batch_size))
+    num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
+    evaluate_every = options.evaluate_every or max(1, num_steps // 18)
+    transform = training_transforms(processor, options.crop_size, tuple(options.ratio_range))
+    samples = TrainingSamples(rows, transform, len(id2label), options.seed)
+
+    def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
+        order = ShuffledBatches(
+            len(samples),
+            per_device,
+            accelerator.process_index,
+            accelerator.num_processes,
+            options.seed,
+            first_batch=first_step * accumulation_steps,
+        )
+        is_cuda = accelerator.device.type == "cuda"
+        return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
+
+    def count_pixels(batch: dict[str, torch.Tensor]) -> float:
+        labels = batch["labels"]
+        if getattr(model.config, "loss_average", None) == "all_pixels":
+            return labels.numel()
+        return int((labels != IGNORE_INDEX).sum())
+
+    def save_model(trained: Any, folder: Path) -> None:
+        if isinstance(trained, UnipForLayerwiseProbing):
+            trained = trained.linear_model(trained.best_layer or trained.feature_layers[-1])
+        with write_whole(folder) as staged:
+            trained.save_pretrained(staged)
+            processor.save_pretrained(staged)
+
+    if accelerator.is_main_process:
+        start_run(options, run)
+        print(
+            f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
+            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
+            f"on {accelerator.device.type}\n"
+            f"Batch {options.batch_size} = {accelerator.num_processes} device(s) x {per_device} images x "
+            f"{accumulation_steps} accumulation step(s); {num_steps} steps = "
+            f"{num_steps * options.batch_size / len(rows):.1f} epochs of {len(rows)} images",
+            flush=True,
+        )
+    accelerator.wait_for_everyone()
+    plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in run["options"].items()}
+    accelerator.init_trackers("unip", config=plain)
+    settings = InferenceSettings(None if options.whole_image else options.window_size, options.stride)
+    validation = None
+    if validation_rows is not None:
+        validation = Validation(
+            accelerator, processor, validation_rows, id2label, settings, options.output_dir, options.num_workers
+        )
+    end = train(
+        accelerator,
+        model,
+        optimizer,
+        batches=batches,
+        compute_loss=segmentation_loss,
+        batch_weight=count_pixels,
+        schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
+        num_steps=num_steps,
+        output_dir=options.output_dir,
+        save_model=save_model,
+        evaluate=validation,
+        evaluate_every=evaluate_every,
+        save_every=options.save_every or evaluate_every,
+        log_every=options.log_every,
+        accumulation_steps=accumulation_steps,
+        max_gradient_norm=options.max_gradient_norm,
+        ema_decay=options.ema_decay,
+        set_training_mode=train_with_frozen_batch_norm if options.freeze_batch_norm else torch.nn.Module.train,
+        resume_from_checkpoint=options.resume_from_checkpoint,
+    )
+    if accelerator.is_main_process and end["best"] is not None:
+        print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")
+    elif accelerator.is_main_process:
+        print(f"Trained: {options.output_dir / 'last'}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

@@ -1,0 +1,353 @@
+"""`unip finetune` as a user runs it: real files, real processes, killed and resumed ones among them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation
+
+from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.evaluation import MeanIoU, load_segmentation_model, segment_image
+from unip_hf.scripts import cli
+
+
+UNIP = str(Path(sys.executable).parent / "unip")
+QUICK = ["--crop_size", "32", "--shortest_edge", "32", "--batch_size", "4", "--window_size", "32", "--stride", "21",
+         "--num_workers", "0", "--report_to", "none", "--log_every", "1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forget_the_process() -> Iterator[None]:
+    """Accelerate keeps devices and precision for the life of a process; each test is a user's new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 16-bit images with masks of three classes that their counts give away; sizes differ."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "images-and-masks"
+    for split, count in (("train", 6), ("validation", 3)):
+        for kind in ("images", "masks"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            coarse = generator.integers(0, 3, (3, 4), dtype=np.uint8)
+            ids = np.kron(coarse, np.ones((16, 16 + number % 2), np.uint8))
+            counts = (7000 + 100.0 * ids + generator.integers(0, 30, ids.shape)).astype(np.uint16)
+            Image.fromarray(counts).save(folder / "images" / split / f"{number}.png")
+            ids[0, :9] = 255
+            Image.fromarray(ids).save(folder / "masks" / split / f"{number}.png")
+    (folder / "id2label.json").write_text(json.dumps({"0": "cold", "1": "mild", "2": "warm"}))
+    return folder
+
+
+@pytest.fixture
+def student(make_config: Callable, tmp_path: Path) -> Path:
+    config = make_config(num_channels=1, layer_scale_init_value=None, position_embedding_type="sincos")
+    UnipForPreTraining(config).save_pretrained(tmp_path / "student")
+    UnipImageProcessor(num_channels=1, image_std=0.25).save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
+
+
+def command(student: Path, images: Path, output_dir: Path, *options: object) -> list[str]:
+    fixed = ["finetune", "--model", student, "--data_dir", images, "--output_dir", output_dir, *QUICK, *options]
+    return list(map(str, fixed))
+
+
+def metrics(output_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_student_becomes_a_model_that_finds_the_classes(
+    student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rate: 2e-2\nnum_steps: 999\nratio_range: [0.8, 1.25]\nlinear_probe: false\n")
+    options = ["--config", recipe, "--num_steps", 120, "--evaluate_every", 60, "--report_to", "tensorboard"]
+    assert cli.main(command(student, images, out, *options)) == 0
+    printed = capsys.readouterr()
+    assert (
+        "Batch 4 = 1 device(s) x 4 images x 1 accumulation step(s); 120 steps = 80.0 epochs of 6 images" in printed.out
+    )
+    assert "step 120/120" in printed.err and "left" in printed.err
+    lines = metrics(out)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 120 and np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
+    assert max(line["learning_rate"] for line in lines if "loss" in line) == pytest.approx(0.9 * 2e-2)
+    assert lines[-1]["mean_iou"] > 0.7 and lines[-1]["iou/warm"] > 0.7
+
+    model, processor = load_segmentation_model(out / "best")
+    assert type(model) is UnipForSemanticSegmentation and model.config.id2label == {0: "cold", 1: "mild", 2: "warm"}
+    assert processor.image_std == [0.25] and processor.size["shortest_edge"] == 32
+    assert model.config.drop_path_rate == 0.1 and model.config.last_layer_num_attention_heads is None
+    metric = MeanIoU(3)
+    for path in sorted((images / "images" / "validation").iterdir()):
+        scores = segment_image(model, processor, str(path), settings=inference_settings())
+        metric.add(
+            prediction=scores.argmax(0), reference=np.asarray(Image.open(images / "masks/validation" / path.name))
+        )
+    assert metric.compute()["mean_iou"] == max(line["mean_iou"] for line in lines if "mean_iou" in line)
+
+    run = json.loads((out / "run.json").read_text())
+    assert run["options"]["learning_rate"] == 2e-2 and "torch" in run["versions"]
+    assert Image.open(out / "predictions" / "step-00000120.png").width > 100
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = {path.parent for path in (out / "logs" / "unip").glob("events*")}
+    board = EventAccumulator(str(events)).Reload()
+    assert {"loss", "learning_rate", "mean_iou", "iou/mild"} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"] == ["predictions"] or board.Tags()["images"][0].startswith("predictions")
+
+
+def inference_settings() -> object:
+    from unip_hf.evaluation import InferenceSettings
+
+    return InferenceSettings(window_size=32, stride=21)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_killed_five_times_the_run_ends_with_the_same_weights(student: Path, images: Path, tmp_path: Path) -> None:
+    """Dropout, drop path, moving average, the order of samples and their augmentation all go on where they were."""
+    options = ["--num_steps", 60, "--evaluate_every", 15, "--save_every", 2, "--ema_decay", "0.9", "--num_workers", 1]
+    subprocess.run([UNIP, *command(student, images, tmp_path / "whole", *options)], check=True, timeout=300)
+    out, chance = tmp_path / "killed", random.Random(0)
+    resume: list[str] = []
+    for kill_at in sorted(chance.sample(range(3, 58), 5)):
+        process = subprocess.Popen([UNIP, *command(student, images, out, *options, *resume)])
+        until = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists() or metrics_step(out) < kill_at:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        resume = ["--resume_from_checkpoint", "latest"]
+    done = subprocess.run(
+        [UNIP, *command(student, images, out, *options, *resume)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "Resumed at step" in done.stderr, done.stderr
+    whole = tmp_path / "whole"
+    assert same_weights(whole / "last", out / "last") and same_weights(whole / "best", out / "best")
+    assert same_weights(whole / "checkpoints" / "step-00000060", out / "checkpoints" / "step-00000060")
+    assert metrics(whole) == metrics(out)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"step-00000060"}
+    assert not list(out.rglob(".incomplete*"))
+
+
+def metrics_step(output_dir: Path) -> int:
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return max(steps, default=0)
+
+
+def test_sigterm_saves_and_resuming_keeps_the_options(
+    student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen([UNIP, *command(student, images, out, "--num_steps", 100000)])
+    until = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or metrics_step(out) < 3:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "state.json").read_text())["step"] >= 3 and (out / "last" / "config.json").exists()
+    resume = ["--num_steps", 100000, "--resume_from_checkpoint", "latest"]
+    assert cli.main(command(student, images, out, *resume, "--learning_rate", "1e-3")) == 2
+    assert "--learning_rate was 0.0001, is 0.001" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["unip", "torchrun"])
+def test_two_processes_train_as_one(student: Path, images: Path, tmp_path: Path, launcher: str) -> None:
+    config = json.loads((student / "config.json").read_text())
+    config["classifier_dropout_prob"] = 0.0  # random numbers of two processes are not those of one
+    (student / "config.json").write_text(json.dumps(config))
+    options = [
+        "--num_steps",
+        8,
+        "--evaluate_every",
+        4,
+        "--drop_path_rate",
+        0,
+        "--freeze_batch_norm",
+        "--num_epochs",
+        3,
+    ]
+    options += ["--learning_rate", "1e-2"]
+    subprocess.run([UNIP, *command(student, images, tmp_path / "one", *options)], check=True, timeout=300)
+    arguments = command(student, images, tmp_path / "two", *options)
+    start = [UNIP, *arguments, "--num_processes", "2"]
+    if launcher == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        start = [*torchrun, str(Path(__file__).parents[2] / "scripts" / "finetune.py"), *arguments[1:]]
+    done = subprocess.run(
+        start, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Batch 4 = 2 device(s) x 2 images x 1 accumulation step(s)" in done.stdout
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one.keys() == two.keys()
+        assert {k: v for k, v in one.items() if k != "loss"} == pytest.approx(
+            {k: v for k, v in two.items() if k != "loss"}, abs=1e-3
+        )
+        if "loss" in one:
+            assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+    # Three images, an odd number: the same weights give the same mean IoU to the last bit.
+    results = []
+    for name, several in (("alone", []), ("shared", ["--num_processes", "2"])):
+        evaluate = ["evaluate", tmp_path / "one" / "last", "--data_dir", images, "--output_dir", tmp_path / name]
+        subprocess.run([UNIP, *map(str, evaluate), *several], check=True, timeout=300)
+        results.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert results[0]["confusion_matrix"] == results[1]["confusion_matrix"]
+
+
+def test_probes_train_classifiers_alone(student: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "layers"
+    options = ["--num_steps", 20, "--learning_rate", 0.05]
+    assert cli.main(command(student, images, out, "--layerwise_probe", *options)) == 0
+    layers = json.loads((out / "layers.json").read_text())
+    assert set(layers["mean_iou"]) == {"1", "2", "3"} and Image.open(out / "layers.png").width > 500
+    best, _ = load_segmentation_model(out / "best")
+    assert type(best) is UnipForLinearSegmentation and len(best.feature_layers) == 1
+    before, after = load_file(student / "model.safetensors"), best.state_dict()
+    frozen = [name for name in after if name.startswith("unip.layers")]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+
+    # The classifier of a block is the one that a probe of this block alone learns.
+    layer = best.feature_layers[0]
+    alone = ["--linear_probe", "--feature_layers", layer, *options]
+    assert cli.main(command(student, images, tmp_path / "alone", *alone)) == 0
+    scores = [line["mean_iou"] for line in metrics(tmp_path / "alone") if "mean_iou" in line]
+    assert 0 < max(scores) <= 1 and len(scores) == 20
+    assert cli.main(command(student, images, tmp_path / "four", "--linear_probe", "--num_steps", 1)) == 0
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "four" / "last").config.feature_layers == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_other_models_train_under_the_same_recipe(images: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
+    torch.manual_seed(0)
+    config = SegformerConfig(**sizes, decoder_hidden_size=16, num_labels=3)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segformer")
+    options = ["--num_steps", 3, "--evaluate_every", 3, "--mixed_precision", "bf16", "--gradient_checkpointing"]
+    assert cli.main(command(tmp_path / "segformer", images, tmp_path / "out", *options)) == 0
+    model, processor = load_segmentation_model(tmp_path / "out" / "last")
+    assert type(model) is SegformerForSemanticSegmentation and model.config.id2label[2] == "warm"
+    assert type(processor).__name__ == "UnipImageProcessor" and processor.num_channels == 3
+
+
+def break_nothing(images: Path) -> None: ...
+
+
+def remove_images(images: Path) -> None:
+    for path in images.rglob("*.png"):
+        path.unlink()
+
+
+def orphan_mask(images: Path) -> None:
+    (images / "images" / "train" / "2.png").unlink()
+
+
+def text_as_image(images: Path) -> None:
+    (images / "images" / "train" / "2.png").write_text("no image")
+
+
+def truncate(images: Path) -> None:
+    path = images / "images" / "train" / "2.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def other_size(images: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(images / "masks" / "train" / "2.png")
+
+
+def id_out_of_range(images: Path) -> None:
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(images / "masks" / "train" / "2.png")
+
+
+@pytest.mark.parametrize(("break_it", "options", "message"), [
+    (remove_images, [], "mages"),
+    (orphan_mask, [], "2.png"),
+    (text_as_image, [], "2.png"),
+    (truncate, [], "2.png"),
+    (other_size, [], "2.png"),
+    (id_out_of_range, [], "7"),
+    (break_nothing, ["--data_dir", "nowhere"], "nowhere"),
+    (break_nothing, ["--model", "nowhere"], "nowhere"),
+    (break_nothing, ["--model", "four-classes"], "'four-classes' has 4 classes (LABEL_0, LABEL_1, LABEL_2, LABEL_3), "
+                                                 "the dataset 3 (cold, mild, warm): add --new_classifier"),
+    (break_nothing, ["--output_dir", "used"], "'used' is not empty: choose another --output_dir, add --overwrite"),
+    (break_nothing, ["--resume_from_checkpoint", "latest"], "There is no checkpoint to resume"),
+    (break_nothing, ["--batch_size", "4", "--per_device_batch_size", "3"], "--batch_size 4 cannot be divided"),
+    (break_nothing, ["--learning_rate", "0"], "--learning_rate is above 0"),
+    (break_nothing, ["--train_split", "night"], "no split 'night'; there are: train, validation"),
+    (break_nothing, ["--report_to", "wandb"], "wandb"),
+    (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
+    (break_nothing, ["--linear_probe", "--layerwise_probe"], "exclude each other"),
+    (break_nothing, ["--feature_layers", "9"], "blocks that do not exist"),
+])  # fmt: skip
+def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
+    break_it: Callable,
+    options: list[str],
+    message: str,
+    student: Path,
+    images: Path,
+    make_config: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    UnipForSemanticSegmentation(make_config(num_channels=1, num_labels=4)).save_pretrained(tmp_path / "four-classes")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    break_it(images)
+    before = set(tmp_path.rglob("*"))
+    assert cli.main(command(student, images, tmp_path / "out", "--num_steps", 1, *options)) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "\nerror: " in f"\n{errors}" and "Traceback" not in errors
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_new_classifiers_and_overwriting_when_told(
+    student: Path, images: Path, make_config: Callable, tmp_path: Path
+) -> None:
+    UnipForSemanticSegmentation(make_config(num_channels=1, num_labels=4)).save_pretrained(tmp_path / "four")
+    out = tmp_path / "out"
+    for _ in range(2):
+        options = ["--num_steps", 2, "--evaluate_every", 2, "--new_classifier", "--overwrite"]
+        assert cli.main(command(tmp_path / "four", images, out, *options)) == 0
+        assert [line["step"] for line in metrics(out)] == [1, 2, 2]
+    model, _ = load_segmentation_model(out / "last")
+    assert model.config.num_labels == 3 and model.decode_head.classifier.out_channels == 3
+
+
+def test_a_full_disk_stops_with_a_sentence(student: Path, images: Path, tmp_path: Path) -> None:
+    limited = f"ulimit -f 40; exec {UNIP} {' '.join(command(student, images, tmp_path / 'out', '--num_steps', 2))}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "error: Could not write" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("checkpoints/*")) and not (tmp_path / "out" / "last").exists()

@@ -1,0 +1,195 @@
+"""Parameter groups and schedules against the published numbers; the loop, driven with a small model."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
+
+from unip_hf import UnipForSemanticSegmentation
+from unip_hf.hub.conversion import ENCODER_NAMES, SEGMENTATION_NAMES, _rename
+from unip_hf.progress import duration
+from unip_hf.training import cosine_schedule, layer_decay_parameter_groups, polynomial_schedule, train
+from unip_hf.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from unip_hf.training.optimization import find_blocks
+
+
+def test_schedules_are_the_published_ones(golden: Path) -> None:
+    published = json.loads((golden / "schedules.json").read_text())
+    fine_tuning = published["fine_tuning"]
+    for step, rate in fine_tuning["lr_at_iteration"].items():
+        factor = polynomial_schedule(
+            int(step),
+            fine_tuning["max_iters"],
+            fine_tuning["warmup_iters"],
+            fine_tuning["warmup_ratio"],
+            fine_tuning["power"],
+        )
+        assert fine_tuning["base_lr"] * factor == pytest.approx(rate, rel=1e-9)
+    distillation = published["distillation"]
+    for epoch, rate in distillation["lr_at_epoch"].items():
+        factor = cosine_schedule(float(epoch), distillation["epochs"], distillation["warmup_epochs"])
+        assert distillation["base_lr"] * factor == pytest.approx(rate, rel=1e-9)
+
+
+def test_layer_decay_is_the_published_one(golden: Path, make_config: Callable) -> None:
+    published = json.loads((golden / "layer_decay.json").read_text())
+    model = UnipForSemanticSegmentation(make_config(num_hidden_layers=published["num_layers"]))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = layer_decay_parameter_groups(
+        model, published["base_lr"], published["layer_decay"], published["weight_decay"]
+    )
+    ours = {names[id(p)]: group for group in groups for p in group["params"]}
+    assert len(ours) == len(names)
+    pairs = [(f"backbone.{theirs}", f"unip.{our}") for theirs, our in ENCODER_NAMES] + SEGMENTATION_NAMES
+    compared = 0
+    for theirs, expected in published["parameters"].items():
+        if theirs.startswith(("backbone.norm.", "backbone.fpn")):
+            theirs = theirs.removeprefix("backbone.") if "fpn" in theirs else theirs
+        name = _rename(theirs, pairs)
+        if name not in ours:  # the final norm, which segmentation does not have here
+            assert theirs.startswith("backbone.norm."), theirs
+            continue
+        assert ours[name]["lr_scale"] == pytest.approx(expected["lr_scale"])
+        assert ours[name]["lr"] == pytest.approx(published["base_lr"] * expected["lr_scale"])
+        assert ours[name]["weight_decay"] == expected["weight_decay"]
+        compared += 1
+    assert compared == len(ours)
+
+
+def test_blocks_are_found_in_other_models_and_stages_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    plain = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16))
+    blocks = find_blocks(plain)
+    assert blocks is not None and len(plain.get_submodule(blocks)) == 3
+    groups = layer_decay_parameter_groups(plain, 1.0, 0.5)
+    assert {group["lr"] for group in groups} == {0.5**4, 0.5**3, 0.5**2, 0.5, 1.0}
+    sizes = {"hidden_sizes": [8, 8, 8, 8], "depths": [2, 2, 2, 2], "num_attention_heads": [1, 1, 1, 1]}
+    staged = SegformerForSemanticSegmentation(SegformerConfig(**sizes, decoder_hidden_size=8))
+    assert find_blocks(staged) is None
+    assert {group["lr"] for group in layer_decay_parameter_groups(staged, 1.0, 0.5)} == {1.0}
+    assert "layer decay is not applied" in caplog.text
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        layer_decay_parameter_groups(plain.requires_grad_(False), 1.0)
+    with pytest.raises(ValueError, match="layer_decay is above 0"):
+        layer_decay_parameter_groups(plain, 1.0, 1.5)
+
+
+def run(output_dir: Path, num_steps: int, model: nn.Module | None = None, **settings: object) -> dict:
+    """Fits y = x with a linear model; the batch of a step depends on the step alone."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4) if model is None else model
+    output_dir.mkdir(exist_ok=True)
+
+    def batches(step: int) -> Iterator[torch.Tensor]:
+        for number in range(step * settings.get("accumulation_steps", 1), 10**6):  # type: ignore[call-overload]
+            yield torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+
+    def save_model(trained: nn.Module, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        torch.save(trained.state_dict(), folder / "weights.bin")
+
+    return train(
+        Accelerator(cpu=True),
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.05),
+        batches=batches,
+        compute_loss=lambda model, batch: (model(batch) - batch).square().mean(),
+        batch_weight=len,
+        schedule=lambda step: polynomial_schedule(step, num_steps),
+        num_steps=num_steps,
+        output_dir=output_dir,
+        save_model=save_model,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_the_loop_learns_and_keeps_the_best_and_the_last(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.9, 0.5])
+    end = run(tmp_path, 30, evaluate=lambda model, step: {"mean_iou": next(scores)}, evaluate_every=10, save_every=10)
+    assert end == {"step": 30, "best": 0.9, "best_step": 20}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 3 and losses[-1] < losses[0] / 2
+    assert [line["mean_iou"] for line in lines if "mean_iou" in line] == [0.1, 0.9, 0.5]
+    best, last = (torch.load(tmp_path / kind / "weights.bin", weights_only=True) for kind in ("best", "last"))
+    assert not torch.equal(best["weight"], last["weight"])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+def test_accumulation_and_unequal_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    """Two batches of weights 1 and 3 are one batch in which the second counts three times."""
+    values = torch.tensor([[2.0], [10.0]])
+    seen = []
+    for name, batches, accumulation_steps in (("halves", [values[:1], values[1:]], 2), ("whole", [values], 1)):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+
+        def compute_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+            weights = torch.where(batch == 2, 1.0, 3.0)
+            return (model(batch) * weights).sum() / weights.sum()
+
+        (tmp_path / name).mkdir()
+        train(
+            Accelerator(cpu=True),
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            batches=lambda step, batches=batches: iter(batches),
+            compute_loss=compute_loss,
+            batch_weight=lambda batch: 1.0 if batch.tolist() == [[2.0]] else 3.0,
+            schedule=lambda step: 1.0,
+            num_steps=1,
+            output_dir=tmp_path / name,
+            save_model=lambda model, folder: None,
+            accumulation_steps=accumulation_steps,
+        )
+        loss = json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss"]
+        seen.append((model.weight.item(), loss))
+    assert seen[0] == pytest.approx((1 - 8.0, 8.0)) and seen[1] == pytest.approx((1 - 8.0, 8.0))
+
+
+def test_the_moving_average_is_evaluated_and_saved(tmp_path: Path) -> None:
+    start = nn.Linear(4, 4).requires_grad_(True)
+    averages = []
+    run(
+        tmp_path, 3, model=start, ema_decay=0.5, evaluate_every=1, log_every=1,
+        evaluate=lambda model, step: {"mean_iou": float(averages.append(model.weight.clone()) or 0)},
+    )  # fmt: skip
+    last = torch.load(tmp_path / "last" / "weights.bin", weights_only=True)["weight"]
+    assert torch.equal(last, averages[-1]) and not torch.equal(last, start.weight)
+    # AveragedModel starts with the first weights it sees, then moves half the way at each step.
+    assert torch.allclose(averages[2] * 2 - averages[1], start.weight, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    nn.init.constant_(model.weight, float("inf"))
+    with pytest.raises(ValueError, match=r"The loss is (nan|inf) before step 10: lower the learning rate"):
+        run(tmp_path, 20, model=model)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    model = nn.Linear(400, 400)
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(model)
+    save_checkpoint(accelerator, tmp_path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as on a full disk, writing fails midway
+    try:
+        with pytest.raises(OSError, match=r"Could not write the checkpoint .*step-00000002"):
+            save_checkpoint(accelerator, tmp_path, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    before = prepared.weight.detach().clone()
+    nn.init.zeros_(prepared.weight)
+    assert load_checkpoint(accelerator, find_checkpoint(tmp_path, "latest")) == {"step": 1}
+    assert torch.equal(prepared.weight, before)
+
+
+def test_durations_are_readable() -> None:
+    assert [duration(s) for s in (42.4, 185, 7380)] == ["42 s", "3 min 05 s", "2 h 03 min"]

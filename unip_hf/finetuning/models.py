@@ -1,0 +1,165 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of every kind as models to fine-tune or to probe, and what a run does to a model before it trains."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
+
+from unip_hf.hub import convert_checkpoint
+from unip_hf.modeling.configuration_unip import UNIP_SIZES, UnipConfig
+from unip_hf.modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
+
+from .probing import UnipForLayerwiseProbing
+
+
+logger = logging.getLogger(__name__)
+
+TASKS = {
+    "fine_tuning": UnipForSemanticSegmentation,
+    "linear_probe": UnipForLinearSegmentation,
+    "layerwise_probe": UnipForLayerwiseProbing,
+}
+
+
+def probed_layers(num_layers: int) -> list[int]:
+    """Blocks that the published linear probe reads: 4, 6, 8, 12 of 12 blocks, 8, 12, 16, 24 of 24."""
+    return sorted({max(1, num_layers * thirds // 6) for thirds in (2, 3, 4, 6)})
+
+
+def load_model(
+    checkpoint: str,
+    id2label: dict[int, str],
+    task: str = "fine_tuning",
+    image_size: int = 512,
+    feature_layers: Sequence[int] | None = None,
+    drop_path_rate: float = 0.1,
+    last_layer_num_attention_heads: int | None = None,
+    num_channels: int = 3,
+    new_classifier: bool = False,
+) -> PreTrainedModel:
+    """
+    A model with a segmentation head for these classes.
+
+    A distilled student or an encoder becomes the paper's segmentation network: learned position table of this image
+    size, LayerScale 1, drop path that rises with depth, heads of the last block as asked for. A network that has the
+    head already is taken as it is.
+
+    Args:
+        checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, a published
+            `.pth` file, or a size (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
+        id2label (`dict[int, str]`): The classes.
+        task (`str`, *optional*, defaults to `"fine_tuning"`): Or `"linear_probe"`, `"layerwise_probe"`.
+        image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
+        feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default the last one for
+            fine-tuning, four for the linear probe, all for the layer-wise probe.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): Of the last block.
+        last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; `None` as all others.
+        num_channels (`int`, *optional*, defaults to 3): Of a random start; checkpoints keep theirs.
+        new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it does not fit, with the reason.
+    """
+    model_class = TASKS[task]
+    fields: dict[str, Any] = {
+        "id2label": id2label,
+        "drop_path_rate": drop_path_rate,
+        "drop_path_schedule": "linear",
+        "last_layer_num_attention_heads": last_layer_num_attention_heads,
+        "feature_layers": None if feature_layers is None else list(feature_layers),
+    }
+    if task == "fine_tuning":
+        fields.update(position_embedding_type="learned", layer_scale_init_value=1.0)
+    if checkpoint in UNIP_SIZES and not Path(checkpoint).exists():
+        logger.warning(f"{checkpoint!r} is a size: training starts from random weights, which need far more images.")
+        config = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
+        return model_class(_with_fields(config, fields, task))
+    if Path(checkpoint).is_file():
+        model = convert_checkpoint(checkpoint, model_class, num_labels=len(id2label), **fields)
+        model.resize_position_embeddings(image_size)
+        return model
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
+    architecture = (config.architectures or [""])[0]
+    if config.model_type != "unip" and task != "fine_tuning":
+        raise ValueError(f"{checkpoint!r} is a {config.model_type} model: probing reads the blocks of a UNIP encoder.")
+    has_head = architecture == model_class.__name__ or (
+        config.model_type != "unip" and architecture.endswith("ForSemanticSegmentation")
+    )
+    if has_head and config.num_labels != len(id2label) and not new_classifier:
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} has {config.num_labels} classes ({_some(config.id2label)}), the dataset "
+            f"{len(id2label)} ({_some(id2label)}): add --new_classifier to train new classifiers, or choose another."
+        )
+    if config.model_type != "unip":
+        names = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+        return AutoModelForSemanticSegmentation.from_pretrained(
+            checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, **names
+        )
+    kept = {"id2label": id2label} if has_head else fields
+    model, loading = model_class.from_pretrained(
+        checkpoint,
+        config=_with_fields(config, kept, task),
+        ignore_mismatched_sizes=new_classifier,
+        output_loading_info=True,
+    )
+    missing = [n for n in loading["missing_keys"] if n.startswith("unip.") and "layer_scale" not in n]
+    if missing:
+        raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {missing[:3]} ({len(missing)} in all).")
+    model.resize_position_embeddings(image_size)
+    return model
+
+
+def _with_fields(config: UnipConfig, fields: dict[str, Any], task: str) -> UnipConfig:
+    """The configuration with some fields changed, checked as a new one."""
+    values = {**config.to_dict(), **fields}
+    for derived in ("label2id", "architectures", "auto_map", "transformers_version"):
+        values.pop(derived, None)
+    if task == "linear_probe" and values["feature_layers"] is None:
+        values["feature_layers"] = probed_layers(config.num_hidden_layers)
+    elif task == "layerwise_probe":
+        values["feature_layers"] = list(range(1, config.num_hidden_layers + 1))
+    try:
+        return UnipConfig(**values)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def _some(id2label: dict[int, str]) -> str:
+    names = [str(name) for _, name in sorted(id2label.items())]
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def segmentation_loss(model: nn.Module, batch: dict[str, torch.Tensor], ignore_index: int = 255) -> torch.Tensor:
+    """
+    The model's own loss. Where no pixel has a label, many models return NaN; the loss is 0 there.
+
+    Args:
+        model: Any model for semantic segmentation.
+        batch: `pixel_values` `(batch_size, channels, height, width)` and `labels` `(batch_size, height, width)`.
+        ignore_index (`int`, *optional*, defaults to 255): Id without loss.
+    """
+    loss = model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+    if (batch["labels"] != ignore_index).any():
+        return loss
+    return sum((parameter * 0).sum() for parameter in model.parameters() if parameter.requires_grad)  # type: ignore
+
+
+def train_with_frozen_batch_norm(model: nn.Module) -> None:
+    """Training mode, but batch norm uses its running statistics and leaves them as they are."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+__all__ = ["TASKS", "load_model", "probed_layers", "segmentation_loss", "train_with_frozen_batch_norm"]

@@ -1,0 +1,76 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Layer-wise linear probing (paper section 3.1): one classifier for each block of a frozen encoder, in one pass."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from unip_hf.modeling.configuration_unip import UnipConfig
+from unip_hf.modeling.modeling_unip_segmentation import UnipForLinearSegmentation
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class UnipForLayerwiseProbing(UnipForLinearSegmentation):
+    """
+    One linear classifier for each of `config.feature_layers`, trained side by side: a 1x1 convolution in groups, so
+    that no classifier sees another's block. The loss is the sum of all, hence each learns as if it were alone.
+
+    `logits` has the classes of the first block, then those of the second, and so on: shape
+    `(batch_size, num_layers * num_labels, rows, columns)`. `best_layer` is the block that did best in an evaluation.
+    """
+
+    best_layer: int | None = None
+
+    def __init__(self, config: UnipConfig):
+        super().__init__(config)
+        self.num_probes = len(self.feature_layers)
+        self.classifier = nn.Conv2d(
+            self.num_probes * config.hidden_size,
+            self.num_probes * (config.num_labels or 0),
+            kernel_size=1,
+            groups=self.num_probes,
+        )
+        self.post_init()
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss_of_one = super()._cross_entropy
+        return torch.stack([loss_of_one(one, labels) for one in logits.chunk(self.num_probes, dim=1)]).sum()
+
+    def linear_model(self, layer: int) -> UnipForLinearSegmentation:
+        """
+        The linear probe of one block, with its trained classifier.
+
+        Args:
+            layer (`int`): Block, from 1.
+
+        Raises:
+            ValueError: if this block has no classifier.
+        """
+        if layer not in self.feature_layers:
+            raise ValueError(f"Block {layer} was not probed; these were: {self.feature_layers}.")
+        values = {k: v for k, v in self.config.to_dict().items() if k not in ("architectures", "label2id")}
+        model = UnipForLinearSegmentation(UnipConfig(**{**values, "feature_layers": [layer]}))
+        weights = self.state_dict()
+        for name in ("classifier.weight", "classifier.bias"):
+            weights[name] = weights[name].chunk(self.num_probes)[self.feature_layers.index(layer)]
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        return model.to(self.device)  # type: ignore[arg-type]
+
+
+def plot_over_depth(mean_iou: dict[int, float]) -> "Figure":
+    """Mean IoU (0..1) by block, as a `matplotlib` figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(mean_iou), [100 * value for value in mean_iou.values()], marker="o", color="#1f6f8b")
+    axes.set(xlabel="block", ylabel="mean IoU of a linear classifier (%)", xticks=list(mean_iou))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+__all__ = ["UnipForLayerwiseProbing", "plot_over_depth"]

@@ -1,0 +1,121 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation during training: metrics for the log, sample predictions, the curve over depth of layer-wise probing."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from unip_hf.evaluation import InferenceSettings, MeanIoU, evaluate_dataset, segment_dataset
+from unip_hf.evaluation.pictures import grey_picture, overlay_picture, side_by_side
+from unip_hf.files import write_whole
+from unip_hf.modeling.image_processing_unip import UnipImageProcessor
+
+from .probing import UnipForLayerwiseProbing, plot_over_depth
+
+
+class Validation:
+    """
+    Evaluates a model on the validation rows, as [`unip_hf.training.train`] asks for it.
+
+    Args:
+        accelerator: Its processes share the rows; its trackers get the pictures.
+        processor: Of the model.
+        rows: Dataset with the columns `image` and `annotation`.
+        id2label (`dict[int, str]`): The classes.
+        settings: How images are segmented.
+        output_dir (`Path`): Gets `predictions/step-....png`; for layer-wise probing `layers.json` and `layers.png`.
+        num_workers (`int`, *optional*, defaults to 0): Processes that read images.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        processor: UnipImageProcessor,
+        rows: Any,
+        id2label: dict[int, str],
+        settings: InferenceSettings,
+        output_dir: Path,
+        num_workers: int = 0,
+    ):
+        self.accelerator = accelerator
+        self.processor = processor
+        self.rows = rows
+        self.id2label = id2label
+        self.settings = settings
+        self.output_dir = output_dir
+        self.num_workers = num_workers
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, Any]:
+        """`mean_iou`, `mean_accuracy`, `overall_accuracy`, and the IoU of each class, `None` where undefined."""
+        if isinstance(model, UnipForLayerwiseProbing):
+            return self._evaluate_layers(model)
+        result = evaluate_dataset(
+            model, self.processor, self.rows, self.id2label, self.settings, self.accelerator, self.num_workers, 2
+        )
+        if self.accelerator.is_main_process:
+            self._show([*result.worst, *result.best], step)
+        metrics = {name: float(result.metrics[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        for index, name in self.id2label.items():
+            iou = float(result.metrics["per_category_iou"][index])
+            metrics[f"iou/{name}"] = None if math.isnan(iou) else iou  # type: ignore[assignment]
+        return metrics
+
+    def _show(self, examples: list[Any], step: int) -> None:
+        rows = []
+        for example in examples:
+            panels: list[tuple[str, Image.Image | np.ndarray]] = [
+                (Path(example.name).name, grey_picture(example.image, self.processor)),
+                ("truth", overlay_picture(example.image, example.ids, self.id2label)),
+                (
+                    f"prediction, mean IoU {example.mean_iou:.2f}",
+                    overlay_picture(example.image, example.predicted_ids, self.id2label),
+                ),
+            ]
+            rows.append(side_by_side(panels))
+        if not rows:
+            return
+        picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+        top = 0
+        for row in rows:
+            picture.paste(row, (0, top))
+            top += row.height
+        with write_whole(self.output_dir / "predictions" / f"step-{step:08d}.png") as staged:
+            picture.save(staged)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"predictions": np.asarray(picture)[None]}, step=step, **layout)
+
+    def _evaluate_layers(self, model: UnipForLayerwiseProbing) -> dict[str, Any]:
+        num_labels = len(self.id2label)
+        metrics = [MeanIoU(num_labels) for _ in model.feature_layers]
+        outputs = segment_dataset(
+            model, self.processor, self.rows, self.settings, self.accelerator, self.num_workers
+        )  # (layers * classes, H, W) for each image
+        for _, sample, scores in outputs:
+            if sample.ids is None:
+                raise ValueError(f"{sample.name} has no mask.")
+            for metric, one in zip(metrics, scores.split(num_labels)):
+                metric.add(prediction=one.argmax(dim=0), reference=sample.ids)
+        mean_iou = {}
+        for layer, metric in zip(model.feature_layers, metrics):
+            metric.synchronize()
+            mean_iou[layer] = float(metric.compute()["mean_iou"])
+        best = max(mean_iou, key=mean_iou.__getitem__)
+        model.best_layer = best
+        if self.accelerator.is_main_process:
+            with write_whole(self.output_dir / "layers.json") as staged:
+                staged.write_text(json.dumps({"mean_iou": mean_iou, "best_layer": best}, indent=1))
+            with write_whole(self.output_dir / "layers.png") as staged:
+                plot_over_depth(mean_iou).savefig(staged, format="png", dpi=150)
+        layers = {f"mean_iou/block_{layer:02d}": value for layer, value in mean_iou.items()}
+        return {"mean_iou": mean_iou[best], "best_layer": best, **layers}
+
+
+__all__ = ["Validation"]

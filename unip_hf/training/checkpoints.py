@@ -1,0 +1,88 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of a run: everything that is needed to go on as if it had never stopped."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from torch import nn
+
+
+def find_checkpoint(output_dir: Path, which: str) -> Path:
+    """
+    The folder of a checkpoint.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        which (`str`): `"latest"`, or the path of one.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if which != "latest":
+        if not (Path(which) / "state.json").is_file():
+            raise FileNotFoundError(f"{which!r} is no checkpoint of a run: it has no state.json.")
+        return Path(which)
+    found = sorted((output_dir / "checkpoints").glob("step-*/state.json"))
+    if not found:
+        raise FileNotFoundError(
+            f"There is no checkpoint to resume in '{output_dir}': leave --resume_from_checkpoint out to start anew."
+        )
+    return found[-1].parent
+
+
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: Path, state: dict[str, Any], averaged_model: nn.Module | None = None
+) -> None:
+    """
+    Writes `output_dir/checkpoints/step-...` whole and removes older ones. Every process calls this.
+
+    Args:
+        accelerator: Whose prepared models and optimizers, with the random states of all processes, are written.
+        output_dir (`Path`): Folder of the run.
+        state (`dict`): Plain values, `"step"` among them.
+        averaged_model (*optional*): The moving average of the weights.
+
+    Raises:
+        OSError: if the disk is full, say. What was there before stays.
+    """
+    target = output_dir / "checkpoints" / f"step-{state['step']:08d}"
+    staged = target.with_name(f".incomplete-{target.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(staged, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(staged))
+        if accelerator.is_main_process:
+            if averaged_model is not None:
+                torch.save(averaged_model.state_dict(), staged / "averaged_model.bin")
+            (staged / "state.json").write_text(json.dumps(state))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise OSError(f"Could not write the checkpoint '{target}': {error}") from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        staged.rename(target)
+        for other in (*target.parent.glob("step-*"), *target.parent.glob(".incomplete-step-*")):
+            if other != target:
+                shutil.rmtree(other)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, averaged_model: nn.Module | None = None
+) -> dict[str, Any]:
+    """Loads what [`save_checkpoint`] wrote into the prepared models and optimizers; returns the plain values."""
+    accelerator.load_state(str(checkpoint))
+    if averaged_model is not None:
+        averaged = torch.load(checkpoint / "averaged_model.bin", map_location=accelerator.device, weights_only=True)
+        averaged_model.load_state_dict(averaged)
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+__all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint"]

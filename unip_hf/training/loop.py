@@ -1,0 +1,228 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""The training loop. It knows nothing of what is trained: model, batches, loss and evaluation are handed to it."""
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..progress import Progress
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+
+
+STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
+
+
+class MetricsLog:
+    """
+    What was measured during a run, one JSON object a line, and the trackers.
+
+    Args:
+        accelerator: Whose trackers get the same values; the main process writes.
+        path (`Path`): File to append to.
+        first_step (`int`): Lines of later steps are removed: the run was interrupted and makes them again.
+    """
+
+    def __init__(self, accelerator: Accelerator, path: Path, first_step: int):
+        self.accelerator = accelerator
+        self.path = path
+        if accelerator.is_main_process and path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+            path.write_text("".join(kept))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+        if self.accelerator.is_main_process:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+@contextmanager
+def terminated() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGTERM came; the signal does nothing else inside the block."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def make_sum_over_processes() -> Callable[[list[float]], list[float]]:
+    """A function that adds numbers up over all processes, on the CPU, so that no device has to be waited for."""
+    if not torch.distributed.is_initialized():
+        return lambda numbers: numbers
+    group: Any = torch.distributed.new_group(backend="gloo")
+
+    def add_up(numbers: list[float]) -> list[float]:
+        sums = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        torch.distributed.all_reduce(sums, group=group)
+        return sums.tolist()
+
+    return add_up
+
+
+def train(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batches: Callable[[int], Iterable[Any]],
+    compute_loss: Callable[[nn.Module, Any], torch.Tensor],
+    batch_weight: Callable[[Any], float],
+    schedule: Callable[[int], float],
+    num_steps: int,
+    output_dir: Path,
+    save_model: Callable[[nn.Module, Path], None],
+    evaluate: Callable[[nn.Module, int], dict[str, Any]] | None = None,
+    best_metric: str = "mean_iou",
+    evaluate_every: int = 1000,
+    save_every: int = 1000,
+    log_every: int = 10,
+    accumulation_steps: int = 1,
+    max_gradient_norm: float | None = None,
+    ema_decay: float | None = None,
+    set_training_mode: Callable[[nn.Module], Any] = nn.Module.train,
+    resume_from_checkpoint: str | None = None,
+) -> dict[str, Any]:
+    """
+    Trains a model until `num_steps` updates are made.
+
+    The loss of an update is the mean over all its batches, on all processes and in all accumulation steps, weighted
+    with `batch_weight` (the number of labelled pixels, say): the same number whichever way the batch is divided.
+
+    A run that is interrupted goes on from its last checkpoint as if nothing had happened. SIGTERM writes a checkpoint
+    and ends the process with status 143. `output_dir` gets `checkpoints/`, `best/` and `last/` (what `save_model`
+    writes) and `metrics.jsonl`.
+
+    Args:
+        accelerator: Prepares model and optimizer; its trackers, if there are any, get every metric.
+        model: On any device.
+        optimizer: Its groups' `lr` is the rate that `schedule` is multiplied with.
+        batches: From the number of updates made to this process's batches of tensors from there on, without an end.
+        compute_loss: From model and batch (on the device) to the mean loss of the batch.
+        batch_weight: Number of things that this mean is over.
+        schedule: From the number of updates made, 0 to `num_steps - 1`, to the part of the learning rate.
+        num_steps: Updates.
+        output_dir: Folder that exists.
+        save_model: Writes model and folder, in the main process.
+        evaluate: From model and step to metrics, called by every process; the model is in evaluation mode.
+        best_metric: Whose highest value `best/` is saved for.
+        evaluate_every, save_every, log_every: In updates. The last update is always evaluated, saved and logged.
+        accumulation_steps: Batches of each process for one update.
+        max_gradient_norm: Longer gradients are shortened to it.
+        ema_decay: Evaluate and save the exponential moving average of the weights with this decay.
+        set_training_mode: Called with the model before training and after every evaluation.
+        resume_from_checkpoint: `"latest"` or the path of a checkpoint.
+
+    Returns:
+        The state at the end: `step`, the highest value of `best_metric` as `best`, and its step as `best_step`.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint to resume from.
+        ValueError: if the loss is not finite.
+        OSError: if a checkpoint cannot be written.
+    """
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    averaged = None
+    if ema_decay is not None:
+        averaging = get_ema_multi_avg_fn(ema_decay)
+        averaged = AveragedModel(model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    state: dict[str, Any] = {"step": 0, "best": None, "best_step": None}
+    if resume_from_checkpoint is not None:
+        state = load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
+    log = MetricsLog(accelerator, output_dir / "metrics.jsonl", state["step"])
+    progress = Progress("step", num_steps, state["step"], accelerator.is_main_process)
+    if resume_from_checkpoint is not None:
+        progress.say(f"Resumed at step {state['step']} of {num_steps}.")
+
+    def trained_model() -> nn.Module:
+        return accelerator.unwrap_model(model) if averaged is None else averaged.module
+
+    def save(kind: str) -> None:
+        if accelerator.is_main_process:
+            save_model(trained_model(), output_dir / kind)
+
+    def save_state() -> None:
+        save("last")
+        save_checkpoint(accelerator, output_dir, state, averaged)
+
+    add_up = make_sum_over_processes()
+    iterator = iter(batches(state["step"]))
+    losses: list[torch.Tensor] = []
+    latest: dict[str, str] = {}
+    set_training_mode(model)
+    with terminated() as is_terminated:
+        while state["step"] < num_steps:
+            micro_batches = [next(iterator) for _ in range(accumulation_steps)]
+            weights = [batch_weight(batch) for batch in micro_batches]
+            total, num_terminated = add_up([sum(weights), is_terminated()])
+            if num_terminated:
+                save_state()
+                progress.say(f"Stopped by SIGTERM at step {state['step']}; --resume_from_checkpoint latest goes on.")
+                raise SystemExit(STOPPED_BY_SIGTERM)
+
+            for group, rate in zip(optimizer.param_groups, base_rates):
+                group["lr"] = rate * schedule(state["step"])
+            loss_of_step = torch.zeros((), device=accelerator.device)
+            for number, (batch, weight) in enumerate(zip(micro_batches, weights), start=1):
+                batch = send_to_device(batch, accelerator.device, non_blocking=True)
+                share = weight / max(total, 1.0)
+                with nullcontext() if number == accumulation_steps else accelerator.no_sync(model):
+                    with accelerator.autocast():
+                        loss = compute_loss(model, batch)
+                    # Gradients are averaged over processes, so this makes their mean the weighted one.
+                    accelerator.backward(loss * (share * accelerator.num_processes))
+                loss_of_step += loss.detach() * share
+            losses.append(loss_of_step)
+            if max_gradient_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), max_gradient_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if averaged is not None:
+                averaged.update_parameters(accelerator.unwrap_model(model))
+            state["step"] += 1
+
+            is_last = state["step"] == num_steps
+            if state["step"] % log_every == 0 or is_last:
+                mean_loss = accelerator.reduce(torch.stack(losses).mean(), "sum").item()
+                losses.clear()
+                if not math.isfinite(mean_loss):
+                    raise ValueError(
+                        f"The loss is {mean_loss} before step {state['step']}: lower the learning rate, clip "
+                        "gradients with --max_gradient_norm, or use bf16 or fp32 instead of fp16."
+                    )
+                rate = max(group["lr"] for group in optimizer.param_groups)
+                latest.update({"loss": f"{mean_loss:.4f}", "lr": f"{rate:.2e}"})
+                log.write(state["step"], {"loss": mean_loss, "learning_rate": rate})
+            if evaluate is not None and (state["step"] % evaluate_every == 0 or is_last):
+                metrics = evaluate(trained_model().eval(), state["step"])
+                set_training_mode(model)
+                log.write(state["step"], metrics)
+                latest[best_metric] = f"{metrics[best_metric]:.4f}"
+                if state["best"] is None or metrics[best_metric] > state["best"]:
+                    state.update(best=metrics[best_metric], best_step=state["step"])
+                    save("best")
+            if state["step"] % save_every == 0 or is_last:
+                save_state()
+            progress.update("  ".join(f"{name} {value}" for name, value in latest.items()))
+    progress.close()
+    return state
+
+
+__all__ = ["STOPPED_BY_SIGTERM", "MetricsLog", "train"]
