@@ -38,7 +38,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     model.add_argument(
         "--model",
         required=True,
-        help="folder, name on the Hub, published .pth file, or tiny, small, base,\nlarge for a random start",
+        help="folder, name on the Hub, or tiny, small, base, large for a random start",
     )
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
     model.add_argument("--layerwise_probe", action="store_true", help="one classifier for each block, all in one run")
@@ -131,15 +131,14 @@ def load_image_processor(options: argparse.Namespace, num_channels: int) -> "Uni
     """The checkpoint's processor, with the settings of the command line."""
     from unip_hf import UnipImageProcessor
     from unip_hf.evaluation import load_processor
+    from unip_hf.finetuning import is_random_start
 
     settings: dict[str, Any] = {}
-    if Path(options.model).is_dir() or "/" in options.model:
+    if not is_random_start(options.model):
         loaded = load_processor(options.model)
         names = ("image_mean", "image_std", "intensity_scaling", "intensity_percentiles", "intensity_range",
                  "counts_to_celsius")  # fmt: skip
         settings = {name: getattr(loaded, name) for name in names}
-    elif Path(options.model).is_file():
-        settings = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255]}
     for name in ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
@@ -280,27 +279,31 @@ def main(arguments: Sequence[str]) -> None:
         validation = Validation(
             accelerator, processor, validation_rows, id2label, settings, options.output_dir, options.num_workers
         )
-    end = train(
-        accelerator,
-        model,
-        optimizer,
-        batches=batches,
-        compute_loss=segmentation_loss,
-        batch_weight=count_pixels,
-        schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
-        num_steps=num_steps,
-        output_dir=options.output_dir,
-        save_model=save_model,
-        evaluate=validation,
-        evaluate_every=evaluate_every,
-        save_every=options.save_every or evaluate_every,
-        log_every=options.log_every,
-        accumulation_steps=accumulation_steps,
-        max_gradient_norm=options.max_gradient_norm,
-        ema_decay=options.ema_decay,
-        set_training_mode=train_with_frozen_batch_norm if options.freeze_batch_norm else torch.nn.Module.train,
-        resume_from_checkpoint=options.resume_from_checkpoint,
-    )
+    try:
+        end = train(
+            accelerator,
+            model,
+            optimizer,
+            batches=batches,
+            compute_loss=segmentation_loss,
+            batch_weight=count_pixels,
+            schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
+            num_steps=num_steps,
+            output_dir=options.output_dir,
+            save_model=save_model,
+            evaluate=validation,
+            evaluate_every=evaluate_every,
+            save_every=options.save_every or evaluate_every,
+            log_every=options.log_every,
+            accumulation_steps=accumulation_steps,
+            max_gradient_norm=options.max_gradient_norm,
+            ema_decay=options.ema_decay,
+            set_training_mode=train_with_frozen_batch_norm if options.freeze_batch_norm else torch.nn.Module.train,
+            resume_from_checkpoint=options.resume_from_checkpoint,
+        )
+    except SystemExit:
+        accelerator.end_training()  # writes what the trackers still hold
+        raise
     if accelerator.is_main_process and end["best"] is not None:
         print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")
     elif accelerator.is_main_process:

@@ -44,14 +44,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     import numpy as np
     import torch
-    from PIL import Image
 
     from unip_hf import UnipImageProcessor
     from unip_hf.data import load_id2label, load_infrared_dataset
     from unip_hf.data.reading import check_ids, read_sample, without_decoding
     from unip_hf.data.transforms import training_transforms
     from unip_hf.evaluation import load_processor
-    from unip_hf.evaluation.pictures import overlay_picture, side_by_side
+    from unip_hf.evaluation.pictures import overlay_picture, side_by_side, stacked
     from unip_hf.files import write_whole
 
     dataset = without_decoding(load_infrared_dataset(options.dataset, options.data_dir, options.split))
@@ -78,14 +77,8 @@ def main(arguments: Sequence[str]) -> None:
             panels.append((f"variant {variant}", overlay))
         rows.append(side_by_side(panels))
 
-    size = max(row.width for row in rows), sum(row.height for row in rows)
-    picture = Image.new("RGB", size, "white")
-    top = 0
-    for row in rows:
-        picture.paste(row, (0, top))
-        top += row.height
     with write_whole(options.output_file) as staged:
-        picture.save(staged)
+        stacked(rows).save(staged)
     print(f"{len(rows)} of {len(dataset)} samples: {options.output_file}")
 
 

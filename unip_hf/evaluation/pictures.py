@@ -177,6 +177,16 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Imag
     return canvas
 
 
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of mode RGB one below the other on white, aligned at the left."""
+    size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
+    canvas, top = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
 def confusion_matrix_figure(confusion_matrix: np.ndarray, id2label: Mapping[int, str]) -> "Figure":
     """
     Where the pixels of each class went.
@@ -217,4 +227,5 @@ __all__ = [
     "overlay_picture",
     "segmentation_palette",
     "side_by_side",
+    "stacked",
 ]

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tuning and probing for semantic segmentation."""
 
-from .models import load_model, probed_layers, segmentation_loss, train_with_frozen_batch_norm
+from .models import is_random_start, load_model, probed_layers, segmentation_loss, train_with_frozen_batch_norm
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 from .validation import Validation
 
@@ -9,6 +9,7 @@ from .validation import Validation
 __all__ = [
     "UnipForLayerwiseProbing",
     "Validation",
+    "is_random_start",
     "load_model",
     "plot_over_depth",
     "probed_layers",

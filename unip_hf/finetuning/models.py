@@ -11,7 +11,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
 
-from unip_hf.hub import convert_checkpoint
 from unip_hf.modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from unip_hf.modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
@@ -25,6 +24,11 @@ TASKS = {
     "linear_probe": UnipForLinearSegmentation,
     "layerwise_probe": UnipForLayerwiseProbing,
 }
+
+
+def is_random_start(checkpoint: str) -> bool:
+    """Whether this names one of the paper's sizes rather than a checkpoint."""
+    return checkpoint in UNIP_SIZES and not Path(checkpoint).exists()
 
 
 def probed_layers(num_layers: int) -> list[int]:
@@ -51,8 +55,8 @@ def load_model(
     head already is taken as it is.
 
     Args:
-        checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, a published
-            `.pth` file, or a size (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
+        checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, or a size
+            (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Or `"linear_probe"`, `"layerwise_probe"`.
         image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
@@ -77,14 +81,12 @@ def load_model(
     }
     if task == "fine_tuning":
         fields.update(position_embedding_type="learned", layer_scale_init_value=1.0)
-    if checkpoint in UNIP_SIZES and not Path(checkpoint).exists():
+    if is_random_start(checkpoint):
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights, which need far more images.")
         config = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
         return model_class(_with_fields(config, fields, task))
     if Path(checkpoint).is_file():
-        model = convert_checkpoint(checkpoint, model_class, num_labels=len(id2label), **fields)
-        model.resize_position_embeddings(image_size)
-        return model
+        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except OSError as error:
@@ -162,4 +164,11 @@ def train_with_frozen_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-__all__ = ["TASKS", "load_model", "probed_layers", "segmentation_loss", "train_with_frozen_batch_norm"]
+__all__ = [
+    "TASKS",
+    "is_random_start",
+    "load_model",
+    "probed_layers",
+    "segmentation_loss",
+    "train_with_frozen_batch_norm",
+]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from unip_hf.evaluation import InferenceSettings, MeanIoU, evaluate_dataset, segment_dataset
-from unip_hf.evaluation.pictures import grey_picture, overlay_picture, side_by_side
+from unip_hf.evaluation.pictures import grey_picture, overlay_picture, side_by_side, stacked
 from unip_hf.files import write_whole
 from unip_hf.modeling.image_processing_unip import UnipImageProcessor
 
@@ -80,11 +80,7 @@ class Validation:
             rows.append(side_by_side(panels))
         if not rows:
             return
-        picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-        top = 0
-        for row in rows:
-            picture.paste(row, (0, top))
-            top += row.height
+        picture = stacked(rows)
         with write_whole(self.output_dir / "predictions" / f"step-{step:08d}.png") as staged:
             picture.save(staged)
         for tracker in self.accelerator.trackers:

@@ -1,0 +1,166 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Videos: reads their frames without losing depth, and writes pictures as a video. Needs PyAV (`pip install av`)."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+DEFAULT_FRAME_RATE = Fraction(25)
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError("Videos are read and written with PyAV, which is not installed: pip install av.") from error
+    return av
+
+
+@contextmanager
+def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream; what FFmpeg says of a damaged file becomes a ValueError."""
+    av = _import_av()
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path!r}.")
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path!r} holds no video.")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"The video {path!r} is damaged, or none that FFmpeg can read: {reason}.") from error
+
+
+def _is_grey(pixel_format: Any) -> bool:
+    return len(pixel_format.components) == 1 and not pixel_format.has_palette
+
+
+def _check_format(pixel_format: Any, path: str) -> None:
+    if any(component.is_alpha for component in pixel_format.components):
+        raise ValueError(
+            f"The frames of {path!r} ({pixel_format.name}) have a channel of transparency, which may be a further "
+            "image: write the channels you mean to a video of their own."
+        )
+    bits = max(component.bits for component in pixel_format.components)
+    if bits > 8 and not _is_grey(pixel_format):
+        raise ValueError(
+            f"The frames of {path!r} ({pixel_format.name}) have {bits} bits in each of several channels, which would "
+            "be cut to 8: make them grey first, e.g. ffmpeg -i VIDEO -pix_fmt gray16le -c:v ffv1 VIDEO.mkv."
+        )
+
+
+def describe_video(path: str) -> tuple[int, Fraction]:
+    """
+    What a video says of itself.
+
+    Returns:
+        About how many frames it has, and frames per second.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as a video, or its frames have transparency, or more than 8 bits in each of
+            several channels.
+    """
+    with _open_video(path) as (container, stream):
+        if stream.format is not None:
+            _check_format(stream.format, path)
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
+        seconds = container.duration / 1_000_000 if container.duration else 0.0
+        # Where the file does not tell, its packets are counted, which reads it all but decodes nothing.
+        count = stream.frames or round(seconds * rate) or sum(packet.size > 0 for packet in container.demux(stream))
+        return count, rate
+
+
+def frame_to_array(frame: Any) -> np.ndarray:
+    """
+    The values of a decoded frame.
+
+    Args:
+        frame (`av.VideoFrame`): One of [`read_video`].
+
+    Returns:
+        `np.ndarray`, turned upright: `(height, width)` with the counts of the frame for grey (uint8; uint16 for 9 to
+        16 bits; float32), `(height, width, 3)` uint8 for colour.
+    """
+    if _is_grey(frame.format):
+        array = frame.to_ndarray(format=frame.format.name if frame.format.components[0].bits > 8 else "gray")  # (H, W)
+    else:
+        array = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    return np.rot90(array, round(frame.rotation / 90))
+
+
+def read_video(path: str) -> Iterator[Any]:
+    """
+    Decodes a video from its beginning to its end.
+
+    Yields:
+        `av.VideoFrame`, for [`frame_to_array`].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, ends before its duration, has no frames, or frames as [`describe_video`] says;
+            the message names it.
+    """
+    count, first, last = 0, float("inf"), 0.0
+    with _open_video(path) as (container, stream):
+        for packet in container.demux():
+            if packet.pts is not None:  # of any stream: sound may go on where the picture ends
+                first = min(first, float(packet.pts * packet.time_base))
+                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            for frame in packet.decode() if packet.stream is stream else ():
+                if frame.is_corrupt:
+                    raise ValueError(f"The video {path!r} is damaged at its frame {count}.")
+                _check_format(frame.format, path)
+                count += 1
+                yield frame
+        if count == 0:
+            raise ValueError(f"The video {path!r} has no frames.")
+        seconds = container.duration / 1_000_000 if container.duration else 0.0
+        allowed = max(1.5 / float(stream.average_rate or DEFAULT_FRAME_RATE), 0.01 * seconds)
+        if last - first < seconds - allowed:  # cut off, which FFmpeg takes for the end
+            raise ValueError(
+                f"The video {path!r} is truncated: it ends after {last - first:.2f} of {seconds:.2f} seconds, "
+                f"with frame {count - 1}."
+            )
+
+
+@contextmanager
+def write_video(path: str | os.PathLike, rate: Fraction) -> Iterator[Callable[[Image.Image], None]]:
+    """
+    Gives a function that appends a picture to a new MP4 file (H.264, or MPEG-4 where PyAV has no encoder for it).
+
+    Args:
+        path: File to write; its suffix is `.mp4`.
+        rate: Frames per second.
+
+    Pictures are of mode RGB. The first one sets the size, which is made even; where a picture is smaller, black is on
+    its right and below, and where it is larger, it is cut off.
+    """
+    av = _import_av()
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    # With its rate control by macroblock trees, x264 does not always write the same bytes for the same pictures.
+    options = {"x264-params": "mbtree=0"} if codec == "libx264" else {}
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate.limit_denominator(1001), options=options)
+        stream.pix_fmt = "yuv420p"
+
+        def append(picture: Image.Image) -> None:
+            if not stream.codec_context.is_open:
+                stream.width, stream.height = (side + side % 2 for side in picture.size)
+            picture = picture.crop((0, 0, stream.width, stream.height))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+
+        yield append
+        container.mux(stream.encode())
+
+
+__all__ = ["describe_video", "frame_to_array", "read_video", "write_video"]
