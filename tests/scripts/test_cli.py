@@ -124,18 +124,23 @@ def test_help_names_every_job() -> None:
         assert unip(job, "--help").stdout.startswith(f"usage: unip {job}")
 
 
-def test_quickstart_leaves_what_the_readme_s_python_then_uses(tmp_path: Path) -> None:
-    done = unip("quickstart", "--steps", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "Scene, prediction, truth: outputs/quickstart/prediction.png"
+def test_quickstart_leaves_what_the_readme_s_python_then_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # the second time in a folder that holds the first
+        done = unip("quickstart", "--steps", 2, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    page = "outputs/quickstart/evaluation/report.html"
+    assert done.stdout.splitlines()[-1] == f"The page with numbers and pictures: {page}"
     assert "mean IoU" in done.stdout and "[y/N]" not in done.stdout
+    html = (tmp_path / page).read_text()
+    assert "data:image/png;base64" in html and "person" in html
     folder = tmp_path / "outputs" / "quickstart"
-    assert Image.open(folder / "prediction.png").size == (3 * 320 + 12, 256)
+    assert Image.open(folder / "prediction" / "overlays" / "scene.png").width == 320
     assert np.asarray(Image.open(folder / "scene.png")).dtype == np.uint16
 
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.evaluation.inference import InferenceSettings, load_segmentation_model, segment_image
 from unip_hf.evaluation.prediction import Predictor
-from unip_hf.evaluation.sources import find_frames, find_sources
+from unip_hf.evaluation.sources import Frame, find_sources, read_frames
 from unip_hf.evaluation.video import describe_video, frame_to_array, read_video
 from unip_hf.scripts import predict
 from unip_hf.scripts.cli import run
@@ -39,6 +39,11 @@ def write_frames(path: Path, codec: str, pixel_format: str, frames: list[np.ndar
             array_format = "rgb24" if frame.ndim == 3 else pixel_format
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=array_format)))
         container.mux(stream.encode())
+
+
+def find_frames(paths: list[str], every: int = 1) -> Iterator[Frame]:
+    for source in find_sources(paths):
+        yield from read_frames(source, every)
 
 
 @pytest.fixture

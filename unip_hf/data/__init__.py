@@ -4,7 +4,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .scenes import SCENE_CLASSES, SCENE_PALETTE, draw_scene
+from .scenes import SCENE_CLASSES, draw_scene
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "SCENE_CLASSES",
-    "SCENE_PALETTE",
     "DatasetReport",
     "FolderScan",
     "InfraredScenes",

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unip_hf.modeling.image_reading_unip import read_mask, to_channels_last
-
+from ..modeling.image_reading_unip import read_mask, to_channels_last
 from ..progress import Progress
 from .reading import IGNORE_INDEX, read_encoded, without_decoding
 from .statistics import IntensityHistogram, SplitReport, SplitStatistics

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unip_hf.modeling.image_reading_unip import read_image, read_mask, to_channels_last
+from ..modeling.image_reading_unip import read_image, read_mask, to_channels_last
 
 
 IGNORE_INDEX = 255

@@ -6,10 +6,6 @@ from PIL import Image, ImageDraw
 
 
 SCENE_CLASSES = ("sky", "ground", "road", "building", "tree", "pole", "car", "person")
-SCENE_PALETTE = (
-    (70, 130, 180), (152, 251, 152), (128, 64, 128), (110, 110, 110),
-    (50, 120, 40), (220, 180, 60), (0, 60, 220), (220, 20, 60),
-)  # fmt: skip
 
 KELVIN_PER_COUNT = 0.04  # linear radiometric output of common uncooled cameras
 
@@ -127,12 +123,17 @@ def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarr
 
     Args:
         seed (`int`): The same seed gives the same scene.
-        height, width (`int`, *optional*, default to 256 and 320): Size in pixels.
+        height, width (`int`, *optional*, default to 256 and 320): Size in pixels, at least 96.
 
     Returns:
         Counts, uint16 `(height, width)` of 0.04 K each (absolute temperature), and class ids, uint8 `(height, width)`,
         indices of `SCENE_CLASSES`.
+
+    Raises:
+        ValueError: if a side is too short for a street.
     """
+    if min(height, width) < 96:
+        raise ValueError(f"A scene has at least 96x96 pixels, not {width}x{height}.")
     generator = np.random.default_rng(seed)
     ambient = generator.uniform(-5, 25)
     horizon = height * generator.uniform(0.32, 0.5)
@@ -183,4 +184,4 @@ def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarr
     return np.round(counts).astype(np.uint16), ids
 
 
-__all__ = ["SCENE_CLASSES", "SCENE_PALETTE", "draw_scene"]
+__all__ = ["SCENE_CLASSES", "draw_scene"]

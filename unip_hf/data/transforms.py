@@ -15,8 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from unip_hf.modeling.image_processing_unip import LUMINANCE, UnipImageProcessor
-
+from ..modeling.image_processing_unip import LUMINANCE, UnipImageProcessor
 from .reading import IGNORE_INDEX, check_ids, read_sample, without_decoding
 
 

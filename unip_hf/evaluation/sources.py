@@ -200,10 +200,4 @@ def read_frames(source: Source, every: int = 1) -> Iterator[Frame]:
                 yield frame(page, f"{source.path}, page {page}", load)
 
 
-def find_frames(paths: Sequence[str | os.PathLike], every: int = 1) -> Iterator[Frame]:
-    """All frames of [`find_sources`], read one after the other."""
-    for source in find_sources(paths):
-        yield from read_frames(source, every)
-
-
-__all__ = ["Frame", "Source", "find_frames", "find_sources", "frame_name", "read_frames"]
+__all__ = ["Frame", "Source", "find_sources", "frame_name", "read_frames"]

@@ -11,9 +11,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
 
-from unip_hf.modeling.configuration_unip import UNIP_SIZES, UnipConfig
-from unip_hf.modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
-
+from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
+from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 from .probing import UnipForLayerwiseProbing
 
 

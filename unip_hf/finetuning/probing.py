@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from unip_hf.modeling.configuration_unip import UnipConfig
-from unip_hf.modeling.modeling_unip_segmentation import UnipForLinearSegmentation
+from ..modeling.configuration_unip import UnipConfig
+from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation
 
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from unip_hf.evaluation import InferenceSettings, MeanIoU, evaluate_dataset, segment_dataset
-from unip_hf.evaluation.pictures import grey_picture, overlay_picture, side_by_side, stacked
-from unip_hf.files import write_whole
-from unip_hf.modeling.image_processing_unip import UnipImageProcessor
-
+from ..evaluation import InferenceSettings, MeanIoU, evaluate_dataset, segment_dataset
+from ..evaluation.pictures import grey_picture, overlay_picture, side_by_side, stacked
+from ..files import write_whole
+from ..modeling.image_processing_unip import UnipImageProcessor
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
 
