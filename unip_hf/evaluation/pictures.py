@@ -119,7 +119,7 @@ def overlay_picture(
 
     Args:
         image: As for [`grey_picture`].
-        ids: Integer class ids, `(height, width)`. Pixels to ignore get no colour.
+        ids: Integer class ids, `(height, width)`. Pixels to ignore, and a class named "background", get no colour.
         id2label: Names of the classes.
         opacity: Of the colours, 0 to 1.
         ignore_index: Id without a class.
@@ -139,13 +139,14 @@ def overlay_picture(
     if unknown:
         raise ValueError(f"The ids {unknown} are in the segmentation but not in id2label, {dict(id2label)}.")
     palette = segmentation_palette(max(id2label) + 1)
-    labelled = ids != ignore_index
-    colours = palette[ids[labelled]]  # (pixels, 3)
-    picture[labelled] = np.rint((1 - opacity) * picture[labelled] + opacity * colours).astype(np.uint8)
-    overlay = Image.fromarray(picture)
+    coloured = [index for index in present if id2label[index].lower() != "background"]
+    is_coloured = np.isin(ids, coloured)
+    colours = Image.fromarray(palette[np.where(is_coloured, ids, 0)])
+    blended = Image.blend(Image.fromarray(picture), colours, opacity)
+    overlay = Image.fromarray(np.where(is_coloured[..., None], blended, picture))
     if not with_legend:
         return overlay
-    return _with_legend(overlay, [(id2label[index], tuple(palette[index].tolist())) for index in present])
+    return _with_legend(overlay, [(id2label[index], tuple(palette[index].tolist())) for index in coloured])
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Image.Image:
