@@ -163,12 +163,13 @@ def test_sigterm_saves_and_resuming_keeps_the_options(
     student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen([UNIP, *command(student, images, out, "--num_steps", 100000)])
+    start = [UNIP, *command(student, images, out, "--num_steps", 100000, "--num_workers", 2)]
+    process = subprocess.Popen(start, start_new_session=True)
     until = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() or metrics_step(out) < 3:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: to the workers, too
     assert process.wait(timeout=60) == 143
     (checkpoint,) = (out / "checkpoints").iterdir()
     assert json.loads((checkpoint / "state.json").read_text())["step"] >= 3 and (out / "last" / "config.json").exists()

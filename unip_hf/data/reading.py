@@ -2,6 +2,7 @@
 """Reads rows of a dataset without losing depth, and knows their files' names when something is wrong with them."""
 
 import io
+import signal
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -39,6 +40,14 @@ def without_decoding(dataset: Any) -> Any:
         if column in (dataset.column_names or ()):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
+
+
+def ignore_sigterm(worker_id: int) -> None:
+    """
+    `worker_init_fn` of a `DataLoader`: SIGTERM mostly reaches a whole process group, and a worker that died of it
+    would take the run down before it is saved. Workers end with their loader, or when the main process is gone.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def read_encoded(value: dict[str, Any], name: str, keep_palette_ids: bool = False) -> np.ndarray:
@@ -101,4 +110,4 @@ def check_ids(ids: np.ndarray, classes: Collection[int], name: str, ignore_index
         )
 
 
-__all__ = ["IGNORE_INDEX", "Sample", "check_ids", "read_encoded", "read_sample", "without_decoding"]
+__all__ = ["IGNORE_INDEX", "Sample", "check_ids", "ignore_sigterm", "read_encoded", "read_sample", "without_decoding"]

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from ..modeling.image_processing_unip import LUMINANCE, UnipImageProcessor
-from .reading import IGNORE_INDEX, check_ids, read_sample, without_decoding
+from .reading import IGNORE_INDEX, check_ids, ignore_sigterm, read_sample, without_decoding
 
 
 Transform = Callable[[np.ndarray, np.ndarray], tuple[torch.Tensor, torch.Tensor]]
@@ -276,7 +276,12 @@ def read_batches(samples: TrainingSamples, order: Iterable[list[tuple[int, int]]
     """
     generator = torch.Generator()  # one of its own: torch's random state is the model's alone
     for batch in DataLoader(
-        samples, batch_sampler=order, collate_fn=_collate_or_hand_on, generator=generator, **settings
+        samples,
+        batch_sampler=order,
+        collate_fn=_collate_or_hand_on,
+        generator=generator,
+        worker_init_fn=ignore_sigterm,
+        **settings,
     ):
         if isinstance(batch, Exception):
             raise batch

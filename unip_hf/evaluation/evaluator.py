@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.reading import Sample, check_ids, read_sample, without_decoding
+from ..data.reading import Sample, check_ids, ignore_sigterm, read_sample, without_decoding
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
 from .inference import DEFAULT_SETTINGS, InferenceSettings, segment_image
@@ -102,6 +102,7 @@ def _segment_rows(
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
+        worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
     )
     for number, sample in loader:
