@@ -59,6 +59,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     images.add_argument(
         "--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="of the random resize (default: 0.5 2)"
     )
+    images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
+    images.add_argument(
+        "--no_photometric_distortion", action="store_true", help="keep intensities, where temperatures matter say"
+    )
     images.add_argument(
         "--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"], help="see README"
     )
@@ -231,7 +235,13 @@ def main(arguments: Sequence[str]) -> None:
     num_steps = options.num_steps or max(1, round(options.num_epochs * len(rows) / options.batch_size))
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
-    transform = training_transforms(processor, options.crop_size, tuple(options.ratio_range))
+    transform = training_transforms(
+        processor,
+        options.crop_size,
+        tuple(options.ratio_range),
+        flip_probability=options.flip_probability,
+        photometric_distortion=not options.no_photometric_distortion,
+    )
     samples = TrainingSamples(rows, transform, len(id2label), options.seed)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
