@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import check_positive
+from unip_hf.scripts.options import add_dataset_options, check_positive, make_parser
 
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip check-dataset", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
-    data.add_argument("--data_dir", help="folder with the images and masks")
+    parser = make_parser("check-dataset", __doc__)
+    data = add_dataset_options(parser)
     data.add_argument("--num_workers", type=int, help="threads that read images (default: one for each core)")
     output = parser.add_argument_group("output", "files that exist are replaced")
     output.add_argument("--write_report", type=Path, metavar="FILE", help="HTML page with pictures and plots")

@@ -42,15 +42,20 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         arguments: What the user typed; names of options may be written with dashes or underscores.
 
     Returns:
-        The exit status: 0, or 2 with one sentence on stderr where the input was wrong.
+        The exit status: 0, or 2 with one sentence on stderr where the input was wrong, or 130 after Ctrl-C.
     """
     # Started as a file, a script has its folder first in the search path, where evaluate.py hides the library.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
         return main(with_underscores(arguments)) or 0
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(2)  # the first process says the same, and then the launcher ends this one
+            time.sleep(10)  # the first process says what is wrong, and then the launcher ends this one
+        if not isinstance(error, (ValueError, OSError)):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -15,26 +15,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unip_hf.scripts.options import add_launch_options, versions
+from unip_hf.scripts.options import (
+    add_dataset_options,
+    add_inference_options,
+    add_launch_options,
+    check_positive,
+    make_inference_settings,
+    make_parser,
+    versions,
+)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser("evaluate", __doc__)
     parser.add_argument("checkpoint", help="folder of a semantic segmentation model, or its name on the Hub")
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="folder", help='name of a dataset (default: "folder", your own images)')
-    group.add_argument("--data_dir", type=Path, help="folder of the dataset")
+    group = add_dataset_options(parser)
     group.add_argument("--split", default="validation", help="default: %(default)s")
     group.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
-    group = parser.add_argument_group("inference", "the defaults are those of the published evaluation")
-    group.add_argument("--window_size", type=int, default=512, help="sliding window, pixels (default: %(default)s)")
-    group.add_argument("--stride", type=int, default=341, help="from window to window (default: %(default)s)")
-    group.add_argument("--whole_image", action="store_true", help="no windows: each image at once")
-    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
-    group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
+    group = add_inference_options(parser)
     group.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", type=Path, help="default: the folder `evaluation` in the checkpoint's")
@@ -45,13 +43,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--no_update_card", action="store_true", help="leave the checkpoint's README.md as it is")
     add_launch_options(parser)
     options = parser.parse_args(arguments)
-    for name in ("num_workers", "num_examples"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"--{name} is not below 0, unlike {getattr(options, name)}.")
+    check_positive(options, "num_workers", "num_examples", or_zero=True)
     if options.output_dir is None:
         if not Path(options.checkpoint).is_dir():
             raise ValueError(f"There is no folder {options.checkpoint!r}: for a model on the Hub give --output_dir.")
         options.output_dir = Path(options.checkpoint) / "evaluation"
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
     if (options.output_dir / "results.json").exists() and not options.overwrite:
         raise ValueError(f"{str(options.output_dir)!r} holds results: choose another --output_dir or add --overwrite.")
     return options
@@ -66,7 +64,6 @@ def main(arguments: Sequence[str]) -> None:
 
     from unip_hf.data.loading import load_id2label, load_infrared_dataset
     from unip_hf.evaluation import (
-        InferenceSettings,
         evaluate_dataset,
         format_result,
         load_segmentation_model,
@@ -74,13 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         write_results,
     )
 
-    settings = InferenceSettings(
-        window_size=None if options.whole_image else options.window_size,
-        stride=options.stride,
-        flip=options.flip,
-        scales=tuple(options.scales),
-        batch_size=options.batch_size,
-    )
+    settings = make_inference_settings(options)
     logging.disable_progress_bar()
     accelerator = Accelerator(mixed_precision=options.mixed_precision)
     try:
@@ -110,8 +101,8 @@ def main(arguments: Sequence[str]) -> None:
             }
             folder_name = None if options.data_dir is None else options.data_dir.resolve().name
             title = f"{Path(options.checkpoint).name} on {folder_name or options.dataset}, {options.split}"
+            print(format_result(result, id2label), flush=True)
             write_results(options.output_dir, result, id2label, details, title)
-            print(format_result(result, id2label))
             print(f"Wrote {options.output_dir / 'results.json'} and {options.output_dir / 'report.html'}")
             if options.no_update_card:
                 pass

@@ -13,23 +13,33 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import check_positive, make_parser, open_run, parse_with_recipe, start_run
+from unip_hf.scripts.options import (
+    add_dataset_options,
+    add_image_options,
+    add_training_options,
+    check_positive,
+    make_image_processor,
+    make_parser,
+    make_transform,
+    open_run,
+    start_run,
+    with_recipe,
+)
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from unip_hf import UnipImageProcessor
-
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("finetune", __doc__)
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
-    data.add_argument("--data_dir", help="folder with the images and masks")
+    add_training_options(parser)
+    data = add_dataset_options(parser)
     data.add_argument("--train_split", default="train", help="default: %(default)s")
     data.add_argument("--validation_split", default="validation", help="default: %(default)s")
     data.add_argument("--skip_check", action="store_true", help="do not look at every image before training")
@@ -52,24 +62,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
 
-    images = parser.add_argument_group("images")
-    images.add_argument("--crop_size", type=int, default=512, help="training crop in pixels (default: %(default)s)")
-    images.add_argument("--shortest_edge", type=int, default=512, help="size before the crop (default: %(default)s)")
-    images.add_argument("--longest_edge", type=int, default=2048, help="of the other edge (default: %(default)s)")
-    images.add_argument(
-        "--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="of the random resize (default: 0.5 2)"
-    )
-    images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
-    images.add_argument(
-        "--no_photometric_distortion", action="store_true", help="keep intensities, where temperatures matter say"
-    )
-    images.add_argument(
-        "--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"], help="see README"
-    )
-    images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    images.add_argument("--counts_to_celsius", type=float, nargs=2, metavar=("FACTOR", "OFFSET"))
-
+    add_image_options(parser)
     recipe = parser.add_argument_group("recipe", "defaults are the paper's")
     recipe.add_argument("--batch_size", type=int, default=8, help="of an update, in all (default: %(default)s)")
     recipe.add_argument("--per_device_batch_size", type=int, help="at once on each device (default: all of its share)")
@@ -90,13 +83,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     evaluation.add_argument("--stride", type=int, default=341, help="of the window (default: %(default)s)")
     evaluation.add_argument("--whole_image", action="store_true", help="instead of the sliding window")
 
-    options = parse_with_recipe(parser, arguments)
+    options = parser.parse_args(with_recipe(arguments))
     if options.linear_probe and options.layerwise_probe:
         raise ValueError("--linear_probe and --layerwise_probe exclude each other.")
     check_positive(
         options, "crop_size", "shortest_edge", "longest_edge", "batch_size", "per_device_batch_size", "num_epochs",
         "num_steps", "learning_rate", "max_gradient_norm", "evaluate_every", "save_every", "log_every",
     )  # fmt: skip
+    check_positive(options, "weight_decay", "num_warmup_steps", "num_workers", or_zero=True)
     if options.ema_decay is not None and not 0 < options.ema_decay < 1:
         raise ValueError(f"--ema_decay lies between 0 and 1, unlike {options.ema_decay}.")
     return options
@@ -131,33 +125,27 @@ def divide_batch(options: argparse.Namespace, num_processes: int) -> tuple[int, 
     return per_device, options.batch_size // (num_processes * per_device)
 
 
-def load_image_processor(options: argparse.Namespace, num_channels: int) -> "UnipImageProcessor":
-    """The checkpoint's processor, with the settings of the command line."""
-    from unip_hf import UnipImageProcessor
-    from unip_hf.evaluation import load_processor
-    from unip_hf.finetuning import is_random_start
-
-    settings: dict[str, Any] = {}
-    if not is_random_start(options.model):
-        loaded = load_processor(options.model)
-        names = ("image_mean", "image_std", "intensity_scaling", "intensity_percentiles", "intensity_range",
-                 "counts_to_celsius")  # fmt: skip
-        settings = {name: getattr(loaded, name) for name in names}
-    for name in ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
-    size = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
-    return UnipImageProcessor(num_channels=num_channels, size=size, **settings)
-
-
 def make_accelerator(options: argparse.Namespace) -> "Accelerator":
     """Devices, precision and trackers."""
     from accelerate import Accelerator
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+
+    from unip_hf.finetuning import load_config
 
     trackers = [name for name in options.report_to if name != "none"] or None
     folders = ProjectConfiguration(str(options.output_dir), logging_dir=str(options.output_dir / "logs"))
-    accelerator = Accelerator(mixed_precision=options.mixed_precision, log_with=trackers, project_config=folders)
+    # Other models than ours may have parts that the loss does not reach. While the first process looks at every image
+    # or writes, the others wait.
+    reach = DistributedDataParallelKwargs(find_unused_parameters=load_config(options.model).model_type != "unip")
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision,
+        log_with=trackers,
+        project_config=folders,
+        kwargs_handlers=[reach, patience],
+    )
+    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
     found = {getattr(tracker, "value", tracker) for tracker in accelerator.log_with}
     missing = set(trackers or ()) - found
     if missing:
@@ -165,16 +153,21 @@ def make_accelerator(options: argparse.Namespace) -> "Accelerator":
     return accelerator
 
 
-def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator") -> Any:
+def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator", per_device: int) -> Any:
     """Batch norm that sees the whole batch, not one device's part of it."""
     from torch import nn
 
     has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    if accelerator.num_processes == 1 or options.freeze_batch_norm or not has_batch_norm:
+    if options.freeze_batch_norm or not has_batch_norm:
         return model
-    if accelerator.device.type == "cuda":
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if accelerator.is_main_process:
+    if per_device == 1 and model.config.model_type != "unip":
+        raise ValueError(
+            f"The batch norm of {type(model).__name__} cannot be trained with one image at a time: add "
+            "--freeze_batch_norm, or give each device two images."
+        )
+    if accelerator.num_processes > 1 and accelerator.is_main_process:
         logging.getLogger(__name__).warning("On CPUs each process has its own batch norm, or add --freeze_batch_norm.")
     return model
 
@@ -183,19 +176,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
     import torch
-    from accelerate.utils import DistributedDataParallelKwargs, set_seed
+    from accelerate.utils import set_seed
     from transformers.utils import logging as transformers_logging
 
-    from unip_hf.data.reading import IGNORE_INDEX
-    from unip_hf.data.transforms import ShuffledBatches, TrainingSamples, read_batches, training_transforms
+    from unip_hf.data.transforms import ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.evaluation import InferenceSettings
     from unip_hf.files import write_whole
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
         Validation,
+        is_random_start,
         load_model,
         segmentation_loss,
-        train_with_frozen_batch_norm,
+        set_training_mode,
     )
     from unip_hf.training import layer_decay_parameter_groups, polynomial_schedule, train
 
@@ -219,13 +212,13 @@ def main(arguments: Sequence[str]) -> None:
         num_channels=options.num_channels,
         new_classifier=options.new_classifier,
     )
-    processor = load_image_processor(options, getattr(model.config, "num_channels", 3))
-    if model.config.model_type != "unip":  # others may have parts that the loss does not reach
-        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    checkpoint = None if is_random_start(options.model) else options.model
+    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
+    settings = InferenceSettings(None if options.whole_image else options.window_size, options.stride)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    model = prepare_batch_norm(options, model, accelerator)
+    model = prepare_batch_norm(options, model, accelerator, per_device)
     layer_decay = options.layer_decay if task == "fine_tuning" else 1.0
     groups = layer_decay_parameter_groups(model, options.learning_rate, layer_decay, options.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
@@ -235,14 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     num_steps = options.num_steps or max(1, round(options.num_epochs * len(rows) / options.batch_size))
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
-    transform = training_transforms(
-        processor,
-        options.crop_size,
-        tuple(options.ratio_range),
-        flip_probability=options.flip_probability,
-        photometric_distortion=not options.no_photometric_distortion,
-    )
-    samples = TrainingSamples(rows, transform, len(id2label), options.seed)
+    samples = TrainingSamples(rows, make_transform(options, processor), len(id2label), options.seed)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
         order = ShuffledBatches(
@@ -256,11 +242,9 @@ def main(arguments: Sequence[str]) -> None:
         is_cuda = accelerator.device.type == "cuda"
         return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
 
-    def count_pixels(batch: dict[str, torch.Tensor]) -> float:
-        labels = batch["labels"]
-        if getattr(model.config, "loss_average", None) == "all_pixels":
-            return labels.numel()
-        return int((labels != IGNORE_INDEX).sum())
+    def count_pixels(batch: dict[str, Any]) -> float:
+        is_over_all = getattr(model.config, "loss_average", None) == "all_pixels"
+        return batch["labels"].numel() if is_over_all else batch["num_labelled"]
 
     def save_model(trained: Any, folder: Path) -> None:
         if isinstance(trained, UnipForLayerwiseProbing):
@@ -283,7 +267,6 @@ def main(arguments: Sequence[str]) -> None:
     accelerator.wait_for_everyone()
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in run["options"].items()}
     accelerator.init_trackers("unip", config=plain)
-    settings = InferenceSettings(None if options.whole_image else options.window_size, options.stride)
     validation = None
     if validation_rows is not None:
         validation = Validation(
@@ -302,17 +285,19 @@ def main(arguments: Sequence[str]) -> None:
             output_dir=options.output_dir,
             save_model=save_model,
             evaluate=validation,
+            best_metric="mean_iou",
             evaluate_every=evaluate_every,
             save_every=options.save_every or evaluate_every,
             log_every=options.log_every,
             accumulation_steps=accumulation_steps,
             max_gradient_norm=options.max_gradient_norm,
             ema_decay=options.ema_decay,
-            set_training_mode=train_with_frozen_batch_norm if options.freeze_batch_norm else torch.nn.Module.train,
+            set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
             resume_from_checkpoint=options.resume_from_checkpoint,
         )
-    except SystemExit:
-        accelerator.end_training()  # writes what the trackers still hold
+    except BaseException:
+        for tracker in accelerator.trackers:  # which still hold something
+            tracker.finish()
         raise
     if accelerator.is_main_process and end["best"] is not None:
         print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")

@@ -4,12 +4,14 @@
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 
-from unip_hf.scripts.options import add_launch_options
+from unip_hf.scripts.options import add_launch_options, with_recipe
 
 
 def launch(job: str, arguments: Sequence[str]) -> int:
@@ -28,7 +30,7 @@ def launch(job: str, arguments: Sequence[str]) -> int:
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launch_options(finder)
-    options, _ = finder.parse_known_args(arguments)
+    options, _ = finder.parse_known_args(with_recipe(arguments))
     module = f"unip_hf.scripts.{job}"
     if "RANK" in os.environ or {"-h", "--help"} & set(arguments):  # started by a launcher, or nothing to start
         return importlib.import_module(module).main(arguments) or 0
@@ -38,7 +40,7 @@ def launch(job: str, arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", options.accelerate_config]
         if options.num_processes is not None:
             command += ["--num_processes", str(options.num_processes)]
-        return subprocess.run([*command, "-m", module, *arguments]).returncode
+        return _run_as_group([*command, "-m", module, *arguments])
 
     import torch
 
@@ -49,6 +51,32 @@ def launch(job: str, arguments: Sequence[str]) -> int:
     if num_processes == 1:
         return importlib.import_module(module).main(arguments) or 0
     return _launch_here(module, arguments, num_processes, is_cpu=num_gpus == 0)
+
+
+def _run_as_group(command: Sequence[str]) -> int:
+    """Runs a command that starts processes; a signal reaches all of them, and all are waited for."""
+    process = subprocess.Popen(command, start_new_session=True)
+    received: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        received.append(number)
+        os.killpg(process.pid, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hand_on)
+    status = process.wait()
+    until = time.monotonic() + 300
+    while received and _has_processes(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)  # the launcher may end before what it started has saved
+    return 128 + received[0] if received else status
+
+
+def _has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _launch_here(module: str, arguments: Sequence[str], num_processes: int, is_cpu: bool) -> int:

@@ -7,17 +7,27 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unip_hf._version import __version__
 from unip_hf.files import write_whole
 
 
+if TYPE_CHECKING:
+    from unip_hf import UnipImageProcessor
+    from unip_hf.data.transforms import Transform
+    from unip_hf.evaluation import InferenceSettings
+
+
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every training job has."""
-    parser = argparse.ArgumentParser(
-        f"unip {job}", description=description, formatter_class=argparse.RawTextHelpFormatter
+    """A parser that takes no abbreviations, which whoever starts the processes could not read."""
+    return argparse.ArgumentParser(
+        f"unip {job}", description=description, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """What every job that trains has."""
     run = parser.add_argument_group("run")
     run.add_argument("--config", type=Path, help="recipe: a YAML file of options; flags win over it")
     run.add_argument("--output_dir", type=Path, required=True, help="folder of the run")
@@ -36,19 +46,101 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     run.add_argument("--save_every", type=int, help="steps between checkpoints (default: at each evaluation)")
     run.add_argument("--log_every", type=int, default=10, help="steps between logged losses (default: %(default)s)")
     add_launch_options(parser)
-    return parser
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
-    """Options that the `unip` command reads; `accelerate launch` and `torchrun` have their own."""
+    """What the `unip` command reads; `accelerate launch` and `torchrun` have their own."""
     launch = parser.add_argument_group("processes", "for the unip command; accelerate launch and torchrun have theirs")
     launch.add_argument("--num_processes", type=int, help="default: one for each GPU")
     launch.add_argument("--accelerate_config", type=Path, help="made by `accelerate config`, for several machines say")
 
 
-def parse_with_recipe(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def add_dataset_options(parser: argparse.ArgumentParser) -> Any:
+    """Which dataset; returns the group, for more."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in dataset')
+    data.add_argument("--data_dir", type=Path, help="folder with the images and masks")
+    return data
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """How training images are scaled and augmented."""
+    images = parser.add_argument_group("images", "sizes in pixels; by default as the checkpoint's processor does it")
+    images.add_argument("--crop_size", type=int, default=512, help="of training (default: %(default)s)")
+    images.add_argument("--shortest_edge", type=int, help="size of the image before the crop")
+    images.add_argument("--longest_edge", type=int, help="limit of its other edge")
+    images.add_argument("--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="resize at random (0.5 to 2)")
+    images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
+    images.add_argument("--no_photometric_distortion", action="store_true", help="where absolute temperatures matter")
+    images.add_argument("--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"])
+    images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    images.add_argument("--counts_to_celsius", type=float, nargs=2, metavar=("FACTOR", "OFFSET"))
+
+
+def make_image_processor(
+    options: argparse.Namespace, checkpoint: str | None, num_channels: int | None = None
+) -> "UnipImageProcessor":
+    """The processor of a checkpoint (`None`: UNIP's default), with what [`add_image_options`] were given."""
+    from unip_hf import UnipImageProcessor
+    from unip_hf.evaluation import load_processor
+
+    processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
+    settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
+    for name in ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
+    edges = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
+    if any(edges.values()):
+        before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
+        settings["size"] = {**before, **{name: value for name, value in edges.items() if value}}
+        settings["do_resize"] = True
+    if num_channels is not None:
+        settings["num_channels"] = num_channels
+    return UnipImageProcessor(**settings)
+
+
+def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor") -> "Transform":
+    """The training transforms with what [`add_image_options`] were given."""
+    from unip_hf.data.transforms import training_transforms
+
+    return training_transforms(
+        processor,
+        options.crop_size,
+        tuple(options.ratio_range),
+        flip_probability=options.flip_probability,
+        photometric_distortion=not options.no_photometric_distortion,
+    )
+
+
+def add_inference_options(parser: argparse.ArgumentParser) -> Any:
+    """How images are segmented; returns the group, for more."""
+    group = parser.add_argument_group("inference", "defaults are the published evaluation's")
+    group.add_argument("--window_size", type=int, default=512, help="sliding window, pixels (default: %(default)s)")
+    group.add_argument("--stride", type=int, default=341, help="from window to window (default: %(default)s)")
+    group.add_argument("--whole_image", action="store_true", help="no windows: each image at once")
+    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
+    group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
+    return group
+
+
+def make_inference_settings(options: argparse.Namespace) -> "InferenceSettings":
+    """What [`add_inference_options`] were given."""
+    from unip_hf.evaluation import InferenceSettings
+
+    return InferenceSettings(
+        window_size=None if options.whole_image else options.window_size,
+        stride=options.stride,
+        flip=options.flip,
+        scales=tuple(options.scales),
+        batch_size=options.batch_size,
+    )
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
     """
-    Parses a command line; the options in the YAML file of `--config` are read as if they stood in front of it.
+    A command line with the options in the YAML file of `--config` in front, where later ones win over them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -57,35 +149,37 @@ def parse_with_recipe(parser: argparse.ArgumentParser, arguments: Sequence[str])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     path = finder.parse_known_args(arguments)[0].config
+    if path is None:
+        return list(arguments)
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {str(path)!r}.")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"The recipe {str(path)!r} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f'The recipe {str(path)!r} is no list of options such as "learning_rate: 1e-4".')
     words: list[str] = []
-    if path is not None:
-        import yaml
-
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no recipe {str(path)!r}.")
-        try:
-            recipe = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"The recipe {str(path)!r} is not YAML: {error}") from error
-        if not isinstance(recipe, dict):
-            raise ValueError(f'The recipe {str(path)!r} is no list of options such as "learning_rate: 1e-4".')
-        for name, value in recipe.items():
-            if value is True or value is None or value is False:
-                words += [f"--{name}"] if value else []
-            else:
-                words += [f"--{name}", *(str(v) for v in (value if isinstance(value, list) else [value]))]
-    return parser.parse_args([*words, *arguments])
+    for name, value in recipe.items():
+        option = "--" + str(name).replace("-", "_")
+        if value is True or value is None or value is False:
+            words += [option] if value else []
+        else:
+            words += [option, *(str(v) for v in (value if isinstance(value, list) else [value]))]
+    return [*words, *arguments]
 
 
-def check_positive(options: argparse.Namespace, *names: str) -> None:
+def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = False) -> None:
     """
     Raises:
-        ValueError: if one of the options is given but not above 0.
+        ValueError: if one of the options is given but not above 0, or below it with `or_zero`.
     """
     for name in names:
         value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{name} is above 0, not {value}.")
+        if value is not None and (value < 0 or (value == 0 and not or_zero)):
+            raise ValueError(f"--{name} is {'0 or above' if or_zero else 'above 0'}, not {value}.")
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +218,6 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     from unip_hf.training.checkpoints import find_checkpoint
 
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-    file = options.output_dir / "run.json"
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
     if options.resume_from_checkpoint is None:
@@ -134,7 +227,9 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
                 f"{str(options.output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace "
                 "the run in it, or --resume_from_checkpoint latest to go on with it."
             )
-    elif find_checkpoint(options.output_dir, options.resume_from_checkpoint) and file.is_file():
+        return {"options": settings, "versions": versions()}
+    file = find_checkpoint(options.output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
+    if file.is_file():
         before = json.loads(file.read_text())["options"]
         changed = [n for n in settings if n not in FREE_OPTIONS and n in before and before[n] != settings[n]]
         if changed:
@@ -149,18 +244,25 @@ def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
         for name in ("checkpoints", "best", "last", "logs", "predictions"):
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
         (options.output_dir / "metrics.jsonl").unlink(missing_ok=True)
-    for left_behind in options.output_dir.glob(".incomplete-*"):  # by a run that was killed while it wrote
+    for left_behind in list(options.output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
         shutil.rmtree(left_behind, ignore_errors=True)
     with write_whole(options.output_dir / "run.json") as staged:
         staged.write_text(json.dumps(run, indent=1))
 
 
 __all__ = [
+    "add_dataset_options",
+    "add_image_options",
+    "add_inference_options",
     "add_launch_options",
+    "add_training_options",
     "check_positive",
+    "make_image_processor",
+    "make_inference_settings",
     "make_parser",
+    "make_transform",
     "open_run",
-    "parse_with_recipe",
     "start_run",
     "versions",
+    "with_recipe",
 ]

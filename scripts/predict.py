@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unip_hf.files import write_whole
+from unip_hf.scripts.options import add_inference_options, make_inference_settings, make_parser
 
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ Item = TypeVar("Item")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip predict", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser("predict", __doc__)
     parser.add_argument("model", help="folder of a semantic segmentation model, or its name on the Hub")
     parser.add_argument(
         "inputs",
@@ -67,15 +66,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--skip_unreadable", action="store_true", help="go on after a file that cannot be read, list them at the end"
     )
     output.add_argument("--every", type=int, default=1, help="take every n-th frame of videos (default: %(default)s)")
-    inference = parser.add_argument_group("inference", "defaults are the published evaluation's")
-    inference.add_argument("--window_size", type=int, default=512, help="sliding window (default: %(default)s)")
-    inference.add_argument("--stride", type=int, default=341, help="of the window (default: %(default)s)")
-    inference.add_argument("--whole_image", action="store_true", help="instead of the sliding window")
-    inference.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
-    inference.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    inference.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="sizes to average over, 0.75 1 1.25 say (default: 1)"
-    )
+    inference = add_inference_options(parser)
     inference.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     inference.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: no")
     options = parser.parse_args(arguments)
@@ -265,19 +256,13 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from transformers.utils import logging
 
-    from unip_hf.evaluation.inference import InferenceSettings, load_segmentation_model
+    from unip_hf.evaluation.inference import load_segmentation_model
     from unip_hf.evaluation.prediction import Predictor
     from unip_hf.evaluation.sources import find_sources
     from unip_hf.progress import Progress
 
     logging.disable_progress_bar()
-    settings = InferenceSettings(
-        window_size=None if options.whole_image else options.window_size,
-        stride=options.stride,
-        flip=options.flip,
-        scales=tuple(options.scales),
-        batch_size=options.batch_size,
-    )
+    settings = make_inference_settings(options)
     device = choose_device(options.device)
     unreadable: list[str] | None = [] if options.skip_unreadable else None
     sources = find_sources(options.inputs, exclude=options.output_dir, unreadable=unreadable)

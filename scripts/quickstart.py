@@ -35,6 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.scripts import evaluate, finetune, predict
 
     output_dir = options.output_dir
+    is_ours = not output_dir.exists() or not any(output_dir.iterdir()) or (output_dir / "student").is_dir()
+    if not is_ours:
+        raise ValueError(f"{str(output_dir)!r} holds something else: choose another --output_dir.")
     torch.manual_seed(options.seed)
     config = UnipConfig(
         hidden_size=96,

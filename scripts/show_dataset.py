@@ -11,23 +11,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unip_hf.scripts.options import check_positive
+from unip_hf.scripts.options import (
+    add_dataset_options,
+    add_image_options,
+    check_positive,
+    make_image_processor,
+    make_parser,
+    make_transform,
+)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip show-dataset", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in data set')
-    data.add_argument("--data_dir", help="folder with the images and masks")
+    parser = make_parser("show-dataset", __doc__)
+    data = add_dataset_options(parser)
     data.add_argument("--split", default="train", help="default: %(default)s")
     data.add_argument("--num_samples", type=int, default=4, help="rows of the picture (default: %(default)s)")
     data.add_argument("--seed", type=int, default=0, help="other samples, other variants (default: %(default)s)")
-    augmentation = parser.add_argument_group("augmentation")
-    augmentation.add_argument("--num_variants", type=int, default=3, help="of each sample (default: %(default)s)")
-    augmentation.add_argument("--crop_size", type=int, default=512, help="in pixels (default: %(default)s)")
-    augmentation.add_argument("--checkpoint", help="whose image processor is used (default: UNIP's own settings)")
+    data.add_argument("--num_variants", type=int, default=3, help="of each sample (default: %(default)s)")
+    data.add_argument("--checkpoint", help="whose image processor is used (default: UNIP's own settings)")
+    add_image_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output_file", type=Path, default=Path("show.png"), help="default: %(default)s")
     output.add_argument("--overwrite", action="store_true", help="replace a file that exists")
@@ -45,18 +47,15 @@ def main(arguments: Sequence[str]) -> None:
     import numpy as np
     import torch
 
-    from unip_hf import UnipImageProcessor
     from unip_hf.data import load_id2label, load_infrared_dataset
     from unip_hf.data.reading import check_ids, read_sample, without_decoding
-    from unip_hf.data.transforms import training_transforms
-    from unip_hf.evaluation import load_processor
     from unip_hf.evaluation.pictures import overlay_picture, side_by_side, stacked
     from unip_hf.files import write_whole
 
     dataset = without_decoding(load_infrared_dataset(options.dataset, options.data_dir, options.split))
     id2label = load_id2label(options.dataset, options.data_dir)
-    processor = UnipImageProcessor() if options.checkpoint is None else load_processor(options.checkpoint)
-    transform = training_transforms(processor, options.crop_size)
+    processor = make_image_processor(options, options.checkpoint)
+    transform = make_transform(options, processor)
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
     if not processor.do_normalize:
         mean, std = np.zeros_like(mean), np.ones_like(std)

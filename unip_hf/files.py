@@ -2,6 +2,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,16 @@ def write_whole(target: str | os.PathLike) -> Iterator[Path]:
                     os.replace(file, target / file.name)
             else:
                 os.replace(staged, target)
-    except (RuntimeError, SafetensorError) as error:  # what torch and safetensors raise where they cannot write
-        raise OSError(f"Could not write {str(target)!r}: {error}") from error
-    except OSError as error:
-        if error.filename is not None and str(target) in str(error):
-            raise
-        raise OSError(f"Could not write {str(target)!r}: {error.strerror or error}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own kinds
+        raise could_not_write(target, error) from error
 
 
-__all__ = ["write_whole"]
+def could_not_write(target: Path, error: Exception) -> OSError:
+    """An error that names what was not written, and how much space there is, which writers do not always say."""
+    folder = next(parent for parent in target.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 2**20
+    reason = getattr(error, "strerror", None) or error
+    return OSError(f"Could not write {str(target)!r}, where {free:,.0f} MB are free: {reason}")
+
+
+__all__ = ["could_not_write", "write_whole"]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,6 +233,8 @@ def test_probes_train_classifiers_alone(student: Path, images: Path, tmp_path: P
     best, _ = load_segmentation_model(out / "best")
     assert type(best) is UnipForLinearSegmentation and len(best.feature_layers) == 1
     before, after = load_file(student / "model.safetensors"), best.state_dict()
+    best.train()
+    assert not best.unip.training
     frozen = [name for name in after if name.startswith("unip.layers")]
     assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
 
@@ -259,6 +262,42 @@ def test_other_models_train_under_the_same_recipe(images: Path, tmp_path: Path) 
     model, processor = load_segmentation_model(tmp_path / "out" / "last")
     assert type(model) is SegformerForSemanticSegmentation and model.config.id2label[2] == "warm"
     assert type(processor).__name__ == "UnipImageProcessor" and processor.num_channels == 3
+
+
+def test_the_recipe_reaches_the_optimizer_and_the_model(
+    student: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict = {}
+
+    def train(accelerator: object, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> dict:
+        settings["set_training_mode"](model)
+        seen.update(settings, model=model, groups=optimizer.param_groups, batch=next(iter(settings["batches"](0))))
+        return {"best": None}
+
+    monkeypatch.setattr("unip_hf.training.train", train)
+    options = ["--num_epochs", 30, "--weight_decay", 0.1, "--freeze_batch_norm", "--max_gradient_norm", 2]
+    options += ["--batch_size", 6, "--per_device_batch_size", 3, "--ema_decay", 0.99, "--drop_path_rate", 0.2]
+    assert cli.main(command(student, images, tmp_path / "fine", *options)) == 0
+    assert {round(group["lr_scale"], 6) for group in seen["groups"]} == {1.0, 0.85, 0.7225, 0.614125, 0.522006}
+    assert {group["weight_decay"] for group in seen["groups"]} == {0.0, 0.1}
+    assert seen["num_steps"] == 30 and seen["schedule"](0) == pytest.approx(1e-6) and seen["schedule"](3) == 0.9
+    assert (seen["max_gradient_norm"], seen["ema_decay"], seen["accumulation_steps"]) == (2, 0.99, 2)
+    model, batch = seen["model"], seen["batch"]
+    assert batch["pixel_values"].shape == (3, 1, 32, 32)
+    assert seen["batch_weight"](batch) == (batch["labels"] != 255).sum() == batch["num_labelled"]
+    modes = {type(m).__name__: m.training for m in model.modules()}
+    assert modes["BatchNorm2d"] is False and modes["UnipLayer"] is True
+    assert (model.config.drop_path_rate, model.config.drop_path_schedule) == (0.2, "linear")
+    assert model.config.layer_scale_init_value == 1.0 and model.config.position_embedding_type == "learned"
+    nothing = {**batch, "labels": torch.full_like(batch["labels"], 255), "num_labelled": 0}
+    loss = seen["compute_loss"](model, nothing)
+    loss.backward()
+    assert loss == 0 and all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+    assert cli.main(command(student, images, tmp_path / "probe", "--layerwise_probe")) == 0
+    assert {group["lr_scale"] for group in seen["groups"]} == {1.0} and not seen["model"].unip.training
+    trained = {name for name, parameter in seen["model"].named_parameters() if parameter.requires_grad}
+    assert trained == {"classifier.weight", "classifier.bias"}
 
 
 def break_nothing(images: Path) -> None: ...
@@ -305,6 +344,9 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--resume_from_checkpoint", "latest"], "There is no checkpoint to resume"),
     (break_nothing, ["--batch_size", "4", "--per_device_batch_size", "3"], "--batch_size 4 cannot be divided"),
     (break_nothing, ["--learning_rate", "0"], "--learning_rate is above 0"),
+    (break_nothing, ["--num_workers", "-1"], "--num_workers is 0 or above"),
+    (break_nothing, ["--stride", "99"], "stride"),
+    (break_nothing, ["--mixed_precision", "fp16"], "fp16 needs a GPU"),
     (break_nothing, ["--train_split", "night"], "no split 'night'; there are: train, validation"),
     (break_nothing, ["--report_to", "wandb"], "wandb"),
     (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
@@ -343,6 +385,13 @@ def test_new_classifiers_and_overwriting_when_told(
         options = ["--num_steps", 2, "--evaluate_every", 2, "--new_classifier", "--overwrite"]
         assert cli.main(command(tmp_path / "four", images, out, *options)) == 0
         assert [line["step"] for line in metrics(out)] == [1, 2, 2]
+    options = ["--num_steps", 2, "--overwrite", "--stride", 99]  # wrong: nothing of the old run is removed
+    assert cli.main(command(out / "best", images, out, *options)) == 2 and len(metrics(out)) == 3
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("num-steps: 1\noverwrite: true\ndrop_path_rate: 0.3\nfeature_layers: [2]\n")
+    assert cli.main(command(out / "best", images, tmp_path / "more", "--config", recipe)) == 0
+    more, processor = load_segmentation_model(tmp_path / "more" / "last")
+    assert more.config.drop_path_rate == 0.3 and more.feature_layers == [2] and processor.size["shortest_edge"] == 32
     model, _ = load_segmentation_model(out / "last")
     assert model.config.num_labels == 3 and model.decode_head.classifier.out_channels == 3
 

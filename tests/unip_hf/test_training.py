@@ -71,6 +71,8 @@ def test_blocks_are_found_in_other_models_and_stages_are_not(caplog: pytest.LogC
     sizes = {"hidden_sizes": [8, 8, 8, 8], "depths": [2, 2, 2, 2], "num_attention_heads": [1, 1, 1, 1]}
     staged = SegformerForSemanticSegmentation(SegformerConfig(**sizes, decoder_hidden_size=8))
     assert find_blocks(staged) is None
+    sizes["depths"] = [1, 1, 3, 1]  # one stage of several equal blocks is not the whole encoder
+    assert find_blocks(SegformerForSemanticSegmentation(SegformerConfig(**sizes, decoder_hidden_size=8))) is None
     assert {group["lr"] for group in layer_decay_parameter_groups(staged, 1.0, 0.5)} == {1.0}
     assert "layer decay is not applied" in caplog.text
     with pytest.raises(ValueError, match="every parameter is frozen"):
@@ -104,6 +106,7 @@ def run(output_dir: Path, num_steps: int, model: nn.Module | None = None, **sett
         num_steps=num_steps,
         output_dir=output_dir,
         save_model=save_model,
+        best_metric="mean_iou",
         **settings,  # type: ignore[arg-type]
     )
 
@@ -119,6 +122,67 @@ def test_the_loop_learns_and_keeps_the_best_and_the_last(tmp_path: Path) -> None
     best, last = (torch.load(tmp_path / kind / "weights.bin", weights_only=True) for kind in ("best", "last"))
     assert not torch.equal(best["weight"], last["weight"])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+class Recorder(nn.Linear):
+    """Remembers in which mode it ran, and what the optimizer was about to do."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.modes: list[bool] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.modes.append(self.training)
+        return 100 * super().forward(batch)
+
+
+def test_mode_rate_and_gradient_are_right_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = Recorder(), []
+    step = torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, closure: None = None) -> None:
+        gradients = torch.stack([parameter.grad.norm() for parameter in model.parameters()])
+        seen.append((self.param_groups[0]["lr"], gradients.norm().item()))
+        step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        model(torch.ones(1, 4))
+        return {"mean_iou": 0.5}
+
+    run(tmp_path, 4, model=model, evaluate=evaluate, evaluate_every=2, max_gradient_norm=0.25)
+    assert model.modes == [True, True, False] * 2
+    assert [rate for rate, _ in seen] == pytest.approx([0.05 * factor for factor in (1, 0.75, 0.5, 0.25)])
+    assert [norm for _, norm in seen] == pytest.approx([0.25] * 4, rel=1e-3)
+    assert json.loads((tmp_path / "checkpoints" / "step-00000004" / "state.json").read_text())["best_step"] == 2
+
+
+def test_weights_that_are_lost_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    class Breaking(nn.Linear):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().forward(batch) * (float("nan") if self.calls > 6 else 1.0)
+
+    with pytest.raises(ValueError, match="The loss is nan before step 8"):
+        run(tmp_path, 20, model=Breaking(4, 4), save_every=4, log_every=10)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    weights = torch.load(tmp_path / "last" / "weights.bin", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, 4)
+    with pytest.raises(ValueError, match="at step 4, behind the end of this run, 2"):
+        run(tmp_path, 2, resume_from_checkpoint="latest")
+    with pytest.raises(ValueError, match=r"step-00000004' does not fit this run: .*averaged_model.bin"):
+        run(tmp_path, 8, resume_from_checkpoint="latest", ema_decay=0.9)
+    elsewhere = str(tmp_path / "checkpoints" / "step-00000004")
+    scores = {"evaluate": lambda model, step: {"mean_iou": 0.1}, "evaluate_every": 6}
+    end = run(tmp_path / "elsewhere", 6, resume_from_checkpoint=elsewhere, **scores)
+    assert end == {"step": 6, "best": 0.1, "best_step": 6}
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint to resume in"):
+        run(tmp_path / "new", 6, resume_from_checkpoint="latest")
 
 
 def test_accumulation_and_unequal_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
@@ -180,7 +244,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as on a full disk, writing fails midway
     try:
-        with pytest.raises(OSError, match=r"Could not write the checkpoint .*step-00000002"):
+        with pytest.raises(OSError, match=r"Could not write .*step-00000002', where [\d,]+ MB are free"):
             save_checkpoint(accelerator, tmp_path, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -129,6 +129,42 @@ def test_photometric_distortion_leaves_grey_grey_and_colour_within_range() -> No
     assert changed > 8
 
 
+def test_distortions_have_the_published_strength_and_the_pipeline_has_all_parts() -> None:
+    from torchvision import tv_tensors
+
+    image = tv_tensors.Image(torch.full((3, 1, 1), 0.4))
+    drawn = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        drawn.append(PhotometricDistortion().make_params([image]))
+    limits = {
+        "brightness": (-32 / 255, 32 / 255),
+        "contrast": (0.5, 1.5),
+        "saturation": (0.5, 1.5),
+        "hue": (-0.1, 0.1),
+    }
+    for name, (low, high) in limits.items():
+        values = [params[name] for params in drawn if params[name] is not None]
+        assert 150 < len(values) < 250
+        margin = 0.05 * (high - low)
+        assert low <= min(values) < low + margin and high - margin < max(values) <= high
+    brighter = {"brightness": 0.1, "contrast": 2.0, "saturation": None, "hue": None, "contrast_comes_first": True}
+    assert torch.allclose(PhotometricDistortion().transform(image, brighter), torch.tensor(1.0))
+
+    # Through the whole pipeline, with nothing else at random: flipped half of the time, distorted, cropped anywhere.
+    ramp = np.linspace(50, 200, 64, dtype=np.uint8)[None, :, None].repeat(64, axis=0)
+    processor = UnipImageProcessor(num_channels=1, size={"shortest_edge": 64}, do_normalize=False)
+    transform = training_transforms(processor, 32, ratio_range=(1.0, 1.0))
+    outcomes = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        pixels, _ = transform(ramp, np.arange(64, dtype=np.uint8)[:, None].repeat(64, axis=1) // 8)
+        outcomes.append(pixels[0, 0])
+    slopes = torch.stack([(row[-1] - row[0]).sign() for row in outcomes])
+    assert 15 < (slopes < 0).sum() < 45
+    assert torch.stack([row.max() for row in outcomes]).std() > 0.1
+
+
 @pytest.mark.parametrize("settings", [{"crop_size": 0}, {"ratio_range": (2.0, 1.0)}, {"max_category_ratio": 0}])
 def test_numbers_that_cannot_be_meant_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match="crop_size is at least 1, ratio_range"):
@@ -168,7 +204,7 @@ def test_workers_and_resuming_change_nothing(samples: TrainingSamples) -> None:
 
     whole = read(0, num_workers=0)
     for batches in (read(0, num_workers=2), whole[:4] + read(4, num_workers=0)):
-        assert all(torch.equal(a[name], b[name]) for a, b in zip(whole, batches) for name in a)
+        assert all(torch.equal(a[n], b[n]) for a, b in zip(whole, batches) for n in ("pixel_values", "labels"))
 
 
 def test_every_epoch_has_every_row_once_and_processes_share_each_batch() -> None:

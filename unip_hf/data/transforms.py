@@ -74,7 +74,7 @@ class RandomCategoryCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         mask = next(value for value in flat_inputs if isinstance(value, tv_tensors.Mask))
         height, width = (min(self.size, side) for side in mask.shape[-2:])
-        for _ in range(10):
+        for _ in range(10 if self.max_category_ratio < 1 else 1):
             top = int(torch.randint(mask.shape[-2] - height + 1, ()))
             left = int(torch.randint(mask.shape[-1] - width + 1, ()))
             window = mask[..., top : top + height, left : left + width]
@@ -90,13 +90,13 @@ class RandomCategoryCrop(v2.Transform):
 
 class PhotometricDistortion(v2.Transform):
     """
-    Random brightness, contrast, saturation and hue, each with probability one half. Images of one channel have neither
-    saturation nor hue. What leaves 0..1 is clipped.
+    Random brightness, contrast, saturation and hue, each with probability one half, contrast before or after the last
+    two. Images of one channel have neither saturation nor hue. What leaves 0..1 is clipped.
 
     Args:
         brightness (`float`, *optional*, defaults to 32 / 255): Largest value that is added or subtracted.
         contrast, saturation (`tuple[float, float]`, *optional*, default to `(0.5, 1.5)`): Range of the factor.
-        hue (`float`, *optional*, defaults to 0.05): Largest shift, as a share of the colour circle.
+        hue (`float`, *optional*, defaults to 0.1): Largest shift, as a share of the colour circle.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PhotometricDistortion(v2.Transform):
         brightness: float = 32 / 255,
         contrast: tuple[float, float] = (0.5, 1.5),
         saturation: tuple[float, float] = (0.5, 1.5),
-        hue: float = 0.05,
+        hue: float = 0.1,
     ):
         super().__init__()
         self.brightness = brightness
@@ -119,7 +119,10 @@ class PhotometricDistortion(v2.Transform):
             "saturation": self.saturation,
             "hue": (-self.hue, self.hue),
         }
-        return {name: uniform(*limits) if torch.rand(()) < 0.5 else None for name, limits in ranges.items()}
+        params: dict[str, Any] = {
+            name: uniform(*limits) if torch.rand(()) < 0.5 else None for name, limits in ranges.items()
+        }
+        return {**params, "contrast_comes_first": torch.rand(()) < 0.5}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, tv_tensors.Image):
@@ -127,13 +130,14 @@ class PhotometricDistortion(v2.Transform):
         image = inpt.as_subclass(torch.Tensor)
         if params["brightness"] is not None:
             image = (image + params["brightness"]).clamp(0, 1)
-        if params["contrast"] is not None:
+        if params["contrast"] is not None and params["contrast_comes_first"]:
             image = (image * params["contrast"]).clamp(0, 1)
-        if image.shape[-3] == 3:
-            if params["saturation"] is not None:
-                image = functional.adjust_saturation(image, params["saturation"])
-            if params["hue"] is not None:
-                image = functional.adjust_hue(image, params["hue"])
+        if params["saturation"] is not None and image.shape[-3] == 3:
+            image = functional.adjust_saturation(image, params["saturation"])
+        if params["hue"] is not None and image.shape[-3] == 3:
+            image = functional.adjust_hue(image, params["hue"])
+        if params["contrast"] is not None and not params["contrast_comes_first"]:
+            image = (image * params["contrast"]).clamp(0, 1)
         return tv_tensors.wrap(image, like=inpt)
 
 
@@ -247,7 +251,10 @@ class TrainingSamples(Dataset):
             raise ValueError(f"{sample.name} has no mask.")
         check_ids(sample.ids, range(self.num_labels), sample.name)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0]))
+            # the CPU's alone: manual_seed() of torch would seed the GPU, whose numbers are the model's
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
+            )
             pixel_values, labels = self.transform(sample.image, sample.ids)
         return {"pixel_values": pixel_values, "labels": labels}
 
@@ -268,8 +275,8 @@ def read_batches(samples: TrainingSamples, order: Iterable[list[tuple[int, int]]
         settings: Of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
-        `pixel_values`, float32 `(batch_size, num_channels, height, width)`, and `labels`, int64
-        `(batch_size, height, width)`.
+        `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
+        `(batch_size, height, width)`, and the `int` `num_labelled`, how many pixels have a class.
 
     Raises:
         OSError, ValueError: if a file cannot be used; the message names it.
@@ -289,7 +296,10 @@ def read_batches(samples: TrainingSamples, order: Iterable[list[tuple[int, int]]
 
 
 def _collate_or_hand_on(samples: Any) -> Any:
-    return samples if isinstance(samples, Exception) else default_collate(samples)
+    if isinstance(samples, Exception):
+        return samples
+    batch = default_collate(samples)
+    return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
 
 
 class ShuffledBatches(Sampler[list[tuple[int, int]]]):

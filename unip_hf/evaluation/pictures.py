@@ -142,7 +142,7 @@ def overlay_picture(
     coloured = [index for index in present if id2label[index].lower() != "background"]
     is_coloured = np.isin(ids, coloured)
     colours = Image.fromarray(palette[np.where(is_coloured, ids, 0)])
-    blended = Image.blend(Image.fromarray(picture), colours, opacity)
+    blended = np.asarray(Image.blend(Image.fromarray(picture), colours, opacity))
     overlay = Image.fromarray(np.where(is_coloured[..., None], blended, picture))
     if not with_legend:
         return overlay

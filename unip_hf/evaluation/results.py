@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.reading import IGNORE_INDEX
@@ -191,7 +192,7 @@ def update_model_card(
     if path.is_file():
         try:
             card = ModelCard.load(path)
-        except ValueError as error:
+        except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"The metadata at the top of {str(path)!r} is not valid: {error}") from error
     else:
         data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])

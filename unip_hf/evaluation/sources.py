@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..modeling.image_reading_unip import read_image
 from .video import describe_video, frame_to_array, read_video
@@ -70,6 +70,8 @@ def _naming(source: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{source} is neither an image nor a video that can be read.") from error
     except (*DAMAGES, Image.DecompressionBombError) as error:
         if isinstance(error, ValueError) and source in str(error):
             raise

@@ -1,7 +1,14 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tuning and probing for semantic segmentation."""
 
-from .models import is_random_start, load_model, probed_layers, segmentation_loss, train_with_frozen_batch_norm
+from .models import (
+    is_random_start,
+    load_config,
+    load_model,
+    probed_layers,
+    segmentation_loss,
+    set_training_mode,
+)
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 from .validation import Validation
 
@@ -10,9 +17,10 @@ __all__ = [
     "UnipForLayerwiseProbing",
     "Validation",
     "is_random_start",
+    "load_config",
     "load_model",
     "plot_over_depth",
     "probed_layers",
     "segmentation_loss",
-    "train_with_frozen_batch_norm",
+    "set_training_mode",
 ]

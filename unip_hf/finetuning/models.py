@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
@@ -28,6 +28,24 @@ TASKS = {
 def is_random_start(checkpoint: str) -> bool:
     """Whether this names one of the paper's sizes rather than a checkpoint."""
     return checkpoint in UNIP_SIZES and not Path(checkpoint).exists()
+
+
+def load_config(checkpoint: str) -> PreTrainedConfig:
+    """
+    The configuration of a checkpoint, or of a size.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it is a file.
+    """
+    if is_random_start(checkpoint):
+        return UnipConfig.from_size(checkpoint)
+    if Path(checkpoint).is_file():
+        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
 
 
 def probed_layers(num_layers: int) -> list[int]:
@@ -51,7 +69,7 @@ def load_model(
 
     A distilled student or an encoder becomes the paper's segmentation network: learned position table of this image
     size, LayerScale 1, drop path that rises with depth, heads of the last block as asked for. A network that has the
-    head already is taken as it is.
+    head already keeps what is not asked for.
 
     Args:
         checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, or a size
@@ -71,25 +89,17 @@ def load_model(
         ValueError: if it does not fit, with the reason.
     """
     model_class = TASKS[task]
-    fields: dict[str, Any] = {
-        "id2label": id2label,
-        "drop_path_rate": drop_path_rate,
-        "drop_path_schedule": "linear",
+    fields = {"id2label": id2label, "drop_path_rate": drop_path_rate, "drop_path_schedule": "linear"}
+    of_head: dict[str, Any] = {
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
     }
-    if task == "fine_tuning":
-        fields.update(position_embedding_type="learned", layer_scale_init_value=1.0)
+    of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0} if task == "fine_tuning" else {}
     if is_random_start(checkpoint):
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights, which need far more images.")
-        config = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
-        return model_class(_with_fields(config, fields, task))
-    if Path(checkpoint).is_file():
-        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except OSError as error:
-        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
+        sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
+        return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, task))
+    config: Any = load_config(checkpoint)
     architecture = (config.architectures or [""])[0]
     if config.model_type != "unip" and task != "fine_tuning":
         raise ValueError(f"{checkpoint!r} is a {config.model_type} model: probing reads the blocks of a UNIP encoder.")
@@ -102,20 +112,31 @@ def load_model(
             f"{len(id2label)} ({_some(id2label)}): add --new_classifier to train new classifiers, or choose another."
         )
     if config.model_type != "unip":
-        names = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+        if feature_layers is not None or last_layer_num_attention_heads is not None:
+            raise ValueError(f"Blocks and heads can be chosen for UNIP models, not for {config.model_type}.")
+        names: dict[str, Any] = {"id2label": id2label, "label2id": {name: id for id, name in id2label.items()}}
+        if hasattr(config, "drop_path_rate"):
+            names["drop_path_rate"] = drop_path_rate
         return AutoModelForSemanticSegmentation.from_pretrained(
             checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, **names
         )
-    kept = {"id2label": id2label} if has_head else fields
-    model, loading = model_class.from_pretrained(
-        checkpoint,
-        config=_with_fields(config, kept, task),
-        ignore_mismatched_sizes=new_classifier,
-        output_loading_info=True,
-    )
-    missing = [n for n in loading["missing_keys"] if n.startswith("unip.") and "layer_scale" not in n]
-    if missing:
-        raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {missing[:3]} ({len(missing)} in all).")
+    if has_head:  # what is not asked for stays as it is
+        fields |= {name: value for name, value in of_head.items() if value is not None}
+    else:
+        fields |= of_head | of_encoder
+    try:
+        model, loading = model_class.from_pretrained(
+            checkpoint,
+            config=_with_fields(config, fields, task),
+            ignore_mismatched_sizes=not has_head or new_classifier,
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"The head in {checkpoint!r} does not fit: add --new_classifier ({error}).") from error
+    lost = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
+    lost = [name for name in lost if name.startswith("unip.") and "layer_scale" not in name]
+    if lost:
+        raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {lost[:3]} ({len(lost)} in all).")
     model.resize_position_embeddings(image_size)
     return model
 
@@ -127,7 +148,7 @@ def _with_fields(config: UnipConfig, fields: dict[str, Any], task: str) -> UnipC
         values.pop(derived, None)
     if task == "linear_probe" and values["feature_layers"] is None:
         values["feature_layers"] = probed_layers(config.num_hidden_layers)
-    elif task == "layerwise_probe":
+    elif task == "layerwise_probe" and values["feature_layers"] is None:
         values["feature_layers"] = list(range(1, config.num_hidden_layers + 1))
     try:
         return UnipConfig(**values)
@@ -140,34 +161,36 @@ def _some(id2label: dict[int, str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def segmentation_loss(model: nn.Module, batch: dict[str, torch.Tensor], ignore_index: int = 255) -> torch.Tensor:
+def segmentation_loss(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """
     The model's own loss. Where no pixel has a label, many models return NaN; the loss is 0 there.
 
     Args:
         model: Any model for semantic segmentation.
-        batch: `pixel_values` `(batch_size, channels, height, width)` and `labels` `(batch_size, height, width)`.
-        ignore_index (`int`, *optional*, defaults to 255): Id without loss.
+        batch: `pixel_values` `(batch_size, channels, height, width)`, `labels` `(batch_size, height, width)`, and
+            `num_labelled`, how many pixels have a class.
     """
-    loss = model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
-    if (batch["labels"] != ignore_index).any():
-        return loss
-    return sum((parameter * 0).sum() for parameter in model.parameters() if parameter.requires_grad)  # type: ignore
+    if batch["num_labelled"]:
+        return model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+    outputs = model(pixel_values=batch["pixel_values"])
+    heads = [outputs.logits, outputs.get("auxiliary_logits")]
+    return torch.stack([logits.sum() * 0 for logits in heads if logits is not None]).sum()
 
 
-def train_with_frozen_batch_norm(model: nn.Module) -> None:
-    """Training mode, but batch norm uses its running statistics and leaves them as they are."""
+def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> None:
+    """Training mode; where it is frozen, batch norm uses its running statistics and leaves them as they are."""
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if freezes_batch_norm and isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             module.eval()
 
 
 __all__ = [
     "TASKS",
     "is_random_start",
+    "load_config",
     "load_model",
     "probed_layers",
     "segmentation_loss",
-    "train_with_frozen_batch_norm",
+    "set_training_mode",
 ]

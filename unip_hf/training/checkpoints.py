@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
+from ..files import could_not_write
+
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
     """
@@ -39,7 +41,8 @@ def save_checkpoint(
     accelerator: Accelerator, output_dir: Path, state: dict[str, Any], averaged_model: nn.Module | None = None
 ) -> None:
     """
-    Writes `output_dir/checkpoints/step-...` whole and removes older ones. Every process calls this.
+    Writes `output_dir/checkpoints/step-...` whole, unless it is there, and then removes older ones. Every process
+    calls this; of several machines, all see the folder.
 
     Args:
         accelerator: Whose prepared models and optimizers, with the random states of all processes, are written.
@@ -51,6 +54,8 @@ def save_checkpoint(
         OSError: if the disk is full, say. What was there before stays.
     """
     target = output_dir / "checkpoints" / f"step-{state['step']:08d}"
+    if (target / "state.json").is_file():
+        return
     staged = target.with_name(f".incomplete-{target.name}")
     if accelerator.is_main_process:
         shutil.rmtree(staged, ignore_errors=True)
@@ -63,10 +68,9 @@ def save_checkpoint(
             (staged / "state.json").write_text(json.dumps(state))
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(staged, ignore_errors=True)
-        raise OSError(f"Could not write the checkpoint '{target}': {error}") from error
+        raise could_not_write(target, error) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
         for other in (*target.parent.glob("step-*"), *target.parent.glob(".incomplete-step-*")):
             if other != target:
@@ -77,12 +81,20 @@ def save_checkpoint(
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, averaged_model: nn.Module | None = None
 ) -> dict[str, Any]:
-    """Loads what [`save_checkpoint`] wrote into the prepared models and optimizers; returns the plain values."""
-    accelerator.load_state(str(checkpoint))
-    if averaged_model is not None:
-        averaged = torch.load(checkpoint / "averaged_model.bin", map_location=accelerator.device, weights_only=True)
-        averaged_model.load_state_dict(averaged)
-    return json.loads((checkpoint / "state.json").read_text())
+    """
+    Loads what [`save_checkpoint`] wrote into the prepared models and optimizers; returns the plain values.
+
+    Raises:
+        ValueError: if it is of another model or run, or damaged.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+        if averaged_model is not None:
+            file = checkpoint / "averaged_model.bin"
+            averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
+        return json.loads((checkpoint / "state.json").read_text())
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
 
 
 __all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint"]

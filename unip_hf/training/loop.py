@@ -16,6 +16,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..files import write_whole
 from ..progress import Progress
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 
@@ -39,13 +40,15 @@ class MetricsLog:
         if accelerator.is_main_process and path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-            path.write_text("".join(kept))
+            with write_whole(path) as staged:
+                staged.write_text("".join(kept))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                defined = {name: None if value != value else value for name, value in values.items()}  # no NaN in JSON
+                file.write(json.dumps({"step": step, **defined}) + "\n")
 
 
 @contextmanager
@@ -89,14 +92,14 @@ def train(
     output_dir: Path,
     save_model: Callable[[nn.Module, Path], None],
     evaluate: Callable[[nn.Module, int], dict[str, Any]] | None = None,
-    best_metric: str = "mean_iou",
+    best_metric: str = "",
     evaluate_every: int = 1000,
     save_every: int = 1000,
     log_every: int = 10,
     accumulation_steps: int = 1,
     max_gradient_norm: float | None = None,
     ema_decay: float | None = None,
-    set_training_mode: Callable[[nn.Module], Any] = nn.Module.train,
+    set_training_mode: Callable[[nn.Module], Any] = lambda model: model.train(),
     resume_from_checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """
@@ -121,7 +124,7 @@ def train(
         output_dir: Folder that exists.
         save_model: Writes model and folder, in the main process.
         evaluate: From model and step to metrics, called by every process; the model is in evaluation mode.
-        best_metric: Whose highest value `best/` is saved for.
+        best_metric: Which of the metrics `best/` is saved for, where it is highest.
         evaluate_every, save_every, log_every: In updates. The last update is always evaluated, saved and logged.
         accumulation_steps: Batches of each process for one update.
         max_gradient_norm: Longer gradients are shortened to it.
@@ -134,7 +137,7 @@ def train(
 
     Raises:
         FileNotFoundError: if there is no checkpoint to resume from.
-        ValueError: if the loss is not finite.
+        ValueError: if the loss is not finite, or a checkpoint does not fit.
         OSError: if a checkpoint cannot be written.
     """
     base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -146,10 +149,17 @@ def train(
     state: dict[str, Any] = {"step": 0, "best": None, "best_step": None}
     if resume_from_checkpoint is not None:
         state = load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
+        if state["step"] > num_steps:
+            raise ValueError(f"The checkpoint is at step {state['step']}, behind the end of this run, {num_steps}.")
+        if not (output_dir / "best").is_dir():  # resumed in another folder
+            state.update(best=None, best_step=None)
     log = MetricsLog(accelerator, output_dir / "metrics.jsonl", state["step"])
     progress = Progress("step", num_steps, state["step"], accelerator.is_main_process)
     if resume_from_checkpoint is not None:
         progress.say(f"Resumed at step {state['step']} of {num_steps}.")
+
+    losses: list[torch.Tensor] = []
+    latest: dict[str, str] = {}
 
     def trained_model() -> nn.Module:
         return accelerator.unwrap_model(model) if averaged is None else averaged.module
@@ -162,10 +172,22 @@ def train(
         save("last")
         save_checkpoint(accelerator, output_dir, state, averaged)
 
+    def log_loss() -> None:
+        if not losses:
+            return
+        mean_loss = accelerator.reduce(torch.stack(losses).mean(), "sum").item()
+        losses.clear()
+        if not math.isfinite(mean_loss):  # before these weights replace a good checkpoint
+            raise ValueError(
+                f"The loss is {mean_loss} before step {state['step']}: lower the learning rate, clip gradients, or "
+                "use bf16 or fp32 instead of fp16."
+            )
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        latest.update({"loss": f"{mean_loss:.4f}", "lr": f"{rate:.2e}"})
+        log.write(state["step"], {"loss": mean_loss, "learning_rate": rate})
+
     add_up = make_sum_over_processes()
     iterator = iter(batches(state["step"]))
-    losses: list[torch.Tensor] = []
-    latest: dict[str, str] = {}
     set_training_mode(model)
     with terminated() as is_terminated:
         while state["step"] < num_steps:
@@ -173,8 +195,9 @@ def train(
             weights = [batch_weight(batch) for batch in micro_batches]
             total, num_terminated = add_up([sum(weights), is_terminated()])
             if num_terminated:
+                log_loss()
                 save_state()
-                progress.say(f"Stopped by SIGTERM at step {state['step']}; --resume_from_checkpoint latest goes on.")
+                progress.say(f"Stopped by SIGTERM at step {state['step']}, where it can be resumed.")
                 raise SystemExit(STOPPED_BY_SIGTERM)
 
             for group, rate in zip(optimizer.param_groups, base_rates):
@@ -199,26 +222,19 @@ def train(
             state["step"] += 1
 
             is_last = state["step"] == num_steps
-            if state["step"] % log_every == 0 or is_last:
-                mean_loss = accelerator.reduce(torch.stack(losses).mean(), "sum").item()
-                losses.clear()
-                if not math.isfinite(mean_loss):
-                    raise ValueError(
-                        f"The loss is {mean_loss} before step {state['step']}: lower the learning rate, clip "
-                        "gradients with --max_gradient_norm, or use bf16 or fp32 instead of fp16."
-                    )
-                rate = max(group["lr"] for group in optimizer.param_groups)
-                latest.update({"loss": f"{mean_loss:.4f}", "lr": f"{rate:.2e}"})
-                log.write(state["step"], {"loss": mean_loss, "learning_rate": rate})
+            saves = state["step"] % save_every == 0 or is_last
+            if state["step"] % log_every == 0 or saves:
+                log_loss()
             if evaluate is not None and (state["step"] % evaluate_every == 0 or is_last):
                 metrics = evaluate(trained_model().eval(), state["step"])
                 set_training_mode(model)
                 log.write(state["step"], metrics)
-                latest[best_metric] = f"{metrics[best_metric]:.4f}"
-                if state["best"] is None or metrics[best_metric] > state["best"]:
-                    state.update(best=metrics[best_metric], best_step=state["step"])
+                score = metrics[best_metric]
+                latest[best_metric] = f"{score:.4f}"
+                if not math.isnan(score) and (state["best"] is None or score > state["best"]):
+                    state.update(best=score, best_step=state["step"])
                     save("best")
-            if state["step"] % save_every == 0 or is_last:
+            if saves:
                 save_state()
             progress.update("  ".join(f"{name} {value}" for name, value in latest.items()))
     progress.close()

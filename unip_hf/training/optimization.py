@@ -17,14 +17,16 @@ def find_blocks(model: nn.Module) -> str | None:
     (Swin, SegFormer) or no blocks.
     """
     encoder_name = _encoder_name(model)
-    found: list[str] = []
+    sizes: dict[str, int] = {}  # of lists of modules that are in no such list
     for name, module in model.get_submodule(encoder_name).named_modules(prefix=encoder_name):
-        if not isinstance(module, nn.ModuleList) or len(module) < 2 or any(name.startswith(f"{f}.") for f in found):
-            continue
-        shapes = {tuple((n, p.shape) for n, p in block.named_parameters()) for block in module}
-        if len(shapes) == 1 and shapes != {()}:
-            found.append(name)
-    return found[0] if len(found) == 1 else None
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in sizes):
+            sizes[name] = sum(parameter.numel() for parameter in module.parameters())
+    if not sizes:
+        return None
+    largest = max(sizes, key=sizes.__getitem__)
+    blocks: Any = model.get_submodule(largest)
+    shapes = {tuple((n, p.shape) for n, p in block.named_parameters()) for block in blocks}
+    return largest if len(shapes) == 1 and len(blocks) > 1 else None
 
 
 def _encoder_name(model: nn.Module) -> str:
