@@ -71,7 +71,6 @@ def main(arguments: Sequence[str]) -> None:
         write_results,
     )
 
-    settings = make_inference_settings(options)
     logging.disable_progress_bar()
     accelerator = Accelerator(mixed_precision=options.mixed_precision)
     try:
@@ -79,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
         id2label = load_id2label(options.dataset, options.data_dir)
         model, processor = load_segmentation_model(options.checkpoint, accelerator.device)
+        settings = make_inference_settings(options, model)
         classes = dict(model.config.id2label or {})
         if classes != id2label:
             raise ValueError(

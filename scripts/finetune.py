@@ -22,10 +22,12 @@ from unip_hf.scripts.options import (
     add_dataset_options,
     add_image_options,
     add_training_options,
+    add_window_options,
     check_positive,
     make_image_processor,
     make_parser,
     make_transform,
+    make_window_settings,
     open_run,
     start_run,
     with_recipe,
@@ -79,9 +81,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
-    evaluation.add_argument("--window_size", type=int, default=512, help="sliding window (default: %(default)s)")
-    evaluation.add_argument("--stride", type=int, default=341, help="of the window (default: %(default)s)")
-    evaluation.add_argument("--whole_image", action="store_true", help="instead of the sliding window")
+    add_window_options(evaluation)
 
     options = parser.parse_args(with_recipe(arguments))
     if options.linear_probe and options.layerwise_probe:
@@ -180,7 +180,6 @@ def main(arguments: Sequence[str]) -> None:
     from transformers.utils import logging as transformers_logging
 
     from unip_hf.data.transforms import ShuffledBatches, TrainingSamples, read_batches
-    from unip_hf.evaluation import InferenceSettings
     from unip_hf.files import write_whole
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
@@ -214,7 +213,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     checkpoint = None if is_random_start(options.model) else options.model
     processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
-    settings = InferenceSettings(None if options.whole_image else options.window_size, options.stride)
+    settings = make_window_settings(options, options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()

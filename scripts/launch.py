@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -85,6 +86,7 @@ def _launch_here(module: str, arguments: Sequence[str], num_processes: int, is_c
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script itself says what happened
     if is_cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))

@@ -14,6 +14,8 @@ from unip_hf.files import write_whole
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from unip_hf import UnipImageProcessor
     from unip_hf.data.transforms import Transform
     from unip_hf.evaluation import InferenceSettings
@@ -113,28 +115,42 @@ def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor")
     )
 
 
+def add_window_options(group: Any) -> None:
+    """How a model goes over an image."""
+    group.add_argument("--window_size", type=int, help="sliding window, pixels (default: as the training crops, 512)")
+    group.add_argument("--stride", type=int, help="from window to window (default: two thirds, 341)")
+    group.add_argument(
+        "--whole_image", action="store_true", help="no windows; stretches position tables learned on crops"
+    )
+
+
 def add_inference_options(parser: argparse.ArgumentParser) -> Any:
     """How images are segmented; returns the group, for more."""
     group = parser.add_argument_group("inference", "defaults are the published evaluation's")
-    group.add_argument("--window_size", type=int, default=512, help="sliding window, pixels (default: %(default)s)")
-    group.add_argument("--stride", type=int, default=341, help="from window to window (default: %(default)s)")
-    group.add_argument("--whole_image", action="store_true", help="no windows: each image at once")
+    add_window_options(group)
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
     group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
     return group
 
 
-def make_inference_settings(options: argparse.Namespace) -> "InferenceSettings":
-    """What [`add_inference_options`] were given."""
+def make_window_settings(options: argparse.Namespace, crop_size: int, **settings: Any) -> "InferenceSettings":
+    """What [`add_window_options`] were given, for a model that was trained on crops of this size in pixels."""
     from unip_hf.evaluation import InferenceSettings
 
-    return InferenceSettings(
-        window_size=None if options.whole_image else options.window_size,
-        stride=options.stride,
-        flip=options.flip,
-        scales=tuple(options.scales),
-        batch_size=options.batch_size,
+    if options.whole_image:
+        return InferenceSettings(window_size=None, **settings)
+    window_size = crop_size if options.window_size is None else options.window_size
+    stride = max(1, round(window_size * 2 / 3)) if options.stride is None else options.stride
+    return InferenceSettings(window_size=window_size, stride=stride, **settings)
+
+
+def make_inference_settings(options: argparse.Namespace, model: "PreTrainedModel") -> "InferenceSettings":
+    """What [`add_inference_options`] were given, for a model."""
+    size = model.config.image_size if model.config.model_type == "unip" else 512
+    crop_size = size if isinstance(size, int) else max(size)
+    return make_window_settings(
+        options, crop_size, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
     )
 
 
@@ -256,11 +272,13 @@ __all__ = [
     "add_inference_options",
     "add_launch_options",
     "add_training_options",
+    "add_window_options",
     "check_positive",
     "make_image_processor",
     "make_inference_settings",
     "make_parser",
     "make_transform",
+    "make_window_settings",
     "open_run",
     "start_run",
     "versions",

@@ -35,6 +35,7 @@ from unip_hf.scripts.options import add_inference_options, make_inference_settin
 if TYPE_CHECKING:
     import torch
 
+    from unip_hf.evaluation.inference import InferenceSettings
     from unip_hf.evaluation.prediction import Predictor
     from unip_hf.evaluation.sources import Source
 
@@ -116,7 +117,9 @@ def fingerprint(model: Any, processor: Any) -> str:
     return content.hexdigest()
 
 
-def describe_run(options: argparse.Namespace, model: Any, processor: Any) -> dict[str, Any]:
+def describe_run(
+    options: argparse.Namespace, settings: "InferenceSettings", model: Any, processor: Any
+) -> dict[str, Any]:
     """Content of predict.json."""
     import numpy
     import PIL
@@ -132,8 +135,8 @@ def describe_run(options: argparse.Namespace, model: Any, processor: Any) -> dic
         "model": options.model,
         "fingerprint": fingerprint(model, processor),
         "settings": {
-            "window_size": None if options.whole_image else options.window_size,
-            "stride": None if options.whole_image else options.stride,
+            "window_size": settings.window_size,
+            "stride": settings.stride,
             "flip": options.flip,
             "scales": options.scales,
             "mixed_precision": options.mixed_precision,
@@ -262,12 +265,12 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.progress import Progress
 
     logging.disable_progress_bar()
-    settings = make_inference_settings(options)
     device = choose_device(options.device)
     unreadable: list[str] | None = [] if options.skip_unreadable else None
     sources = find_sources(options.inputs, exclude=options.output_dir, unreadable=unreadable)
     model, processor = load_segmentation_model(options.model, device)
-    run = describe_run(options, model, processor)
+    settings = make_inference_settings(options, model)
+    run = describe_run(options, settings, model, processor)
     predictor = Predictor(
         model,
         processor,

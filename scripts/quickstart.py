@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     UnipImageProcessor(num_channels=1).save_pretrained(output_dir / "student")
 
     print("Fine-tuning on 400 drawn 16-bit scenes of 256x320 pixels ...")
-    sizes = ["--crop_size", "256", "--shortest_edge", "256", "--ratio_range", "0.75", "1.5", "--whole_image"]
+    sizes = ["--crop_size", "256", "--shortest_edge", "256", "--ratio_range", "0.75", "1.5"]
     recipe = ["--learning_rate", "2e-3", "--layer_decay", "1", "--drop_path_rate", "0", "--batch_size", "4"]
     length = ["--num_steps", str(options.steps), "--evaluate_every", str(options.steps), "--seed", str(options.seed)]
     student = ["--model", str(output_dir / "student"), "--dataset", "scenes", "--report_to", "none"]
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> None:
     print("Segmenting a 16-bit file ...")
     Image.fromarray(draw_scene(3)[0]).save(output_dir / "scene.png")
     model, scene = str(output_dir / "best"), str(output_dir / "scene.png")
-    predict.main([model, scene, "--output_dir", str(output_dir / "prediction"), "--whole_image", "--overwrite"])
+    predict.main([model, scene, "--output_dir", str(output_dir / "prediction"), "--overwrite"])
 
     print("Evaluating on 50 scenes it has not seen ...")
-    test = ["--dataset", "scenes", "--split", "test", "--whole_image", "--overwrite"]
+    test = ["--dataset", "scenes", "--split", "test", "--overwrite"]
     evaluate.main([model, *test, "--output_dir", str(output_dir / "evaluation")])
     print(f"Checkpoint: {model}\nThe page with numbers and pictures: {output_dir / 'evaluation' / 'report.html'}")
 
