@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,6 @@ from unip_hf.evaluation.video import describe_video, frame_to_array, read_video
 from unip_hf.scripts import predict
 from unip_hf.scripts.cli import run
 
-
-av = pytest.importorskip("av")
 
 NAMES = {0: "sky", 1: "road", 2: "car", 3: "person", 4: "tree"}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Videos: reads their frames without losing depth, and writes pictures as a video. Needs PyAV (`pip install av`)."""
+"""Videos: reads their frames without losing depth, and writes pictures as a video."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -14,18 +15,9 @@ from PIL import Image
 DEFAULT_FRAME_RATE = Fraction(25)
 
 
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError("Videos are read and written with PyAV, which is not installed: pip install av.") from error
-    return av
-
-
 @contextmanager
 def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; what FFmpeg says of a damaged file becomes a ValueError."""
-    av = _import_av()
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
     try:
@@ -145,12 +137,11 @@ def write_video(path: str | os.PathLike, rate: Fraction) -> Iterator[Callable[[I
     Pictures are of mode RGB. The first one sets the size, which is made even; where a picture is smaller, black is on
     its right and below, and where it is larger, it is cut off.
     """
-    av = _import_av()
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     # With its rate control by macroblock trees, x264 does not always write the same bytes for the same pictures.
     options = {"x264-params": "mbtree=0"} if codec == "libx264" else {}
     with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate.limit_denominator(1001), options=options)
+        stream: Any = container.add_stream(codec, rate=rate.limit_denominator(1001), options=options)
         stream.pix_fmt = "yuv420p"
 
         def append(picture: Image.Image) -> None:
