@@ -179,7 +179,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate.utils import set_seed
     from transformers.utils import logging as transformers_logging
 
-    from unip_hf.data.transforms import ShuffledBatches, TrainingSamples, read_batches
+    from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.files import write_whole
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,

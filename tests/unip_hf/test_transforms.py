@@ -13,14 +13,8 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipImageProcessor
-from unip_hf.data.transforms import (
-    PhotometricDistortion,
-    RandomCategoryCrop,
-    ShuffledBatches,
-    TrainingSamples,
-    read_batches,
-    training_transforms,
-)
+from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+from unip_hf.data.transforms import PhotometricDistortion, RandomCategoryCrop, training_transforms
 
 
 def scene(height: int = 40, width: int = 60, dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,146 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Training samples and their order. Both follow from a seed and from how many updates were made, and from nothing else, so
+that processes, workers and interruptions do not change a training.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from .reading import IGNORE_INDEX, check_ids, ignore_sigterm, read_sample, without_decoding
+from .transforms import Transform
+
+
+class TrainingSamples(Dataset):
+    """
+    The training samples of a dataset. A key is `(epoch, row)`, and the random numbers of its augmentation depend on
+    `seed` and that key alone: not on the worker, the process, or where a run was resumed.
+
+    Args:
+        dataset: Rows with the columns `image` and `annotation`.
+        transform: Such as [`training_transforms`] returns.
+        num_labels (`int`): Ids from there on, but for 255, raise an error that names the file.
+        seed (`int`, *optional*, defaults to 0): Any number.
+    """
+
+    def __init__(self, dataset: Any, transform: Transform, num_labels: int, seed: int = 0):
+        self.dataset = without_decoding(dataset)
+        self.transform = transform
+        self.num_labels = num_labels
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, number = key
+        sample = read_sample(self.dataset[number], number)
+        if sample.ids is None:
+            raise ValueError(f"{sample.name} has no mask.")
+        check_ids(sample.ids, range(self.num_labels), sample.name)
+        with torch.random.fork_rng(devices=[]):
+            # the CPU's alone: manual_seed() of torch would seed the GPU, whose numbers are the model's
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
+            )
+            pixel_values, labels = self.transform(sample.image, sample.ids)
+        return {"pixel_values": pixel_values, "labels": labels}
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]] | Exception:
+        try:
+            return [self[key] for key in keys]
+        except (OSError, ValueError) as error:
+            return error  # handed on, since a worker that raises would bury the message in a traceback
+
+
+def read_batches(samples: TrainingSamples, order: Iterable[list[tuple[int, int]]], **settings: Any) -> Iterator[Any]:
+    """
+    Batches of samples, read by the worker processes of a `DataLoader`.
+
+    Args:
+        samples ([`TrainingSamples`]): What to read.
+        order: Lists of keys, such as [`ShuffledBatches`].
+        settings: Of the `DataLoader`: `num_workers`, `pin_memory`.
+
+    Yields:
+        `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
+        `(batch_size, height, width)`, and the `int` `num_labelled`, how many pixels have a class.
+
+    Raises:
+        OSError, ValueError: if a file cannot be used; the message names it.
+    """
+    generator = torch.Generator()  # one of its own: torch's random state is the model's alone
+    for batch in DataLoader(
+        samples,
+        batch_sampler=order,
+        collate_fn=_collate_or_hand_on,
+        generator=generator,
+        worker_init_fn=ignore_sigterm,
+        **settings,
+    ):
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _collate_or_hand_on(samples: Any) -> Any:
+    if isinstance(samples, Exception):
+        return samples
+    batch = default_collate(samples)
+    return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
+
+
+class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+    """
+    Endless batches of keys `(epoch, row)` for one of several processes. All processes together walk through one
+    shuffled sequence, epoch after epoch without a gap, so that the batch of a step is the same however many processes
+    share it, and a step can be found again without reading what was before it.
+
+    Args:
+        num_rows (`int`): Rows of the dataset.
+        batch_size (`int`): Rows for this process.
+        process_index, num_processes (`int`): Which process this is, of how many.
+        seed (`int`, *optional*, defaults to 0): Of the order.
+        first_batch (`int`, *optional*, defaults to 0): Number of batches of each process to leave out.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        seed: int = 0,
+        first_batch: int = 0,
+    ):
+        if num_rows < 1:
+            raise ValueError("There is nothing to train on: the dataset is empty.")
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.seed = seed
+        self.first_batch = first_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        position = (self.first_batch * self.num_processes + self.process_index) * self.batch_size
+        while True:
+            keys = []
+            for place in range(position, position + self.batch_size):
+                if place // self.num_rows != epoch:
+                    epoch = place // self.num_rows
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+                keys.append((epoch, int(order[place % self.num_rows])))
+            yield keys
+            position += self.num_processes * self.batch_size
+
+
+__all__ = ["ShuffledBatches", "TrainingSamples", "read_batches"]
