@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Training samples and their order. Both follow from a seed and from how many updates were made, and from nothing else, so
-that processes, workers and interruptions do not change a training.
+Training samples and their order. Both follow from a seed and from how many updates were made, and from nothing else,
+so that processes, workers and interruptions do not change a training.
 """
 
 from collections.abc import Iterable, Iterator
