@@ -1,7 +1,9 @@
 """Parameter groups and schedules against the published numbers; the loop, driven with a small model."""
 
 import json
+import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,7 +116,7 @@ def run(output_dir: Path, num_steps: int, model: nn.Module | None = None, **sett
 def test_the_loop_learns_and_keeps_the_best_and_the_last(tmp_path: Path) -> None:
     scores = iter([0.1, 0.9, 0.5])
     end = run(tmp_path, 30, evaluate=lambda model, step: {"mean_iou": next(scores)}, evaluate_every=10, save_every=10)
-    assert end == {"step": 30, "best": 0.9, "best_step": 20}
+    assert end == {"step": 30, "evaluated_step": 30, "best": 0.9, "best_step": 20}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 3 and losses[-1] < losses[0] / 2
@@ -180,9 +182,31 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "checkpoints" / "step-00000004")
     scores = {"evaluate": lambda model, step: {"mean_iou": 0.1}, "evaluate_every": 6}
     end = run(tmp_path / "elsewhere", 6, resume_from_checkpoint=elsewhere, **scores)
-    assert end == {"step": 6, "best": 0.1, "best_step": 6}
+    assert end == {"step": 6, "evaluated_step": 6, "best": 0.1, "best_step": 6}
     with pytest.raises(FileNotFoundError, match="There is no checkpoint to resume in"):
         run(tmp_path / "new", 6, resume_from_checkpoint="latest")
+
+
+def test_sigterm_during_an_evaluation_ends_at_once_and_the_evaluation_is_made_up_for(tmp_path: Path) -> None:
+    def terminated(model: nn.Module, step: int) -> dict[str, float]:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on after SIGTERM")
+        return {"mean_iou": 0.1 * step}
+
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, 6, evaluate=terminated, evaluate_every=2, log_every=1)
+    assert stopped.value.code == 143
+    seen = []
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        seen.append(step)
+        return {"mean_iou": 0.1 * step}
+
+    run(tmp_path, 6, evaluate=evaluate, evaluate_every=2, log_every=1, resume_from_checkpoint="latest")
+    assert seen == [4, 6]
+    run(tmp_path / "whole", 6, evaluate=evaluate, evaluate_every=2, log_every=1)
+    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
 def test_accumulation_and_unequal_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:

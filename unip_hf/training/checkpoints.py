@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write
+from ..files import could_not_write, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -78,6 +78,13 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
+def update_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict[str, Any]) -> None:
+    """Replaces the plain values in the checkpoint of this step."""
+    if accelerator.is_main_process:
+        with write_whole(output_dir / "checkpoints" / f"step-{state['step']:08d}" / "state.json") as staged:
+            staged.write_text(json.dumps(state))
+
+
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, averaged_model: nn.Module | None = None
 ) -> dict[str, Any]:
@@ -97,4 +104,4 @@ def load_checkpoint(
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
 
 
-__all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint", "update_checkpoint"]

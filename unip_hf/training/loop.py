@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import write_whole
 from ..progress import Progress
-from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, update_checkpoint
 
 
 STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
@@ -31,15 +31,16 @@ class MetricsLog:
     Args:
         accelerator: Whose trackers get the same values; the main process writes.
         path (`Path`): File to append to.
-        first_step (`int`): Lines of later steps are removed: the run was interrupted and makes them again.
+        is_known (`Callable`): Takes a line's values; the others are removed, since a run that was interrupted makes
+            them again.
     """
 
-    def __init__(self, accelerator: Accelerator, path: Path, first_step: int):
+    def __init__(self, accelerator: Accelerator, path: Path, is_known: Callable[[dict[str, Any]], bool]):
         self.accelerator = accelerator
         self.path = path
         if accelerator.is_main_process and path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+            kept = [line for line in lines if line.endswith("\n") and is_known(json.loads(line))]
             with write_whole(path) as staged:
                 staged.write_text("".join(kept))
 
@@ -51,18 +52,40 @@ class MetricsLog:
                 file.write(json.dumps({"step": step, **defined}) + "\n")
 
 
-@contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM came; the signal does nothing else inside the block."""
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
-    try:
-        yield came.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class Termination:
+    """
+    Remembers that SIGTERM came while it is entered. Where nothing would be lost, `is_safe`, the signal ends the
+    process at once.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self.is_safe = False
+
+    def __enter__(self) -> "Termination":
+        self.is_main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+        if self.is_main:
+            self.before = signal.signal(signal.SIGTERM, self.receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_main:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def receive(self, *_: object) -> None:
+        self.came = True
+        if self.is_safe:
+            raise SystemExit(STOPPED_BY_SIGTERM)
+
+    @contextmanager
+    def safe(self) -> Iterator[None]:
+        self.is_safe = True
+        if self.came:
+            raise SystemExit(STOPPED_BY_SIGTERM)
+        try:
+            yield
+        finally:
+            self.is_safe = False
 
 
 def make_sum_over_processes() -> Callable[[list[float]], list[float]]:
@@ -133,7 +156,8 @@ def train(
         resume_from_checkpoint: `"latest"` or the path of a checkpoint.
 
     Returns:
-        The state at the end: `step`, the highest value of `best_metric` as `best`, and its step as `best_step`.
+        The state at the end: `step` and `evaluated_step`, the highest value of `best_metric` as `best`, and its step
+        as `best_step`.
 
     Raises:
         FileNotFoundError: if there is no checkpoint to resume from.
@@ -146,14 +170,19 @@ def train(
         averaging = get_ema_multi_avg_fn(ema_decay)
         averaged = AveragedModel(model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
     model, optimizer = accelerator.prepare(model, optimizer)
-    state: dict[str, Any] = {"step": 0, "best": None, "best_step": None}
+    state: dict[str, Any] = {"step": 0, "evaluated_step": 0, "best": None, "best_step": None}
     if resume_from_checkpoint is not None:
         state = load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
         if state["step"] > num_steps:
             raise ValueError(f"The checkpoint is at step {state['step']}, behind the end of this run, {num_steps}.")
         if not (output_dir / "best").is_dir():  # resumed in another folder
             state.update(best=None, best_step=None)
-    log = MetricsLog(accelerator, output_dir / "metrics.jsonl", state["step"])
+    first_step, is_evaluated = state["step"], state["evaluated_step"] == state["step"]
+    log = MetricsLog(
+        accelerator,
+        output_dir / "metrics.jsonl",
+        lambda line: line["step"] < first_step or (line["step"] == first_step and ("loss" in line or is_evaluated)),
+    )
     progress = Progress("step", num_steps, state["step"], accelerator.is_main_process)
     if resume_from_checkpoint is not None:
         progress.say(f"Resumed at step {state['step']} of {num_steps}.")
@@ -172,6 +201,25 @@ def train(
         save("last")
         save_checkpoint(accelerator, output_dir, state, averaged)
 
+    def is_due(every: int) -> bool:
+        return state["step"] > 0 and (state["step"] % every == 0 or state["step"] == num_steps)
+
+    def evaluate_and_keep_the_best() -> None:
+        """Comes after the checkpoint, which then learns of the result: whatever happens meanwhile, nothing is lost."""
+        if evaluate is None or not is_due(evaluate_every) or state["evaluated_step"] == state["step"]:
+            return
+        with termination.safe():
+            metrics = evaluate(trained_model().eval(), state["step"])
+        set_training_mode(model)
+        log.write(state["step"], metrics)
+        score = metrics[best_metric]
+        latest[best_metric] = f"{score:.4f}"
+        if not math.isnan(score) and (state["best"] is None or score > state["best"]):
+            state.update(best=score, best_step=state["step"])
+            save("best")
+        state["evaluated_step"] = state["step"]
+        update_checkpoint(accelerator, output_dir, state)
+
     def log_loss() -> None:
         if not losses:
             return
@@ -189,11 +237,12 @@ def train(
     add_up = make_sum_over_processes()
     iterator = iter(batches(state["step"]))
     set_training_mode(model)
-    with terminated() as is_terminated:
+    with Termination() as termination:
+        evaluate_and_keep_the_best()  # where a resumed run had not come to it
         while state["step"] < num_steps:
             micro_batches = [next(iterator) for _ in range(accumulation_steps)]
             weights = [batch_weight(batch) for batch in micro_batches]
-            total, num_terminated = add_up([sum(weights), is_terminated()])
+            total, num_terminated = add_up([sum(weights), termination.came])
             if num_terminated:
                 log_loss()
                 save_state()
@@ -221,21 +270,12 @@ def train(
                 averaged.update_parameters(accelerator.unwrap_model(model))
             state["step"] += 1
 
-            is_last = state["step"] == num_steps
-            saves = state["step"] % save_every == 0 or is_last
+            saves = is_due(save_every) or (evaluate is not None and is_due(evaluate_every))
             if state["step"] % log_every == 0 or saves:
                 log_loss()
-            if evaluate is not None and (state["step"] % evaluate_every == 0 or is_last):
-                metrics = evaluate(trained_model().eval(), state["step"])
-                set_training_mode(model)
-                log.write(state["step"], metrics)
-                score = metrics[best_metric]
-                latest[best_metric] = f"{score:.4f}"
-                if not math.isnan(score) and (state["best"] is None or score > state["best"]):
-                    state.update(best=score, best_step=state["step"])
-                    save("best")
             if saves:
                 save_state()
+            evaluate_and_keep_the_best()
             progress.update("  ".join(f"{name} {value}" for name, value in latest.items()))
     progress.close()
     return state
