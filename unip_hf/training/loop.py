@@ -172,7 +172,7 @@ def train(
     model, optimizer = accelerator.prepare(model, optimizer)
     state: dict[str, Any] = {"step": 0, "evaluated_step": 0, "best": None, "best_step": None}
     if resume_from_checkpoint is not None:
-        state = load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
+        state |= load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
         if state["step"] > num_steps:
             raise ValueError(f"The checkpoint is at step {state['step']}, behind the end of this run, {num_steps}.")
         if not (output_dir / "best").is_dir():  # resumed in another folder
