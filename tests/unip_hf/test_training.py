@@ -265,6 +265,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     accelerator = Accelerator(cpu=True)
     prepared = accelerator.prepare(model)
     save_checkpoint(accelerator, tmp_path, {"step": 1})
+    weights = tmp_path / "checkpoints" / "step-00000001" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    save_checkpoint(accelerator, tmp_path, {"step": 1})  # nothing is taken away to be written again
+    assert weights.stat().st_mtime_ns == written
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as on a full disk, writing fails midway
     try:
