@@ -1,0 +1,407 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the builders of the published benchmarks share: a subclass names the facts and finds the files."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetGenerationError
+
+from ...progress import Progress
+from ..folder import IMAGE_SUFFIXES
+from ..reading import IGNORE_INDEX
+from ..source_files import SourceFile, SourceFiles, read_names
+from .encoding import EncodedImage, encode_mask, read_ids, read_image_file
+
+
+logger = logging.getLogger(__name__)
+
+VERSION = datasets.Version("1.0.0")  # raise it whenever a builder gives other rows or pixels: the cache goes by it
+MAX_CHUNKS = 64  # what can be shared out among the processes and workers that read a split
+
+Images = Mapping[str, SourceFile]  # by their names: paths in a folder, without suffix
+
+
+class Row(NamedTuple):
+    """
+    The files of one example; small, since all rows of a split are handed to other processes.
+
+    Args:
+        name (`str`): Unique in its split, such as "00001D".
+        image (`SourceFile`): What the column `image` is read from.
+        annotation (`SourceFile`, *optional*): The mask.
+        rgb (`SourceFile`, *optional*): What the column `rgb` is read from, where there is one.
+    """
+
+    name: str
+    image: SourceFile
+    annotation: SourceFile | None
+    rgb: SourceFile | None = None
+
+
+@dataclass
+class BenchmarkConfig(datasets.BuilderConfig):
+    """
+    Args:
+        modality (`str`): What the column `image` holds, "thermal", "rgb" or "depth"; with "both" it holds the thermal
+            image, and a further column `rgb` the other.
+        allow_partial (`bool`): Take what is there instead of insisting on the published lists and counts.
+    """
+
+    version: datasets.Version | str | None = VERSION
+    modality: str = "thermal"
+    allow_partial: bool = False
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """The name of the folder in the cache: another one when a file has changed."""
+        if self.data_dir is not None and os.path.exists(self.data_dir):
+            config_kwargs = {**config_kwargs, "data_dir": SourceFiles(self.data_dir).fingerprint}
+        return super().create_config_id(config_kwargs, custom_features)
+
+
+class InfraredBenchmark(datasets.GeneratorBasedBuilder):
+    """
+    A published dataset, read from what its authors give away: `image` and `annotation`, and `rgb` in configurations of
+    both modalities.
+
+    Images are the files as they are, with their depth. Masks are 8-bit palette PNG: the indices are class ids, 255 is
+    to be ignored, and the colours are those of the class. Each file is decoded once, when the dataset is prepared, and
+    what is wrong with it raises a `ValueError` that names it. What a builder leaves out by a rule in its documentation
+    is counted in a warning. A dataset in the cache is found again as long as its files are there and unchanged.
+
+    Args:
+        data_dir (`str` or `os.PathLike`): The zip file, the folder that holds it, or the unpacked folder.
+        config_name (`str`, *optional*): Name of one of `BUILDER_CONFIGS`.
+        allow_partial (`bool`, *optional*, defaults to `False`): As in [`BenchmarkConfig`], of which every field may be
+            given.
+    """
+
+    BUILDER_CONFIG_CLASS = BenchmarkConfig
+    VERSION = VERSION
+
+    # What a subclass says.
+    TITLE: str
+    HOMEPAGE: str
+    LICENSE: str
+    CITATION: str  # BibTeX
+    LAYOUT: str  # the files as downloaded
+    CLASSES: tuple[str, ...]  # names by id
+    PALETTE: tuple[tuple[int, int, int], ...] | None = None  # published colours by id, if there are any
+    NUM_EXAMPLES: dict[str, int]  # published size of each split
+    IDS: dict[int, int] | None = None  # id in the files -> class id or 255; None: class ids stand in the files
+    ID_HINT: str = ""  # what the message about an unknown id should add
+
+    def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
+        """
+        The rows of each split, in an order that is the same on every machine. The one method a subclass must write.
+
+        Raises:
+            ValueError: if files or lists are missing.
+        """
+        raise NotImplementedError
+
+    def select_rows(self, rows: list[Row], files: SourceFiles) -> list[Row]:
+        """Of the rows of a split, whose number has been checked, those that the configuration asks for."""
+        return rows
+
+    def read_images(self, row: Row) -> dict[str, EncodedImage]:
+        """
+        The columns other than `annotation`.
+
+        Raises:
+            ValueError: if a file is damaged; the message names it.
+        """
+        images = {"image": read_image_file(row.image)}
+        if row.rgb is not None:
+            images["rgb"] = read_image_file(row.rgb)
+        return images
+
+    def id_table(self) -> dict[int, int]:
+        """Id in the files -> class id; 255, to be ignored, needs no entry."""
+        return self.IDS if self.IDS is not None else {id: id for id in range(len(self.CLASSES))}
+
+    @classmethod
+    def palette(cls) -> np.ndarray:
+        """Colours of the classes: uint8 `np.ndarray` of shape `(classes, 3)`."""
+        from ...evaluation.pictures import segmentation_palette
+
+        return np.array(cls.PALETTE, np.uint8) if cls.PALETTE else segmentation_palette(len(cls.CLASSES))
+
+    # For subclasses.
+
+    def find_images(self, files: SourceFiles, *folders: str, is_required: bool = True) -> dict[str, SourceFile]:
+        """
+        The images in the first folder that occurs, by their path in it without suffix.
+
+        Args:
+            folders (`str`): Names, or ends of paths such as `"train/images"`.
+            is_required (`bool`): Whether to raise an error if there is no such folder or it is empty. Otherwise the
+                result is empty.
+
+        Raises:
+            ValueError: if it is required and not there, or two files differ in their suffix only.
+        """
+        folder = files.find_folder(*folders)
+        images = {} if folder is None else files.images(folder)
+        if not images and is_required:
+            missing = "no folder" if folder is None else "no image in the folder"
+            raise ValueError(f"{files.data_dir!r} has {missing} {_any_of(folders)}. {self._layout()}")
+        return images
+
+    def read_list(self, files: SourceFiles, *lists: str) -> list[str] | None:
+        """
+        The names in the first list that occurs; `None` if there is none and the dataset may be partial.
+
+        Raises:
+            ValueError: if it is missing, empty, or names something twice.
+        """
+        file = files.find_file(*lists)
+        if file is not None:
+            return read_names(file)
+        if not self.config.allow_partial:
+            raise ValueError(f"{files.data_dir!r} has no list {_any_of(lists)}. {self._layout()}")
+        return None
+
+    def pair(
+        self,
+        names: Iterable[str],
+        thermal: Images,
+        annotations: Images,
+        rgb: Images | None = None,
+        source: str = "the folder of images",
+    ) -> list[Row]:
+        """
+        Rows of files that have the same name in parallel folders; the modality says which of them are meant.
+
+        Args:
+            names (`Iterable[str]`): With or without suffix and leading folders.
+            thermal, annotations, rgb: Files by name, as [`find_images`] gives them. If there are no annotations at
+                all, which is possible in a partial dataset only, the rows have none.
+            source (`str`): Where the names stand, for the message.
+
+        Raises:
+            ValueError: if a file is missing. A partial dataset leaves the name out.
+        """
+        modality = self.config.modality
+        columns: dict[str, Images] = {"image": (rgb if modality == "rgb" else thermal) or {}}
+        if modality == "both":
+            columns["rgb"] = rgb or {}
+        if annotations or not self.config.allow_partial:
+            columns["annotation"] = annotations
+        known = set().union(*columns.values())
+        rows, missing = [], []
+        for name in names:
+            name = _known_name(name, known)
+            found = {column: images[name] for column, images in columns.items() if name in images}
+            if len(found) == len(columns):
+                rows.append(Row(name, found["image"], found.get("annotation"), found.get("rgb")))
+            else:
+                missing.append(f"{name!r} ({' and '.join(column for column in columns if column not in found)})")
+        if missing and not self.config.allow_partial:
+            more = f" and of {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(
+                f"{str(self.config.data_dir)!r} lacks files of names in {source}: {', '.join(missing[:3])}{more}. "
+                f"{self._how_to_go_on()}"
+            )
+        self.leave_out(f"names in {source} without files", missing)
+        return rows
+
+    def pair_folders(self, source: str, thermal: Images, annotations: Images, rgb: Images | None = None) -> list[Row]:
+        """
+        As [`pair`], of everything that is in any of the folders.
+
+        Raises:
+            ValueError: if a file has no partner. A partial dataset leaves it out.
+        """
+        names = sorted({*thermal, *annotations, *(rgb or {})})
+        return self.pair(names, thermal, annotations, rgb, source)
+
+    def leave_out(self, reason: str, names: Iterable[str]) -> None:
+        """Counts what is passed over, for the warning: `reason` says what they are in the plural, "copies" say."""
+        self._left_out.setdefault(reason, []).extend(names)
+
+    def leave_out_unlisted(
+        self, names: Iterable[str], splits: Mapping[str, Iterable[Row]], copies: re.Pattern | None = None
+    ) -> None:
+        """Counts the names that are in no split, apart those in which `copies` is found."""
+        listed = {row.name for row in chain.from_iterable(splits.values())}
+        for name in names:
+            if name not in listed:
+                is_copy = copies is not None and copies.search(name)
+                self.leave_out("copies" if is_copy else "images that no list names", [name])
+
+    # What the base does with it.
+
+    def _info(self) -> datasets.DatasetInfo:
+        columns = ["image", *(["rgb"] if self.config.modality == "both" else []), "annotation"]
+        return datasets.DatasetInfo(
+            description=f"{self.TITLE}. Ids of the classes: "
+            + ", ".join(f"{id} {label}" for id, label in enumerate(self.CLASSES)),
+            citation=self.CITATION,
+            homepage=self.HOMEPAGE,
+            license=self.LICENSE,
+            features=datasets.Features({column: datasets.Image() for column in columns}),
+        )
+
+    def _layout(self) -> str:
+        return f"{self.TITLE} is the zip file, or the folder it unpacks to, with\n{self.LAYOUT}"
+
+    def _how_to_go_on(self) -> str:
+        return "Download or unpack it again, or pass allow_partial=True (--allow_partial) to take what is there."
+
+    def _open_files(self) -> SourceFiles:
+        data_dir = self.config.data_dir
+        if data_dir is None or not os.path.exists(data_dir):
+            problem = "needs data_dir" if data_dir is None else f"is not in {str(data_dir)!r}, which does not exist"
+            raise ValueError(
+                f"{self.TITLE} {problem}: get it from {self.HOMEPAGE} (licence: {self.LICENSE}) and give the path of "
+                f"the zip file, or of the folder it unpacks to, with\n{self.LAYOUT}"
+            )
+        return SourceFiles(data_dir)
+
+    def _check_rows(self, splits: Mapping[str, list[Row]]) -> None:
+        name = f"{self.TITLE} in {str(self.config.data_dir)!r}"
+        split_of: dict[str, str] = {}
+        for split, rows in splits.items():
+            for row in rows:
+                if split_of.setdefault(row.image.path, split) != split:
+                    raise ValueError(f"{row.image.path!r} stands in {split_of[row.image.path]!r} and in {split!r}.")
+            if len({row.name for row in rows}) < len(rows):
+                raise ValueError(f"{name} has two examples of the same name in {split!r}.")
+        if not any(splits.values()):
+            raise ValueError(f"{name} holds no examples. {self._layout()}")
+        found = {split: len(splits.get(split, [])) for split in self.NUM_EXAMPLES}
+        if found != self.NUM_EXAMPLES:
+            message = f"{name} should have {_counts(self.NUM_EXAMPLES)} examples, but has {_counts(found)}"
+            if not self.config.allow_partial:
+                raise ValueError(f"{message}. {self._how_to_go_on()}")
+            logger.warning(f"{message}: results on it cannot be compared with published ones.")
+        unlabelled = sum(row.annotation is None for rows in splits.values() for row in rows)
+        if unlabelled:
+            logger.warning(f"{name} has no masks of {unlabelled} images.")
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        files = self._open_files()
+        self._left_out: dict[str, list[str]] = {}
+        self._colours = self.palette()  # here, since other processes would take seconds to import what makes it
+        found = self.find_rows(files)
+        self._check_rows(found)
+        splits = {split: self.select_rows(found[split], files) for split in self.NUM_EXAMPLES if split in found}
+        splits = {split: rows for split, rows in splits.items() if rows}
+        if not splits:
+            raise ValueError(f"The configuration {self.config.name!r} leaves nothing of {files.data_dir!r}.")
+        left_out = [f"{len(names)} {reason} (such as {names[0]})" for reason, names in self._left_out.items() if names]
+        if left_out:
+            logger.warning(f"{self.TITLE} in {files.data_dir!r}: left out {', '.join(left_out)}.")
+        # Known beforehand, so that progress has an end, and that datasets checks that every example has arrived.
+        self.info.splits = datasets.SplitDict(
+            {split: datasets.SplitInfo(split, num_examples=len(rows)) for split, rows in splits.items()}
+        )
+        return [datasets.SplitGenerator(split, gen_kwargs={"chunks": _chunks(rows)}) for split, rows in splits.items()]
+
+    def _generate_examples(self, chunks: list[list[Row]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in chain.from_iterable(chunks):
+            yield row.name, self._read_row(row)
+
+    def _prepare_split_single(self, *, gen_kwargs: dict, job_id: int, **kwargs: Any) -> Iterator[Any]:
+        """As it was, but lines stand for the bar where there is no terminal, and an error keeps its own message."""
+        num_rows = sum(map(len, gen_kwargs["chunks"]))
+        split = kwargs["split_info"]
+        text = "" if num_rows == split.num_examples else "in the first process"
+        is_shown = job_id == 0 and not sys.stderr.isatty()
+        progress = Progress(f"Preparing {split.name}", num_rows, is_shown=is_shown)
+        try:
+            for job, is_done, content in super()._prepare_split_single(gen_kwargs=gen_kwargs, job_id=job_id, **kwargs):
+                if not is_done and content:
+                    progress.update(text, content)
+                yield job, is_done, content
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, (ValueError, OSError)):
+                raise error.__cause__ from None
+            raise
+
+    def _read_row(self, row: Row) -> dict[str, Any]:
+        example: dict[str, Any] = {"annotation": None}
+        images = self.read_images(row)
+        for column, image in images.items():
+            example[column] = _column(image.name, image.content)
+        shapes = {image.shape for image in images.values()}
+        if row.annotation is not None:
+            ids = self._read_ids(row.annotation)  # (H, W)
+            example["annotation"] = _column(f"{row.annotation.stem}.png", encode_mask(ids, self._colours))
+            shapes.add(ids.shape)
+        if len(shapes) > 1:
+            paths = dict.fromkeys(file.path for file in (row.image, row.rgb, row.annotation) if file is not None)
+            raise ValueError(
+                f"The files of one example differ in size (height, width): {' and '.join(map(repr, paths))} have "
+                f"{' and '.join(map(str, sorted(shapes)))}."
+            )
+        return example
+
+    def _read_ids(self, file: SourceFile) -> np.ndarray:
+        """Class ids of a mask: uint8 of shape (height, width)."""
+        ids = read_ids(file)  # (H, W)
+        table = {IGNORE_INDEX: IGNORE_INDEX, **self.id_table()}
+        present = np.unique(ids).tolist()
+        unknown = [id for id in present if id not in table]
+        if unknown:
+            raise ValueError(
+                f"The mask {file.path!r} holds the ids {_spans(unknown)}, but those of {self.TITLE} are "
+                f"{_spans(table)}. {self.ID_HINT}".rstrip()
+            )
+        class_ids = np.zeros(present[-1] + 1, np.uint8)
+        class_ids[present] = [table[id] for id in present]
+        return class_ids[ids]
+
+
+def _known_name(name: str, known: set[str]) -> str:
+    """A name from a list as the files have it; if none has, as it stands in the list."""
+    end = name.replace("\\", "/")
+    while end:
+        stem = end.rpartition(".")[0] if end.lower().endswith(IMAGE_SUFFIXES) else end
+        for candidate in (end, stem):
+            if candidate in known:
+                return candidate
+        end = end.partition("/")[2]
+    return name
+
+
+def _column(name: str, content: bytes) -> dict[str, Any]:
+    # Where a file of that name lies in the working folder, datasets would store its path instead of these bytes.
+    return {"path": None if os.path.isfile(name) else name, "bytes": content}
+
+
+def _chunks(rows: list[Row]) -> list[list[Row]]:
+    count = min(MAX_CHUNKS, len(rows))
+    return [rows[len(rows) * part // count : len(rows) * (part + 1) // count] for part in range(count)]
+
+
+def _spans(ids: Iterable[int]) -> str:
+    """0, 1, 2, 5 as "0 to 2, 5"."""
+    spans: list[list[int]] = []
+    for id in sorted(ids):
+        if spans and id == spans[-1][-1] + 1:
+            spans[-1].append(id)
+        else:
+            spans.append([id])
+    texts = [f"{span[0]} to {span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans[:10]]
+    return ", ".join(texts) + (", ..." if len(spans) > 10 else "")
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    texts = [f"{count:,} {split}" for split, count in counts.items()]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+__all__ = ["BenchmarkConfig", "Images", "InfraredBenchmark", "Row"]
