@@ -1,0 +1,257 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""The ordered list of the images that the sources of InfMix give, and reading them one by one."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ..reading import without_decoding
+from ..source_files import SourceFile, SourceFiles
+from .grey_images import UnusableImage, read_grey
+from .sources import THERMAL, Source, is_image
+
+
+class Candidate(NamedTuple):
+    """One image of a source: the file `name` in a folder or a zip file, or the row of that number in a dataset."""
+
+    source: Source
+    container: str
+    name: str
+    is_zipped: bool
+
+    @property
+    def path(self) -> str:
+        """What messages call it."""
+        if self.source.dataset is not None:
+            return f"row {int(self.name)} of the dataset {self.source.dataset}"
+        return SourceFile(self.container, self.name, self.is_zipped).path
+
+    def read(self) -> bytes:
+        """
+        Raises:
+            OSError: if the file is gone or not to be read.
+            ValueError: if the member of a zip file is damaged.
+        """
+        if self.source.dataset is None:
+            return SourceFile(self.container, self.name, self.is_zipped).read()
+        image = _open_dataset(self.source)[int(self.name)]["image"]
+        return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+
+
+@dataclass
+class Candidates:
+    """
+    The wanted images of all sources, in their order; some fifty bytes for each.
+
+    Args:
+        sources (`list[Source]`): Where they come from.
+        containers (`list[tuple[str, bool]]`): Folders and zip files, and whether it is one of the latter.
+        table (`pa.Table`): Columns `source` and `container`, numbers in these lists, and `name`.
+    """
+
+    sources: list[Source]
+    containers: list[tuple[str, bool]]
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for batch in self.table.to_batches(max_chunksize=1000):
+            for source, container, name in zip(*(column.to_pylist() for column in batch.columns)):
+                yield Candidate(
+                    self.sources[source], self.containers[container][0], name, self.containers[container][1]
+                )
+
+    @property
+    def source_numbers(self) -> np.ndarray:
+        """int64 of shape (N,)"""
+        return self.table["source"].to_numpy().astype(np.int64)
+
+    def take(self, positions: np.ndarray) -> "Candidates":
+        """Those at these positions, int64 of shape (n,), in their order."""
+        return dataclasses.replace(self, table=self.table.take(pa.array(positions)).combine_chunks())
+
+
+@dataclass
+class SourceCount:
+    """
+    Args:
+        found (`int`): Images in a source.
+        taken (`int`): Of these, what its options leave.
+        fingerprint (`str`): Changes when a file that is taken changes its name, its size or its time.
+        classes (`int`, *optional*): Folders of classes.
+        small_classes (`int`): Of these, how many have less than `images_per_class`.
+    """
+
+    found: int
+    taken: int
+    fingerprint: str
+    classes: int | None = None
+    small_classes: int = 0
+
+
+def list_candidates(sources: Sequence[Source]) -> tuple[Candidates, list[SourceCount]]:
+    """
+    Lists the wanted images, without reading any.
+
+    Raises:
+        OSError: if a folder or file is missing.
+        ValueError: if two sources have the same name, one has no images, two files of one differ in their suffix only,
+            or a zip file is damaged or has a member that leads out of it.
+    """
+    _open_dataset.cache_clear()  # files may have changed since
+    names = [source.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"Several sources have the name {repeated[0]!r}: rename one, or list it in --sources.")
+    containers: dict[tuple[str, bool], int] = {}
+    tables, counts = [], []
+    for number, source in enumerate(sources):
+        files, count = _list_source(source)
+        if not files:
+            where = source.path or f"the dataset {source.dataset!r}"
+            raise ValueError(f"The source {source.name!r} has no images: there are none in {where}.")
+        used = [containers.setdefault((file.container, file.is_zipped), len(containers)) for file in files]
+        columns = {
+            "source": pa.array(np.full(len(files), number, dtype=np.int32)),
+            "container": pa.array(used, type=pa.int32()),
+            "name": pa.array([file.name for file in files], type=pa.large_string()),
+        }
+        tables.append(pa.table(columns))
+        counts.append(count)
+    if not tables:
+        raise ValueError("There are no sources: give --infrared, --imagenet, --coco or --sources.")
+    return Candidates(list(sources), list(containers), pa.concat_tables(tables).combine_chunks()), counts
+
+
+def _list_source(source: Source) -> tuple[list[SourceFile], SourceCount]:
+    classes, small_classes = None, 0
+    if source.dataset is not None:
+        rows = _open_dataset(source)
+        files = [SourceFile("", f"{number:07d}", False) for number in range(len(rows))]
+        found, fingerprint = len(files), hashlib.sha256(_fingerprint_of_dataset(source, rows).encode())
+    elif source.images_per_class is not None:
+        files, found, class_sizes = _list_classes(source)
+        classes, small_classes = len(class_sizes), sum(size < source.images_per_class for size in class_sizes)
+        fingerprint = hashlib.sha256()
+    else:
+        images = SourceFiles(_thermal_folder(str(source.path))).images(".").values()
+        thermal = [file for file in images if THERMAL in file.name.split("/")[:-1]]
+        files = thermal or list(images)
+        found, fingerprint = len(files), hashlib.sha256()
+    files = files[:: source.every][: source.limit]
+    if source.path is not None:
+        archives = set()
+        for file in files:
+            path = file.container if file.is_zipped else file.path
+            if path not in archives:
+                status = os.stat(path)
+                fingerprint.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            if file.is_zipped:
+                archives.add(path)
+            fingerprint.update(f"{file.name}\0".encode())
+    return files, SourceCount(found, len(files), fingerprint.hexdigest()[:16], classes, small_classes)
+
+
+def _thermal_folder(path: str) -> str:
+    inner = os.path.join(path, THERMAL)
+    return inner if os.path.isdir(inner) else path
+
+
+def _list_classes(source: Source) -> tuple[list[SourceFile], int, list[int]]:
+    """The wanted files, how many there are, and how many in each class. Holds the names of one class at a time."""
+    root = os.path.abspath(str(source.path))
+    if not os.path.isdir(root):
+        raise ValueError(
+            f"The source {source.name!r}: images_per_class needs a folder, not {root!r}: unpack it first."
+        )
+    files: list[SourceFile] = []
+    class_sizes = []
+    for folder in sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."):
+        names = sorted(name for name in os.listdir(os.path.join(root, folder)) if is_image(name))
+        stems = [name.rpartition(".")[0] for name in names]
+        if len(set(stems)) < len(stems):
+            stem = next(stem for stem in stems if stems.count(stem) > 1)
+            raise ValueError(f"The folder {os.path.join(root, folder)!r} has several images {stem!r}: remove one.")
+        class_sizes.append(len(names))
+        files += [SourceFile(root, f"{folder}/{name}", False) for name in names[: source.images_per_class]]
+    return files, sum(class_sizes), class_sizes
+
+
+@functools.cache
+def _open_dataset(source: Source) -> datasets.Dataset:
+    """Opened once in each process; the encoded files of its images are not decoded."""
+    from ..loading import BENCHMARKS, load_infrared_dataset  # imports this package
+
+    assert source.dataset is not None
+    loaded: Any = load_infrared_dataset(
+        source.dataset,
+        source.data_dir,
+        source.split,
+        config_name=source.config_name,
+        allow_partial=source.allow_partial and source.dataset in BENCHMARKS,  # others are never partial
+    )
+    if isinstance(loaded, dict):
+        loaded = datasets.concatenate_datasets([loaded[split] for split in loaded])
+    return without_decoding(loaded.select_columns(["image"]))
+
+
+def _fingerprint_of_dataset(source: Source, rows: datasets.Dataset) -> str:
+    """Of its files, wherever they lie, if it has any."""
+    data_dir = source.data_dir or ""
+    if os.path.isdir(data_dir) or zipfile.is_zipfile(data_dir):
+        return SourceFiles(data_dir).fingerprint
+    return rows._fingerprint
+
+
+class Outcome(IntEnum):
+    """What becomes of a candidate."""
+
+    KEPT = 0
+    TOO_DARK = 1
+    DAMAGED = 2
+    IN_EVALUATION_SET = 3
+    DUPLICATE = 4
+
+
+def read_candidate(candidate: Candidate, skip_damaged: bool) -> tuple[Outcome, np.ndarray | None]:
+    """
+    The grey image of a candidate, cropped as its source says, unless it is too dark or, with `skip_damaged`, damaged.
+
+    Returns:
+        `Outcome.KEPT` and what [`read_grey`] returns, or another outcome and `None`.
+
+    Raises:
+        ValueError: if its file cannot be read or is damaged; the message names it.
+    """
+    source = candidate.source
+    try:
+        try:
+            encoded = candidate.read()
+        except OSError as error:
+            raise ValueError(f"{candidate.path!r} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:  # a damaged member of a zip file
+            raise UnusableImage(str(error)) from error
+        image = read_grey(encoded, candidate.path, source.crop_border)
+    except UnusableImage as error:
+        if skip_damaged:
+            return Outcome.DAMAGED, None
+        raise ValueError(f"{error} Replace it, or add --skip_damaged to leave such images out.") from error
+    if source.minimum_brightness is not None and image.max() <= source.minimum_brightness:
+        return Outcome.TOO_DARK, None
+    return Outcome.KEPT, image
+
+
+__all__ = ["Candidate", "Candidates", "Outcome", "SourceCount", "list_candidates", "read_candidate"]

@@ -1,0 +1,139 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images of any kind as grey ones of limited size."""
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ...modeling.image_processing_unip import UnipImageProcessor
+from ...modeling.image_reading_unip import read_image
+
+
+IMAGE_FORMATS = {"jpeg": ".jpg", "png": ".png"}
+
+
+class UnusableImage(ValueError):
+    """A file that is damaged, no image, or whose channels or depth would be lost; the message names it."""
+
+
+def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
+    """
+    Decodes an image and makes it grey as UNIP's pre-training did (`convert("L")`, ITU-R 601 luminance), turned upright
+    if EXIF says so. Grey images keep their values and their depth.
+
+    Args:
+        encoded (`bytes`): A file that Pillow reads.
+        name (`str`): What messages call it.
+        crop_border (`int`, *optional*, defaults to 0): Pixels to cut off on each side.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: uint8; uint16, int32 or float32 if the file has more than 8 bits.
+
+    Raises:
+        UnusableImage: if it cannot be read, or holds NaN.
+        ValueError: if the crop leaves nothing.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            array = read_image(_without_further_channels(opened))  # (H, W) or (H, W, 3)
+        if not np.isfinite(array).all():
+            raise ValueError("it holds NaN or infinite values")
+    except UnidentifiedImageError as error:
+        raise UnusableImage(f"The image {name!r} cannot be used: Pillow does not know what it is.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # in damaged files Pillow stumbles over many things
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise UnusableImage(f"The image {name!r} cannot be used: {reason}.") from error
+    if array.ndim == 3:
+        array = np.asarray(Image.fromarray(array).convert("L"))
+    height, width = array.shape
+    if min(height, width) <= 2 * crop_border:
+        raise ValueError(f"crop_border {crop_border} leaves nothing of the image {name!r} of {width}x{height} pixels.")
+    return array[crop_border : height - crop_border, crop_border : width - crop_border]
+
+
+def _without_further_channels(image: Image.Image) -> Image.Image:
+    """Print colours as RGB, and no transparency where nothing is transparent; all else as it is."""
+    is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    if image.mode == "CMYK":
+        return image.convert("RGB")
+    if image.mode in ("RGBA", "LA") and not is_deep and image.getchannel("A").getextrema() == (255, 255):
+        return image.convert(image.mode[:-1])
+    return image
+
+
+@functools.cache
+def _default_processor() -> UnipImageProcessor:
+    return UnipImageProcessor()
+
+
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """
+    8-bit values as they are; others between percentiles of the image, as [`UnipImageProcessor`] scales them.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width)`): Of any depth.
+
+    Returns:
+        uint8 `np.ndarray` of the same shape.
+    """
+    if image.dtype == np.uint8:
+        return image
+    return (_default_processor().scale_intensities(image) * 255 + 0.5).astype(np.uint8)
+
+
+def to_16_bits(image: np.ndarray) -> np.ndarray:
+    """Integers that fit as they are; others between percentiles of the image. uint16 of the same shape."""
+    if image.dtype.kind in "ui" and image.min() >= 0 and image.max() <= 65535:
+        return image.astype(np.uint16)
+    return (_default_processor().scale_intensities(image) * 65535 + 0.5).astype(np.uint16)
+
+
+def limit_size(image: np.ndarray, shortest_edge: int | None) -> np.ndarray:
+    """
+    Makes an image smaller, antialiased (bicubic), so that its shorter side has `shortest_edge` pixels at most.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width)`): uint8 or uint16.
+        shortest_edge (`int`, *optional*): Pixels; `None` leaves it as it is.
+    """
+    height, width = image.shape
+    if shortest_edge is None or min(height, width) <= shortest_edge:
+        return image
+    scale = shortest_edge / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))  # (h, w)
+
+
+def prepare_grey(image: np.ndarray, shortest_edge: int | None, image_format: str) -> np.ndarray:
+    """What is written of an image from [`read_grey`]: 8 bits, or 16 where it has more and the format is PNG."""
+    keeps_depth = image_format == "png" and image.dtype != np.uint8
+    return limit_size(to_16_bits(image) if keeps_depth else to_8_bits(image), shortest_edge)
+
+
+def encode(image: np.ndarray, image_format: str, quality: int) -> bytes:
+    """
+    Args:
+        image (`np.ndarray` of shape `(height, width)`): uint8, or uint16 for PNG.
+        image_format (`str`): `"jpeg"` or `"png"`, which is lossless.
+        quality (`int`): Of JPEG, 1 to 100.
+    """
+    file = io.BytesIO()
+    settings = {"quality": quality} if image_format == "jpeg" else {}
+    Image.fromarray(image).save(file, format=image_format, **settings)
+    return file.getvalue()
+
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "UnusableImage",
+    "encode",
+    "limit_size",
+    "prepare_grey",
+    "read_grey",
+    "to_8_bits",
+    "to_16_bits",
+]

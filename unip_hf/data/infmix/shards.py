@@ -1,0 +1,240 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Writes InfMix as parquet files, in several processes, so that an interrupted run goes on where it was."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...files import write_whole
+from ...progress import Progress
+from .candidates import Candidates, Outcome, SourceCount, list_candidates, read_candidate
+from .grey_images import prepare_grey, to_8_bits
+from .near_duplicates import HashIndex, find_near_duplicates, perceptual_hash
+from .report import InfMixReport, open_output_dir, write_finished
+from .rows import FEATURES, InfMixSettings, make_row, mixed_order
+from .sources import Source
+from .workers import run_in_processes
+
+
+ROWS_OF_GROUP = 100  # the least that a reader loads
+LOOKED_AT_ONCE = 500  # images of one file of hashes
+SHARD_MULTIPLE = 8  # so that 1, 2, 4 or 8 processes have equally many shards each
+
+
+def prepare_infmix(
+    sources: Sequence[Source],
+    output_dir: str | os.PathLike,
+    settings: InfMixSettings | None = None,
+    evaluation_sets: Sequence[Source] = (),
+    num_workers: int = 1,
+    overwrite: bool = False,
+) -> InfMixReport:
+    """
+    Makes grey images of all sources, in a mixed order, and writes them to `data/train-00000-of-00008.parquet`, ...,
+    columns `image`, `source` and `name`, beside `infmix.json` with the numbers and a dataset card, `README.md`.
+
+    The content depends on sources and settings alone. A run that was interrupted, however it was, goes on when it is
+    started again, and `infmix.json` appears last. Only `skip_damaged` may be turned on for that.
+
+    Args:
+        sources (`Sequence[Source]`): Such as [`find_sources`] gives.
+        output_dir (`str` or `os.PathLike`): Folder.
+        settings (`InfMixSettings`, *optional*): By default those of the class.
+        evaluation_sets (`Sequence[Source]`, *optional*): Such as [`find_evaluation_sets`] gives. Images that look
+            nearly like one of theirs, by `hash_distance`, are left out.
+        num_workers (`int`, *optional*, defaults to 1): Processes.
+        overwrite (`bool`, *optional*, defaults to `False`): Remove what an earlier run wrote, and start anew.
+
+    Returns:
+        [`InfMixReport`]: what came from where.
+
+    Raises:
+        OSError: if a source is missing or the disk is full.
+        ValueError: if the folder holds something else, or an image is damaged; the message names it.
+    """
+    settings = settings or InfMixSettings()
+    output_dir = Path(output_dir)
+    candidates, counts = list_candidates(sources)
+    evaluation, evaluation_counts = list_candidates(evaluation_sets) if evaluation_sets else (None, [])
+    plan = _make_plan(settings, sources, counts, evaluation_sets, evaluation_counts)
+    finished = open_output_dir(output_dir, plan, overwrite)
+    if finished is not None:
+        return finished
+    outcomes = np.zeros(len(candidates), dtype=np.uint8)
+    looked_up: list[dict[str, int]] = []
+    if settings.remove_near_duplicates or evaluation is not None:
+        outcomes, looked_up = _choose(candidates, evaluation, settings, output_dir / "unfinished", num_workers)
+    table = np.zeros((len(sources), len(Outcome)), dtype=np.int64)  # images by source and outcome
+    np.add.at(table, (candidates.source_numbers, outcomes), 1)
+    kept = mixed_order(np.flatnonzero(outcomes == Outcome.KEPT), settings.seed)
+    if not len(kept):
+        raise ValueError("No image is left: all are too dark, damaged, or in an evaluation set.")
+    table[:, Outcome.KEPT] = 0  # the shards may still find some too dark or damaged
+    histogram = np.zeros(256, dtype=np.int64)
+    paths = _write_shards(candidates, kept, settings, output_dir, num_workers)
+    for path in paths:
+        written = json.loads(pq.read_metadata(path).metadata[b"infmix"])
+        table += np.array(written["outcomes"])
+        histogram += np.array(written["histogram"])
+    if not histogram.sum():
+        raise ValueError("No image is left: all are too dark or damaged.")
+    report = InfMixReport.from_counts(plan, counts, table, looked_up, histogram, paths)
+    write_finished(output_dir, report)
+    return report
+
+
+def _make_plan(
+    settings: InfMixSettings,
+    sources: Sequence[Source],
+    counts: Sequence[SourceCount],
+    evaluation_sets: Sequence[Source],
+    evaluation_counts: Sequence[SourceCount],
+) -> dict[str, Any]:
+    """All that the content depends on. Where files lie is left out: the folder may be given to others."""
+
+    def describe(source: Source, count: SourceCount) -> dict[str, Any]:
+        fields = {
+            name: value for name, value in dataclasses.asdict(source).items() if name not in ("path", "data_dir")
+        }
+        return {**fields, "images": count.taken, "fingerprint": count.fingerprint}
+
+    return {
+        "settings": dataclasses.asdict(settings),
+        "sources": [describe(source, count) for source, count in zip(sources, counts)],
+        "evaluation_sets": [describe(source, count) for source, count in zip(evaluation_sets, evaluation_counts)],
+    }
+
+
+def _choose(
+    candidates: Candidates,
+    evaluation: Candidates | None,
+    settings: InfMixSettings,
+    folder: Path,
+    num_workers: int,
+) -> tuple[np.ndarray, list[dict[str, int]]]:
+    """
+    Looks at all images; the outcome of each, uint8 (N,), and for each evaluation set how many candidates look like one
+    of its images (`matches`) and how many of its images are `damaged`.
+    """
+    indices, looked_up = [], []
+    if evaluation is not None:
+        their_outcomes, theirs = _look(evaluation, settings.skip_damaged, folder, "evaluation", num_workers)
+        for number, source in enumerate(evaluation.sources):
+            is_theirs = evaluation.source_numbers == number
+            is_readable = is_theirs & (their_outcomes == Outcome.KEPT)
+            if not is_readable.any():
+                raise ValueError(
+                    f"No image of the evaluation set {source.name!r} can be used, so nothing would be left out: give "
+                    "a benchmark as NAME=PATH, which reads its files as they are meant."
+                )
+            indices.append(HashIndex(theirs[is_readable], settings.hash_distance))
+            looked_up.append({"damaged": int((is_theirs & (their_outcomes == Outcome.DAMAGED)).sum())})
+    outcomes, hashes = _look(candidates, settings.skip_damaged, folder, "sources", num_workers)
+    for index, numbers in zip(indices, looked_up):
+        left = np.flatnonzero((outcomes == Outcome.KEPT) | (outcomes == Outcome.IN_EVALUATION_SET))
+        found = left[index.contains_near(hashes[left])]
+        outcomes[found] = Outcome.IN_EVALUATION_SET
+        numbers["matches"] = len(found)
+    if settings.remove_near_duplicates:
+        left = np.flatnonzero(outcomes == Outcome.KEPT)
+        progress = Progress("Comparing", len(left))
+        duplicates = find_near_duplicates(hashes[left], settings.hash_distance, lambda n: progress.update(steps=n))
+        progress.close()
+        outcomes[left[duplicates]] = Outcome.DUPLICATE
+    return outcomes, looked_up
+
+
+def _look(
+    candidates: Candidates, skip_damaged: bool, folder: Path, kind: str, num_workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates, in files that a next run reads."""
+    starts = range(0, len(candidates), LOOKED_AT_ONCE)
+    pieces = {start: folder / f"{kind}-{start // LOOKED_AT_ONCE:05d}.npz" for start in starts}
+    todo = [start for start in starts if not pieces[start].exists()]
+
+    def tasks() -> Iterator[tuple]:
+        for start in todo:
+            positions = np.arange(start, min(start + LOOKED_AT_ONCE, len(candidates)))
+            yield candidates.take(positions), skip_damaged, pieces[start]
+
+    done = sum(min(LOOKED_AT_ONCE, len(candidates) - start) for start in starts if start not in todo)
+    progress = Progress(f"Looking at images ({kind})", len(candidates), done)
+    for number in run_in_processes(look_at_images, tasks(), min(num_workers, max(1, len(todo)))):
+        progress.update(steps=number)
+    progress.close()
+    loaded = [np.load(piece) for piece in pieces.values()]
+    return np.concatenate([piece["outcomes"] for piece in loaded]), np.concatenate([p["hashes"] for p in loaded])
+
+
+def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> int:
+    """Writes outcomes and hashes of some candidates to a `.npz` file, and returns how many they are."""
+    outcomes = np.zeros(len(candidates), dtype=np.uint8)
+    hashes = np.zeros(len(candidates), dtype=np.uint64)
+    for number, candidate in enumerate(candidates):
+        outcomes[number], image = read_candidate(candidate, skip_damaged)
+        if image is not None:
+            hashes[number] = perceptual_hash(to_8_bits(image))
+    with write_whole(target) as staged:
+        np.savez(staged, outcomes=outcomes, hashes=hashes)
+    return len(candidates)
+
+
+def _write_shards(
+    candidates: Candidates, kept: np.ndarray, settings: InfMixSettings, output_dir: Path, num_workers: int
+) -> list[Path]:
+    """Writes the shards that are not there yet; returns the paths of all."""
+    num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
+    num_shards = min(num_shards, len(kept))
+    slices = np.array_split(kept, num_shards)
+    paths = [output_dir / "data" / f"train-{i:05d}-of-{num_shards:05d}.parquet" for i in range(num_shards)]
+    todo = [number for number, path in enumerate(paths) if not path.exists()]
+    tasks = ((candidates.take(slices[number]), settings, paths[number]) for number in todo)
+    done = len(kept) - sum(len(slices[number]) for number in todo)
+    progress = Progress("Writing images", len(kept), done)
+    for number in run_in_processes(write_shard, tasks, min(num_workers, max(1, len(todo)))):
+        progress.update(steps=number)
+    progress.close()
+    return paths
+
+
+def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
+    """
+    Writes the images of some candidates to a parquet file, which appears when it is whole, and returns how many
+    candidates they are. Its metadata holds, under "infmix", how many images of each source had which outcome, and how
+    many pixels have which of the 256 grey values.
+    """
+    histogram = np.zeros(256, dtype=np.int64)
+    outcomes = np.zeros((len(candidates.sources), len(Outcome)), dtype=np.int64)
+    numbers = {source.name: number for number, source in enumerate(candidates.sources)}
+    schema = FEATURES.arrow_schema
+    rows: list[dict[str, Any]] = []
+    with write_whole(target) as staged:
+        # Encoded images become no smaller, and a dictionary of them would be held in memory.
+        columns = {"use_dictionary": ["source"], "write_statistics": ["source", "name"]}
+        with pq.ParquetWriter(staged, schema, compression="none", **columns) as writer:
+            for candidate in candidates:
+                outcome, image = read_candidate(candidate, settings.skip_damaged)
+                outcomes[numbers[candidate.source.name], outcome] += 1
+                if image is not None:
+                    grey = prepare_grey(image, settings.shortest_edge, settings.image_format)
+                    histogram += np.bincount(to_8_bits(grey).ravel(), minlength=256)
+                    rows.append(make_row(candidate.source.name, candidate.name, grey, settings))
+                if len(rows) == ROWS_OF_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows = []
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+            numbers_found = {"outcomes": outcomes.tolist(), "histogram": histogram.tolist()}
+            writer.add_key_value_metadata({"infmix": json.dumps(numbers_found)})
+    return len(candidates)
+
+
+__all__ = ["prepare_infmix"]
