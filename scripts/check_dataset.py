@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import add_dataset_options, check_positive, make_parser
+from unip_hf.scripts.options import add_dataset_options, check_positive, load_dataset, make_parser
 
 
 if TYPE_CHECKING:
@@ -135,13 +135,14 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    from unip_hf.data import check_dataset, load_id2label, load_infrared_dataset
+    from unip_hf.data import check_dataset, load_id2label
+    from unip_hf.data.parquet import parquet_files
     from unip_hf.files import write_whole
 
-    if options.dataset == "folder" and options.data_dir is not None:
+    if options.dataset == "folder" and options.data_dir is not None and not parquet_files(options.data_dir):
         dataset, report = check_folder(options.data_dir, options.num_workers)
     else:
-        dataset = load_infrared_dataset(options.dataset, options.data_dir)
+        dataset = load_dataset(options)
         report = check_dataset(dataset, load_id2label(options.dataset, options.data_dir), options.num_workers)
     print(report, flush=True)
     if options.json is not None:

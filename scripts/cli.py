@@ -19,8 +19,11 @@ JOBS = {
     "predict": "segment images, folders, TIFF pages and videos",
     "check-dataset": "find what is wrong with images and masks before training does",
     "show-dataset": "a picture of what the model sees in training",
+    "prepare-dataset": "a benchmark or a folder as parquet files, for streaming and for the Hub",
+    "prepare-infmix": "infrared images, ImageNet and COCO as one grey set for pre-training",
     "convert": "published checkpoints to this library's models, and back",
     "quickstart": "train and evaluate on built-in infrared scenes, offline",
+    "results": "finished runs as the paper's table",
     "benchmark": "measure speed and memory on this machine",
 }
 LAUNCHED = {"finetune", "evaluate"}  # in one process or several
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(functools.partial(launch, script), rest)
         return run(importlib.import_module(f"unip_hf.scripts.{script}").main, rest)
     usage = "usage: unip JOB [options]   (unip JOB --help lists them)\n\n"
-    usage += "\n".join(f"  {name:<15}{purpose}" for name, purpose in JOBS.items())
+    usage += "\n".join(f"  {name:<17}{purpose}" for name, purpose in JOBS.items())
     if job in ("-h", "--help"):
         print(usage)
         return 0

@@ -20,6 +20,7 @@ from unip_hf.scripts.options import (
     add_inference_options,
     add_launch_options,
     check_positive,
+    load_dataset,
     make_inference_settings,
     make_parser,
     versions,
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate import Accelerator
     from transformers.utils import logging
 
-    from unip_hf.data.loading import load_id2label, load_infrared_dataset
+    from unip_hf.data.loading import load_id2label
     from unip_hf.evaluation import (
         evaluate_dataset,
         format_result,
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"The classes of the model {options.checkpoint!r} are not those of the dataset.\n"
                 f"  model:   {classes}\n  dataset: {id2label}"
             )
-        dataset = load_infrared_dataset(options.dataset, options.data_dir, split=options.split)
+        dataset = load_dataset(options, options.split)
         result = evaluate_dataset(
             model, processor, dataset, id2label, settings, accelerator, options.num_workers, options.num_examples
         )
@@ -93,14 +94,17 @@ def main(arguments: Sequence[str]) -> None:
             details = {
                 "checkpoint": options.checkpoint,
                 "dataset": options.dataset,
+                "dataset_config": options.dataset_config,
                 "data_dir": None if options.data_dir is None else str(options.data_dir),
                 "split": options.split,
                 "settings": asdict(settings),
                 "mixed_precision": options.mixed_precision,
                 "versions": versions(),
             }
-            folder_name = None if options.data_dir is None else options.data_dir.resolve().name
-            title = f"{Path(options.checkpoint).name} on {folder_name or options.dataset}, {options.split}"
+            is_folder = options.dataset == "folder"
+            config_name = options.data_dir.resolve().name if is_folder else options.dataset_config
+            dataset_name = config_name if is_folder else " ".join(filter(None, (options.dataset, config_name)))
+            title = f"{Path(options.checkpoint).name} on {dataset_name}, {options.split}"
             print(format_result(result, id2label), flush=True)
             write_results(options.output_dir, result, id2label, details, title)
             print(f"Wrote {options.output_dir / 'results.json'} and {options.output_dir / 'report.html'}")
@@ -108,7 +112,7 @@ def main(arguments: Sequence[str]) -> None:
                 pass
             elif Path(options.checkpoint).is_dir():
                 card = update_model_card(
-                    options.checkpoint, result, id2label, options.dataset, options.split, folder_name
+                    options.checkpoint, result, id2label, options.dataset, options.split, config_name
                 )
                 print(f"Wrote the numbers into {card}")
             else:

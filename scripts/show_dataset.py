@@ -15,6 +15,7 @@ from unip_hf.scripts.options import (
     add_dataset_options,
     add_image_options,
     check_positive,
+    load_dataset,
     make_image_processor,
     make_parser,
     make_transform,
@@ -47,12 +48,12 @@ def main(arguments: Sequence[str]) -> None:
     import numpy as np
     import torch
 
-    from unip_hf.data import load_id2label, load_infrared_dataset
+    from unip_hf.data import load_id2label
     from unip_hf.data.reading import check_ids, read_sample, without_decoding
     from unip_hf.evaluation.pictures import overlay_picture, side_by_side, stacked
     from unip_hf.files import write_whole
 
-    dataset = without_decoding(load_infrared_dataset(options.dataset, options.data_dir, options.split))
+    dataset = without_decoding(load_dataset(options, options.split))
     id2label = load_id2label(options.dataset, options.data_dir)
     processor = make_image_processor(options, options.checkpoint)
     transform = make_transform(options, processor)

@@ -3,6 +3,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
@@ -18,6 +20,21 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def bars_on_terminals_only() -> Iterator[None]:
+    """Silences the progress bars of `datasets` where they would fill a file."""
+    import datasets
+
+    is_quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if is_quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if is_quiet:
+            datasets.enable_progress_bars()
 
 
 class Progress:
@@ -67,4 +84,4 @@ class Progress:
             self.bar.close()
 
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress", "bars_on_terminals_only", "duration"]

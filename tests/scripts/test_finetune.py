@@ -347,7 +347,7 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--num_workers", "-1"], "--num_workers is 0 or above"),
     (break_nothing, ["--stride", "99"], "stride"),
     (break_nothing, ["--mixed_precision", "fp16"], "fp16 needs a GPU"),
-    (break_nothing, ["--train_split", "night"], "no split 'night'; there are: train, validation"),
+    (break_nothing, ["--train_split", "night"], "no split 'night', only train, validation"),
     (break_nothing, ["--report_to", "wandb"], "wandb"),
     (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
     (break_nothing, ["--linear_probe", "--layerwise_probe"], "exclude each other"),

@@ -4,17 +4,27 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
+import multiprocess
+from datasets.exceptions import DatasetGenerationError
 
+from ..files import could_not_write
+from ..progress import bars_on_terminals_only
+from .benchmarks import BENCHMARKS
 from .folder import FolderScan, scan_folder
+from .infmix import load_infmix
+from .parquet import check_prepared, parquet_files
 from .reading import IGNORE_INDEX
 from .scenes_builder import InfraredScenes
 
 
-BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"scenes": InfraredScenes}
-DATASET_NAMES = ("folder", *BUILDERS)
+BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"scenes": InfraredScenes, **BENCHMARKS}
+DATASET_NAMES = ("folder", *BUILDERS, "infmix")
 ID2LABEL_EXAMPLE = '{"0": "background", "1": "person", "2": "car"}'
 
 
@@ -24,6 +34,8 @@ def load_infrared_dataset(
     split: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
+    config_name: str | None = None,
+    allow_partial: bool = False,
 ) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
     """
     Loads a dataset. Its rows hold `image` and `annotation`, decoded when they are read to PIL images of the depth of
@@ -31,39 +43,96 @@ def load_infrared_dataset(
 
     Args:
         name (`str`):
-            "folder", images and masks of your own in one of the layouts of [`scan_folder`], read in place, or
-            "scenes", drawn street scenes (400 train, 50 validation, 50 test), which are drawn once into the cache of
-            `datasets`.
+            - "folder": images and masks of your own in one of the layouts of [`scan_folder`], read in place.
+            - "scenes": drawn street scenes (400 train, 50 validation, 50 test).
+            - "soda", "mfnet", "scut-seg", "msrs", "pst900", "fmb", "nyuv2-depth", "sun-rgbd-depth", "ade20k": the
+              benchmarks, from the files that you downloaded.
+            - "infmix": unlabelled images for pre-training, see [`load_infmix`].
+
+            Drawn and downloaded ones are checked and copied into the cache of `datasets` once, unless `streaming`.
         data_dir (`str` or `os.PathLike`, *optional*):
-            The folder, for "folder".
+            The folder; for a benchmark also the zip file as it was downloaded, or what `unip prepare-dataset` wrote.
         split (`str`, *optional*):
-            "train", "validation" or "test"; by default a dictionary of all there are.
+            "train", "validation" or "test", or several of them, "validation+test"; by default a dictionary of all.
         streaming (`bool`, *optional*, defaults to `False`):
             Give an iterable dataset, which caches nothing.
         num_proc (`int`, *optional*):
             Processes that prepare a dataset which is not in the cache yet.
+        config_name (`str`, *optional*):
+            Of a benchmark that has several configurations, such as "thermal" (default), "rgb" and "both".
+        allow_partial (`bool`, *optional*, defaults to `False`):
+            Take what is there of a benchmark. By default a file too few is an error.
 
     Returns:
         `DatasetDict`, or `Dataset` with `split`; `IterableDatasetDict` and `IterableDataset` with `streaming`.
 
     Raises:
-        ValueError: if name or split are unknown, or a folder has problems.
+        OSError: if files cannot be read.
+        ValueError: if name, configuration or split are unknown, or something is wrong with a file, which is named.
     """
     _check_name(name)
-    if name == "folder":
-        loaded = dataset_from_scan(_scan_without_problems(_given(data_dir)))
-        if streaming:
-            loaded = datasets.IterableDatasetDict(
-                {key: rows.to_iterable_dataset(num_shards=min(64, len(rows))) for key, rows in loaded.items()}
-            )
-    else:
-        builder = BUILDERS[name](dataset_name=name, data_dir=None if data_dir is None else os.fspath(data_dir))
-        loaded = builder.as_streaming_dataset() if streaming else _prepare(builder, num_proc)
-    if split is None:
-        return loaded
-    if split not in loaded:
-        raise ValueError(f"The dataset {name!r} has no split {split!r}, only {', '.join(loaded)}.")
-    return loaded[split]
+    if name not in BENCHMARKS and (config_name is not None or allow_partial):
+        raise ValueError(f"The dataset {name!r} has no configurations, and no part of it can be missing.")
+    with bars_on_terminals_only(), _with_the_cause():
+        loaded: Any
+        if name == "infmix":
+            loaded = load_infmix(data_dir, streaming=streaming, num_proc=num_proc)
+        elif data_dir is not None and (files := parquet_files(data_dir)):
+            default_config_name = getattr(BUILDERS.get(name), "DEFAULT_CONFIG_NAME", None)
+            check_prepared(data_dir, name, config_name, default_config_name, allow_partial)
+            loaded = datasets.load_dataset("parquet", data_files=files, streaming=streaming, num_proc=num_proc)
+        elif name == "folder":
+            loaded = dataset_from_scan(_scan_without_problems(_given(data_dir)))
+            if streaming:
+                loaded = datasets.IterableDatasetDict(
+                    {key: rows.to_iterable_dataset(num_shards=min(64, len(rows))) for key, rows in loaded.items()}
+                )
+        else:
+            builder = make_builder(name, data_dir, config_name, allow_partial)
+            if streaming:
+                loaded = builder.as_streaming_dataset()
+            else:
+                if not os.path.isdir(builder.cache_dir) and os.environ.get("LOCAL_RANK", "0") == "0":
+                    print(f"Preparing {name}: each image is checked and copied once.", file=sys.stderr, flush=True)
+                try:
+                    builder.download_and_prepare(num_proc=num_proc)
+                except OSError as error:  # of the cache: what is wrong with the files read is a ValueError
+                    reason = str(error).rpartition("Original error:\n")[2]  # without what datasets puts before
+                    raise could_not_write(Path(builder.cache_dir), OSError(reason)) from error
+                loaded = builder.as_dataset()
+    return loaded if split is None else select_split(loaded, split)
+
+
+def make_builder(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    config_name: str | None = None,
+    allow_partial: bool = False,
+) -> datasets.GeneratorBasedBuilder:
+    """The builder behind a name of [`load_infrared_dataset`], which describes the arguments."""
+    if name not in BUILDERS:
+        raise ValueError(f"There is no builder {name!r}; there are {', '.join(BUILDERS)}.")
+    names = list(BUILDERS[name].builder_configs)
+    if config_name is not None and config_name not in names:
+        raise ValueError(f"The dataset {name!r} has no configuration {config_name!r}, only {', '.join(names)}.")
+    options: dict[str, Any] = {"data_dir": None if data_dir is None else os.fspath(data_dir)}
+    if allow_partial:
+        options["allow_partial"] = True
+    return BUILDERS[name](dataset_name=name, config_name=config_name, **options)
+
+
+def select_split(loaded: Any, split: str) -> Any:
+    """
+    A split, or several joined by "+", of a dictionary of datasets.
+
+    Raises:
+        ValueError: if there is no such split.
+    """
+    for part in split.split("+"):
+        if part not in loaded:
+            raise ValueError(f"There is no split {part!r}, only {', '.join(loaded)}.")
+    parts = [loaded[part] for part in split.split("+")]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
 def load_id2label(name: str, data_dir: str | os.PathLike | None = None) -> dict[int, str]:
@@ -79,6 +148,8 @@ def load_id2label(name: str, data_dir: str | os.PathLike | None = None) -> dict[
         ValueError: if the file is missing, or ids are not 0, 1, 2, ...; the message shows what it should look like.
     """
     _check_name(name)
+    if name == "infmix":
+        raise ValueError('The images of "infmix" have no labels: it is for pre-training.')
     if name != "folder":
         return dict(enumerate(BUILDERS[name].CLASSES))
     path = _given(data_dir) / "id2label.json"
@@ -145,17 +216,19 @@ def _scan_without_problems(data_dir: Path) -> FolderScan:
     return scan
 
 
-def _prepare(builder: datasets.DatasetBuilder, num_proc: int | None) -> datasets.DatasetDict:
-    """Fills the cache, with a progress bar on a terminal only."""
-    is_quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if is_quiet:
-        datasets.disable_progress_bars()
+@contextmanager
+def _with_the_cause() -> Iterator[None]:
+    """Raises what was wrong instead of the error without a reason that `datasets` makes of it."""
     try:
-        builder.download_and_prepare(num_proc=num_proc)
-    finally:
-        if is_quiet:
-            datasets.enable_progress_bars()
-    return builder.as_dataset()
+        yield
+    except multiprocess.TimeoutError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while other processes worked
+            raise KeyboardInterrupt from None
+        raise
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise error.__cause__ from None
+        raise
 
 
-__all__ = ["load_id2label", "load_infrared_dataset"]
+__all__ = ["load_id2label", "load_infrared_dataset", "make_builder", "select_split"]

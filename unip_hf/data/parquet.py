@@ -1,0 +1,209 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Labelled datasets as folders of parquet files with a dataset card, which `datasets` and the Hub read."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from datasets.table import embed_table_storage
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..files import write_whole
+from ..progress import Progress, bars_on_terminals_only
+from .folder import SPLITS
+
+
+FILES = {"README.md", "data", "id2label.json", "origin.json"}  # what write_parquet writes
+ROWS_AT_ONCE = 100  # of a row group, the least that a reader loads
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}  # of the Hub
+
+
+def size_category(num_images: int) -> str:
+    """What the Hub calls a dataset of this size."""
+    return next((name for limit, name in SIZE_CATEGORIES.items() if num_images < limit), "1M<n<10M")
+
+
+def parquet_files(data_dir: str | os.PathLike) -> dict[str, list[str]]:
+    """Paths of the files of each split in a folder that [`write_parquet`] wrote; empty for any other."""
+    files = {split: sorted(map(str, Path(data_dir, "data").glob(f"{split}-*-of-*.parquet"))) for split in SPLITS}
+    return {split: paths for split, paths in files.items() if paths}
+
+
+def check_prepared(
+    data_dir: str | os.PathLike,
+    name: str,
+    config_name: str | None = None,
+    default_config_name: str | None = None,
+    allow_partial: bool = False,
+) -> None:
+    """
+    Checks a folder that [`write_parquet`] wrote against what is wanted of it.
+
+    Args:
+        data_dir (`str` or `os.PathLike`): The folder.
+        name (`str`): Of the dataset; "folder" stands for whatever it holds.
+        config_name (`str`, *optional*): Configuration of the dataset. By default the default one, or "both", whose
+            column `image` is the same.
+        default_config_name (`str`, *optional*): The default configuration.
+        allow_partial (`bool`): Whether it may have been prepared from a part of the dataset.
+
+    Raises:
+        ValueError: if a file is missing or damaged, or it holds another dataset or configuration, or a part of it.
+    """
+    files = parquet_files(data_dir)
+    for split, paths in files.items():
+        num_shards = int(paths[0].rpartition("-of-")[2].removesuffix(".parquet"))
+        expected = [f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in range(num_shards)]
+        if [Path(path).name for path in paths] != expected:
+            folder = str(Path(data_dir, "data"))
+            raise ValueError(f"{folder!r} should hold {expected[0]} to {expected[-1]}, no fewer and no others.")
+        for path in paths:
+            try:
+                pyarrow.parquet.read_metadata(path)
+            except (OSError, pyarrow.ArrowInvalid) as error:
+                raise ValueError(f"{path!r} is damaged: {error}") from error
+    file = Path(data_dir, "origin.json")
+    if name == "folder" and not file.exists():
+        return
+    try:
+        origin = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is missing or damaged: prepare the dataset again.") from error
+    lost = [split for split in origin.get("splits", []) if split not in files]
+    if lost:
+        raise ValueError(f"{str(data_dir)!r} has lost the files of {' and '.join(map(repr, lost))}.")
+    if name == "folder":
+        return
+    if origin.get("dataset") != name:
+        raise ValueError(f"{str(data_dir)!r} was prepared from the dataset {origin.get('dataset')!r}, not {name!r}.")
+    found = origin.get("config_name")
+    if found not in ([config_name] if config_name else [default_config_name, "both"]):
+        raise ValueError(
+            f"{str(data_dir)!r} was prepared from the configuration {found!r}, not "
+            f"{config_name or default_config_name!r}: say which one you mean (--dataset_config)."
+        )
+    if origin.get("allow_partial") and not allow_partial:
+        raise ValueError(
+            f"{str(data_dir)!r} was prepared from a part of {name!r}: allow that here as well "
+            "(allow_partial=True, --allow_partial)."
+        )
+
+
+def write_parquet(
+    dataset: Mapping[str, datasets.Dataset],
+    output_dir: str | os.PathLike,
+    id2label: dict[int, str],
+    card: DatasetCard,
+    origin: Mapping[str, Any],
+    images_per_shard: int = 500,
+) -> None:
+    """
+    Writes a dataset as `data/SPLIT-00000-of-00003.parquet`, ..., with the bytes of the image files as they are, beside
+    `id2label.json`, `origin.json`, and the card as `README.md`.
+
+    Args:
+        dataset (`Mapping[str, datasets.Dataset]`): Rows by split.
+        output_dir (`str` or `os.PathLike`): Folder. It appears when all is written, in place of one that is there.
+        id2label (`dict[int, str]`): Names of the classes.
+        card (`DatasetCard`): Such as [`dataset_card`] makes.
+        origin (`Mapping[str, Any]`): What it is, `{"dataset": "mfnet", "config_name": "thermal", "allow_partial":
+            False}`, for [`check_prepared`].
+        images_per_shard (`int`, *optional*, defaults to 500): Rows of a file, at most.
+
+    Raises:
+        OSError: if an image is gone or the disk is full.
+    """
+    progress = Progress("Writing", sum(map(len, dataset.values())))
+    with write_whole(output_dir) as staged, bars_on_terminals_only():
+        (staged / "data").mkdir(parents=True)
+        for split, rows in dataset.items():
+            num_shards = max(1, math.ceil(len(rows) / images_per_shard))
+            for index in range(num_shards):
+                shard = rows.shard(num_shards, index, contiguous=True).with_format("arrow")
+                # Rows of a folder hold paths: their files go in.
+                shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_AT_ONCE, keep_in_memory=True)
+                path = staged / "data" / f"{split}-{index:05d}-of-{num_shards:05d}.parquet"
+                shard.with_format(None).to_parquet(path, batch_size=ROWS_AT_ONCE)
+                progress.update(split, steps=len(shard))
+        (staged / "id2label.json").write_text(json.dumps(id2label, indent=1, ensure_ascii=False), encoding="utf-8")
+        origin = {**origin, "splits": list(dataset)}
+        (staged / "origin.json").write_text(json.dumps(origin, indent=1), encoding="utf-8")
+        card.save(staged / "README.md")
+        if Path(output_dir).exists():
+            os.replace(output_dir, staged.parent / "replaced")  # a rename, so that nothing is lost between the two
+    progress.close()
+
+
+def dataset_card(
+    dataset: Mapping[str, datasets.Dataset],
+    id2label: dict[int, str],
+    title: str,
+    info: datasets.DatasetInfo | None = None,
+    palette: np.ndarray | None = None,
+    tags: Sequence[str] = ("infrared", "thermal"),
+) -> DatasetCard:
+    """
+    Describes a dataset: splits, columns, classes with their colours, source, licence, citation.
+
+    Args:
+        dataset (`Mapping[str, datasets.Dataset]`): Rows by split.
+        id2label (`dict[int, str]`): Names of the classes.
+        title (`str`): Heading.
+        info (`datasets.DatasetInfo`, *optional*): What a builder knows: description, homepage, licence, citation.
+        palette (`np.ndarray` of shape `(num_labels, 3)`, *optional*): uint8 colours of the classes.
+        tags (`Sequence[str]`, *optional*): What kind of images they are, for searches on the Hub.
+    """
+    num_images = sum(map(len, dataset.values()))
+    metadata: dict[str, Any] = {
+        "pretty_name": title,
+        "task_categories": ["image-segmentation"],
+        "tags": ["semantic-segmentation", *tags],
+        "size_categories": [size_category(num_images)],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in dataset],
+            }
+        ],
+    }
+    if info is not None and info.license:
+        known = info.license.lower() if info.license.lower() in ("apache-2.0", "mit", "cc-by-4.0") else "other"
+        metadata["license"] = known
+    columns = next(iter(dataset.values())).column_names
+    described = {
+        "image": "with the depth of its file, 8 or 16 bits",
+        "annotation": "PNG of class ids; 255 means ignore",
+        "rgb": "the image of the same view in visible light",
+    }
+    parts = [f"# {title}", info.description if info is not None else "Images and masks for semantic segmentation."]
+    parts += [
+        "## Rows",
+        "\n".join(f"- `{name}`: {described[name]}" if name in described else f"- `{name}`" for name in columns),
+        "| split | images |\n|---|---|\n"
+        + "\n".join(f"| {split} | {len(rows):,} |" for split, rows in dataset.items()),
+        "```python\nfrom unip_hf.data import load_infrared_dataset\n\n"
+        'dataset = load_infrared_dataset("folder", data_dir="this-folder")  # or datasets.load_dataset(...)\n```',
+        "## Classes",
+    ]
+    table = [
+        "| id | name |" + (" colour |" if palette is not None else ""),
+        "|---" * (2 + (palette is not None)) + "|",
+    ]
+    for id, label in id2label.items():
+        colour = "" if palette is None else " #" + "".join(f"{value:02x}" for value in palette[id]) + " |"
+        table.append(f"| {id} | {label} |{colour}")
+    parts.append("\n".join(table))
+    if info is not None:
+        parts += ["## Source", f"Homepage: <{info.homepage}>\n\nLicence: {info.license}"] if info.homepage else []
+        parts += ["## Citation", f"```bibtex\n{info.citation.strip()}\n```"] if info.citation else []
+    return DatasetCard(f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+__all__ = ["check_prepared", "dataset_card", "parquet_files", "size_category", "write_parquet"]
