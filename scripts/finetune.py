@@ -24,6 +24,7 @@ from unip_hf.scripts.options import (
     add_training_options,
     add_window_options,
     check_positive,
+    load_dataset,
     make_image_processor,
     make_parser,
     make_transform,
@@ -74,6 +75,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     recipe.add_argument("--learning_rate", type=float, default=1e-4, help="default: %(default)s")
     recipe.add_argument("--layer_decay", type=float, default=0.85, help="default: %(default)s")
     recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
+    recipe.add_argument(
+        "--loss_average",
+        choices=["valid_pixels", "all_pixels"],
+        help="divide the loss by the labelled pixels, or as the published code by all\n"
+        "(default: as the checkpoint says, valid_pixels if it says nothing)",
+    )
     recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
     recipe.add_argument("--ema_decay", type=float, help="evaluate and save a moving average, 0.999 say (default: off)")
     recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
@@ -98,17 +105,18 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[dict[int, str], Any, Any]:
     """The classes, the training rows, and the validation rows or `None`."""
-    from unip_hf.data import check_dataset, load_id2label, load_infrared_dataset
+    from unip_hf.data import check_dataset, load_id2label
+    from unip_hf.data.loading import select_split
 
     id2label = load_id2label(options.dataset, options.data_dir)
-    dataset = load_infrared_dataset(options.dataset, options.data_dir)
-    for split in (options.train_split, options.validation_split):
-        if split not in dataset and split != "validation":
-            raise ValueError(f"There is no split {split!r}; there are: {', '.join(dataset)}.")
-    if options.validation_split not in dataset:
+    dataset = load_dataset(options)
+    used = {options.train_split: select_split(dataset, options.train_split)}
+    if options.validation_split in dataset or options.validation_split != "validation":
+        used[options.validation_split] = select_split(dataset, options.validation_split)
+    else:
         logging.getLogger(__name__).warning("There is no split 'validation': nothing is evaluated during training.")
-    used = {split: dataset[split] for split in (options.train_split, options.validation_split) if split in dataset}
-    if not options.skip_check and accelerator.is_main_process:
+    # Builders have looked at every image when they filled the cache.
+    if options.dataset == "folder" and not options.skip_check and accelerator.is_main_process:
         check_dataset(used, id2label, options.num_workers).raise_for_errors()
     accelerator.wait_for_everyone()
     return id2label, used[options.train_split], used.get(options.validation_split)
@@ -211,6 +219,10 @@ def main(arguments: Sequence[str]) -> None:
         num_channels=options.num_channels,
         new_classifier=options.new_classifier,
     )
+    if options.loss_average is not None:
+        if model.config.model_type != "unip":
+            raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
+        model.config.loss_average = options.loss_average
     checkpoint = None if is_random_start(options.model) else options.model
     processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
     settings = make_window_settings(options, options.crop_size)
@@ -253,7 +265,7 @@ def main(arguments: Sequence[str]) -> None:
             processor.save_pretrained(staged)
 
     if accelerator.is_main_process:
-        start_run(options, run)
+        start_run(options, {**run, "num_steps": num_steps})
         print(
             f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "

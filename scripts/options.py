@@ -2,6 +2,7 @@
 """Command-line options that several jobs share, and recipes."""
 
 import argparse
+import difflib
 import json
 import platform
 import shutil
@@ -31,7 +32,12 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """What every job that trains has."""
     run = parser.add_argument_group("run")
-    run.add_argument("--config", type=Path, help="recipe: a YAML file of options; flags win over it")
+    run.add_argument(
+        "--config",
+        type=Path,
+        help="recipe: a YAML file of options, or the name of one that comes with\n"
+        "the library, such as fine-tuning-small-soda; flags win over it",
+    )
     run.add_argument("--output_dir", type=Path, required=True, help="folder of the run")
     run.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds another run")
     run.add_argument("--resume_from_checkpoint", metavar="latest|PATH", help="go on as if never interrupted")
@@ -57,12 +63,34 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     launch.add_argument("--accelerate_config", type=Path, help="made by `accelerate config`, for several machines say")
 
 
-def add_dataset_options(parser: argparse.ArgumentParser) -> Any:
+def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = False) -> Any:
     """Which dataset; returns the group, for more."""
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="folder", help='"folder" (default) or the name of a built-in dataset')
-    data.add_argument("--data_dir", type=Path, help="folder with the images and masks")
+    names = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-rgbd-depth, ade20k"
+    if is_positional:
+        data.add_argument("dataset", help=f"folder (images and masks of your own), {names}")
+    else:
+        data.add_argument(
+            "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{names}'
+        )
+    data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
+    data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
+    data.add_argument("--allow_partial", action="store_true", help="take what is there of a benchmark")
     return data
+
+
+def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc: int | None = None) -> Any:
+    """The dataset that [`add_dataset_options`] were given."""
+    from unip_hf.data import load_infrared_dataset
+
+    return load_infrared_dataset(
+        options.dataset,
+        options.data_dir,
+        split,
+        num_proc=num_proc,
+        config_name=options.dataset_config,
+        allow_partial=options.allow_partial,
+    )
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +106,8 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
     images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
     images.add_argument("--counts_to_celsius", type=float, nargs=2, metavar=("FACTOR", "OFFSET"))
+    images.add_argument("--image_mean", type=float, nargs="+", help="of intensities 0..1: one or three numbers")
+    images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
 
 
 def make_image_processor(
@@ -89,9 +119,12 @@ def make_image_processor(
 
     processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
-    for name in ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius"):
+    intensities = ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius")
+    for name in (*intensities, "image_mean", "image_std"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
+    if options.image_mean is not None or options.image_std is not None:
+        settings["do_normalize"] = True
     edges = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
     if any(edges.values()):
         before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
@@ -154,12 +187,30 @@ def make_inference_settings(options: argparse.Namespace, model: "PreTrainedModel
     )
 
 
-def with_recipe(arguments: Sequence[str]) -> list[str]:
+def find_recipe(recipe: Path) -> Path:
     """
-    A command line with the options in the YAML file of `--config` in front, where later ones win over them.
+    The file of a recipe: this path, or the one that comes with the library under this name.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is none; the message names some that are spelt alike.
+    """
+    if recipe.is_file():
+        return recipe
+    shipped = {path.stem: path for path in (Path(__file__).parent / "recipes").glob("*.yaml")}
+    if str(recipe) not in shipped:
+        alike = difflib.get_close_matches(str(recipe), shipped, n=4, cutoff=0.7) or ["fine-tuning-small-soda"]
+        raise FileNotFoundError(
+            f"There is no recipe {str(recipe)!r}, neither a file nor a name such as {', '.join(alike)}."
+        )
+    return shipped[str(recipe)]
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """
+    A command line with the options in the recipe of `--config` in front, where later ones win over them.
+
+    Raises:
+        FileNotFoundError: if there is no such recipe.
         ValueError: if it is not a list of options.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -169,8 +220,7 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     import yaml
 
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {str(path)!r}.")
+    path = find_recipe(path)
     try:
         recipe = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -274,6 +324,8 @@ __all__ = [
     "add_training_options",
     "add_window_options",
     "check_positive",
+    "find_recipe",
+    "load_dataset",
     "make_image_processor",
     "make_inference_settings",
     "make_parser",

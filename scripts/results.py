@@ -1,0 +1,67 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Collects finished runs of `unip finetune` into the paper's tables: one for fine-tuning and one for linear probing, by
+data set and size, and one of layer-wise probing, by block. Runs that differ in the seed alone become mean and standard
+deviation. Unfinished and damaged runs are named and left out.
+
+    unip results outputs
+    unip results outputs/unip-small-* outputs/mae-small-* --which last
+    unip results outputs --format csv --output_file results.csv
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unip_hf.scripts.options import FREE_OPTIONS, make_parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("results", __doc__)
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs, or that hold some")
+    parser.add_argument(
+        "--which",
+        choices=["best", "last"],
+        default="best",
+        help="evaluation that counts: the best (default) or that of the end; best is chosen on\n"
+        "the reported images themselves, and which one the paper reports is unknown",
+    )
+    parser.add_argument("--format", choices=["markdown", "csv"], default="markdown", help="default: %(default)s")
+    parser.add_argument("--output_file", type=Path, metavar="FILE", help="default: the terminal")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    from unip_hf.evaluation.result_tables import (
+        collect_scores,
+        find_runs,
+        read_run,
+        scores_to_csv,
+        tables_to_markdown,
+    )
+    from unip_hf.files import write_whole
+
+    runs = []
+    for folder in find_runs(options.run_dirs):
+        try:
+            runs.append(read_run(folder, options.which))
+        except (OSError, ValueError) as error:
+            print(f"Not counted: {error}", file=sys.stderr)
+    if not runs:
+        raise ValueError(f"There is no finished run in {', '.join(map(repr, map(str, options.run_dirs)))}.")
+    scores = collect_scores(runs, FREE_OPTIONS)
+    text = scores_to_csv(scores) if options.format == "csv" else tables_to_markdown(scores)
+    if options.output_file is None:
+        print(text, end="")
+    else:
+        with write_whole(options.output_file) as staged:
+            staged.write_text(text, encoding="utf-8")
+        print(f"Wrote {options.output_file}")
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

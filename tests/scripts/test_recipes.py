@@ -1,0 +1,271 @@
+"""The recipes against what is published, written down here once more, and docs/reproduce.md against both."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unip_hf.data.loading import BUILDERS
+from unip_hf.modeling.configuration_unip import UNIP_SIZES
+from unip_hf.scripts import finetune, options
+from unip_hf.scripts.cli import run
+from unip_hf.scripts.options import find_recipe, make_image_processor
+from unip_hf.training import polynomial_schedule
+
+
+RECIPES = {path.stem: path for path in (Path(options.__file__).parent / "recipes").iterdir()}
+GUIDE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
+
+# In the name: dataset, configuration, reported images, classes, updates, warm-up, updates between evaluations, crop.
+EXPERIMENTS = {
+    "soda": ("soda", None, "test", 21, 14400, 1500, 800, 512),
+    "mfnet": ("mfnet", None, "validation+test", 9, 9800, 1000, 700, 512),
+    "scut-seg": ("scut-seg", None, "validation", 10, 16800, 1700, 800, 512),
+    "mfnet-rgb": ("mfnet", "rgb", "validation+test", 9, 9800, 1000, 700, 512),
+    "nyuv2-depth": ("nyuv2-depth", "depth", "test", 41, 9800, 1000, 700, 480),
+    "sun-rgbd-depth": ("sun-rgbd-depth", "depth", "test", 38, 65000, 6000, 5000, 480),
+    "ade20k": ("ade20k", None, "validation", 150, 75000, 7500, 5000, 512),
+}
+INFRARED = ("soda", "mfnet", "scut-seg")
+LONG = {("soda", 200): (28800, 3000, 1600), ("mfnet", 300): (29400, 3000, 2100)}
+# Teacher: block, heads.
+TEACHERS = {"mae-large-18": (18, 16), "ibot-large-21": (21, 16), "dino-base-9": (9, 12)}
+STUDENTS = ("tiny", "small", "base")
+
+TRAINING_RECIPES = [
+    *(f"fine-tuning-{size}-{data}" for size in UNIP_SIZES for data in INFRARED),
+    *(f"linear-probing-{size}-{data}" for size in UNIP_SIZES for data in INFRARED),
+    *(f"layerwise-probing-{data}" for data in EXPERIMENTS),
+    *(f"fine-tuning-{epochs}-epochs-{size}-{data}" for data, epochs in LONG for size in STUDENTS),
+]
+DISTILLATION_RECIPES = [f"distillation-{size}-{teacher}" for size in STUDENTS for teacher in TEACHERS]
+
+# Mean IoU in percent, average over three sets: fine-tuning of T, S, B, L; linear probing of T, S, B, L.
+REPORTED = {
+    "MAE": ((46.70, 55.39, 60.94, 64.35), (22.24, 31.15, 34.64, 42.36)),
+    "CrossMAE": ((None, 57.16, 61.51, 63.90), (None, 32.43, 35.91, 43.79)),
+    "DeiT": ((56.37, 60.05, 62.56, None), (32.01, 37.44, 46.21, None)),
+    "DeiT III": ((None, 61.47, 63.63, 64.66), (None, 43.24, 47.44, 49.09)),
+    "DINO": ((None, 61.76, 62.72, None), (None, 44.96, 47.14, None)),
+    "iBOT": ((None, 62.09, 63.80, 64.97), (None, 45.60, 47.84, 49.51)),
+    "UNIP (MAE-L)": ((60.27, 64.37, 65.28, None), (35.82, 44.04, 47.43, None)),
+    "UNIP (iBOT-L)": ((60.57, 64.70, 65.07, None), (41.06, 48.37, 51.57, None)),
+}
+GIGA_MULTIPLY_ADDS = {"tiny": 41.5, "small": 155.9, "base": 603.3, "large": 1244.2}  # 512 px, 21 classes
+
+
+def expected_options(name: str) -> dict:
+    """What the words of a file name stand for."""
+    words = re.fullmatch(
+        r"(?P<task>[a-z]+-[a-z]+)(-(?P<epochs>\d+)-epochs)?(-(?P<size>tiny|small|base|large))?-(?P<data>[a-z].+)", name
+    )
+    assert words is not None
+    dataset, config, split, _, num_steps, num_warmup_steps, evaluate_every, crop_size = EXPERIMENTS[words["data"]]
+    if words["epochs"]:
+        num_steps, num_warmup_steps, evaluate_every = LONG[words["data"], int(words["epochs"])]
+    is_large, is_fine_tuning = words["size"] == "large", words["task"] == "fine-tuning"
+    is_infrared = words["data"] in INFRARED
+    layers = {
+        "fine-tuning": [8, 12, 16, 24] if is_large else [12],
+        "linear-probing": [8, 12, 16, 24] if is_large else [4, 6, 8, 12],
+        "layerwise-probing": None,  # all
+    }
+    return {
+        "dataset": dataset,
+        "dataset_config": config,
+        "train_split": "train",
+        "validation_split": split,
+        "linear_probe": words["task"] == "linear-probing",
+        "layerwise_probe": words["task"] == "layerwise-probing",
+        "feature_layers": layers[words["task"]],
+        "last_layer_num_attention_heads": None,
+        "drop_path_rate": (0.2 if is_large else 0.1) if is_fine_tuning else 0.0,
+        "crop_size": crop_size,
+        "shortest_edge": crop_size,
+        "longest_edge": 4 * crop_size,
+        "ratio_range": [0.5, 2.0],
+        "flip_probability": 0.5,
+        "no_photometric_distortion": False,
+        "intensity_scaling": None if "depth" in name else "dtype_range",
+        "image_mean": [pytest.approx(96.9255 / 255, abs=1e-6)] if is_infrared else [0.485, 0.456, 0.406],
+        "image_std": [pytest.approx(47.8976 / 255, abs=1e-6)] if is_infrared else [0.229, 0.224, 0.225],
+        "batch_size": 8,
+        "num_steps": num_steps,
+        "num_warmup_steps": num_warmup_steps,
+        "learning_rate": 1e-4,
+        "layer_decay": 0.85 if is_fine_tuning else 1.0,
+        "weight_decay": 0.05,
+        "loss_average": "all_pixels",
+        "max_gradient_norm": None,
+        "ema_decay": None,
+        "freeze_batch_norm": False,
+        "mixed_precision": "fp16",
+        "seed": 0,
+        "evaluate_every": evaluate_every,
+        "window_size": crop_size,
+        "stride": {512: 341, 480: 320}[crop_size],
+        "whole_image": False,
+    }
+
+
+def parsed(*arguments: str) -> dict:
+    return vars(finetune.parse_arguments(["--model", "m", "--output_dir", "o", *arguments]))
+
+
+def test_the_families_are_complete() -> None:
+    assert len(TRAINING_RECIPES) == 24 + 7 + 6 and len(DISTILLATION_RECIPES) == 9
+    assert set(RECIPES) == {*TRAINING_RECIPES, *DISTILLATION_RECIPES}
+    assert {path.suffix for path in RECIPES.values()} == {".yaml"}
+
+
+@pytest.mark.parametrize("name", TRAINING_RECIPES)
+def test_a_training_recipe_is_the_published_experiment(name: str) -> None:
+    expected = expected_options(name)
+    found = parsed("--config", name, "--data_dir", "d")
+    assert {option: found[option] for option in expected} == expected
+    # Written out, so that another default changes no experiment; what is off or left to the checkpoint cannot be.
+    written = yaml.safe_load(RECIPES[name].read_text())
+    off = {option for option, value in expected.items() if value is None or value is False}
+    assert expected.keys() - off <= written.keys() <= expected.keys()
+    size = re.search("-(tiny|small|base|large)-", name)
+    title = RECIPES[name].read_text().splitlines()[0]
+    assert title.startswith("# ") and f"{expected['num_steps']:,} updates" in title
+    assert size is None or re.search(f"-{size[1][0].upper()}\\b", title)
+
+
+@pytest.mark.parametrize("name", DISTILLATION_RECIPES)
+def test_a_distillation_recipe_is_the_published_pre_training(name: str) -> None:
+    _, size, teacher = name.split("-", 2)
+    layer, heads = TEACHERS[teacher]
+    found = yaml.safe_load(RECIPES[name].read_text())
+    assert {**found, "learning_rate": float(found["learning_rate"])} == {  # YAML takes 2.4e-3 for a text
+        "dataset": "infmix",
+        "students": [size],
+        "teacher_layer": layer,
+        "last_layer_num_attention_heads": heads,
+        "drop_path_rate": 0.1,
+        "crop_size": 224,
+        "crop_scale": [0.2, 1.0],
+        "image_mean": 0.3801,
+        "image_std": 0.1871,
+        "batch_size": 4096,
+        "num_epochs": 100,
+        "num_warmup_epochs": 5,
+        "learning_rate": 1.5e-4 * 4096 / 256,
+        "weight_decay": 0.05,
+        "adam_betas": [0.9, 0.95],
+        "mixed_precision": "fp16",
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("key", EXPERIMENTS)
+def test_the_datasets_have_what_the_recipes_ask_for(key: str) -> None:
+    dataset, config, split, num_classes, num_steps, _, evaluate_every, _ = EXPERIMENTS[key]
+    builder = BUILDERS[dataset]
+    assert len(builder.CLASSES) == num_classes
+    assert config is None or config in builder.builder_configs
+    assert {"train", *split.split("+")} <= builder.NUM_EXAMPLES.keys()
+    if key in INFRARED:
+        assert num_steps * 8 / builder.NUM_EXAMPLES["train"] == pytest.approx(100, abs=1.5)  # epochs
+        assert num_steps % evaluate_every == 0
+
+
+def test_the_schedule_that_results() -> None:
+    """The published warm-up multiplies the decaying rate: its highest value is a tenth below the learning rate."""
+    recipe = parsed("--config", "fine-tuning-small-soda")
+
+    def rate(step: int) -> float:
+        factor = polynomial_schedule(step, recipe["num_steps"], recipe["num_warmup_steps"])
+        return recipe["learning_rate"] * factor
+
+    assert rate(0) == pytest.approx(1e-10) and rate(1500) == pytest.approx(1e-4 * 12900 / 14400)
+    assert rate(750) == pytest.approx(0.5e-4 * 13650 / 14400, rel=1e-5)
+    assert max(map(rate, range(14400))) == rate(1500) and rate(14399) == pytest.approx(1e-4 / 14400)
+
+
+def test_recipes_are_found_by_name_and_files_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parsed("--config", "fine-tuning-tiny-mfnet", "--num_steps", "7")["num_steps"] == 7
+    (tmp_path / "fine-tuning-tiny-mfnet").write_text("num_steps: 3\n")
+    assert parsed("--config", "fine-tuning-tiny-mfnet")["num_steps"] == 3
+    for given, alike in (("fine-tunning-tiny-soda", "fine-tuning-tiny-soda"), ("what", "fine-tuning-small-soda")):
+        assert run(finetune.main, ["--config", given, "--model", "tiny", "--output_dir", "o"]) == 2
+        error = capsys.readouterr().err
+        assert f"There is no recipe {given!r}" in error and alike in error
+    with pytest.raises(FileNotFoundError):
+        find_recipe(Path("."))
+
+
+def test_mean_and_deviation_reach_the_processor() -> None:
+    namespace = finetune.parse_arguments(["--model", "m", "--output_dir", "o", "--config", "fine-tuning-small-soda"])
+    processor = make_image_processor(namespace, None)
+    assert [255 * processor.image_mean[0], 255 * processor.image_std[0]] == pytest.approx([96.9255, 47.8976], abs=1e-3)
+    assert processor.size == {"shortest_edge": 512, "longest_edge": 2048} and processor.do_normalize
+    namespace.image_mean = namespace.image_std = None
+    assert make_image_processor(namespace, None).image_std == [0.1871]  # pre-training's
+    namespace.image_mean = [0.1, 0.2]
+    with pytest.raises(ValueError, match="image_mean has 2 values"):
+        make_image_processor(namespace, None)
+
+
+def rows_of_guide(pattern: str) -> list[list[str]]:
+    """Cells of the rows of its tables in which something is found."""
+    lines = [line for line in GUIDE.splitlines() if line.startswith("|") and re.search(pattern, line)]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_guide_names_every_recipe() -> None:
+    families = r"`((?:fine-tuning|linear-probing|layerwise-probing|distillation)-[\w-]+)`"
+    assert set(re.findall(families, GUIDE)) == set(RECIPES)
+
+
+def test_the_guide_repeats_what_the_paper_reports() -> None:
+    rows = rows_of_guide("`reproduce")
+    assert {(row[0], row[1]): (float(row[3]), float(row[5])) for row in rows} == {
+        (method, size[0].upper()): (fine_tuning, linear_probing)
+        for method, by_task in REPORTED.items()
+        for size, fine_tuning, linear_probing in zip(UNIP_SIZES, *by_task)
+        if fine_tuning is not None
+    }
+    for row in rows:
+        size, model = row[2].split()[1:3]
+        assert size[0].upper() == row[1] and size in model.split("-")
+
+
+def test_the_guide_computes_the_cost() -> None:
+    rows = rows_of_guide("`fine-tuning-")
+    assert len(rows) == 12 + 6
+    for row in rows:
+        name = next(cell for cell in row if cell.startswith("fine-tuning-"))
+        size = next(size for size in UNIP_SIZES if f"-{size}-" in name)
+        crops = 8 * expected_options(name)["num_steps"]
+        peta_flop = crops * 3 * 2 * GIGA_MULTIPLY_ADDS[size] / 1e6
+        assert float(row[3].replace(",", "")) == pytest.approx(peta_flop, rel=0.01)
+        if len(row) == 6:  # linear probing beside it: the encoder, forward
+            assert row[4] == name.replace("fine-tuning", "linear-probing")
+            width, num_layers, _ = UNIP_SIZES[size]
+            multiply_adds = num_layers * 1025 * width * (12 * width + 2 * 1025) + 1024 * 768 * width
+            assert float(row[5]) == pytest.approx(crops * 2 * multiply_adds / 1e15, rel=0.01)
+
+
+def test_the_commands_of_the_guide_run_every_row(tmp_path: Path) -> None:
+    function = re.search(r"```bash\n(reproduce\(\).*?)```", GUIDE, re.DOTALL)
+    assert function is not None
+    calls = re.findall(r"`(reproduce [^`]+)`", GUIDE)
+    script = "\n".join(['unip() { echo "unip $*"; }', function[1], *calls])
+    done = subprocess.run(["bash", "-eu", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    commands = [line.split() for line in done.stdout.splitlines()]
+    assert [command[1] for command in commands] == ([*["finetune"] * 6, "results"]) * len(calls) and len(calls) == 24
+    commands += [line.split() for line in re.findall(r"^unip finetune .*$", GUIDE.replace("\\\n", ""), re.MULTILINE)]
+    for command in commands:
+        if command[1] == "finetune":
+            found = vars(finetune.parse_arguments(command[2:]))
+            assert Path(found["data_dir"]).name == found["dataset"] and found["config"].name in RECIPES
+            is_baseline = not Path(found["model"]).name.startswith("unip")
+            layers = found["feature_layers"]
+            assert layers is None or len(layers) == (1 if not is_baseline and not found["linear_probe"] else 4)

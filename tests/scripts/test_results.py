@@ -1,0 +1,214 @@
+"""`unip results` on real runs, and on folders of runs written by hand."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from unip_hf import UnipForPreTraining, UnipImageProcessor
+from unip_hf.evaluation.result_tables import method_name
+from unip_hf.scripts import cli
+
+
+@pytest.fixture
+def forget_the_process() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write_run(folder: Path, *mean_iou: float | None, width: int = 384, num_steps: int = 100, **options: Any) -> Path:
+    """What a run leaves that was evaluated at equal distances; without numbers it was not."""
+    defaults = {
+        "model": "models/unip-small-mae-large", "dataset": "soda", "dataset_config": None, "data_dir": "data",
+        "validation_split": "test", "allow_partial": False, "num_steps": None, "linear_probe": False,
+        "layerwise_probe": False, "learning_rate": 1e-4, "seed": 0, "output_dir": str(folder),
+    }  # fmt: skip
+    (folder / "best").mkdir(parents=True)
+    (folder / "best" / "config.json").write_text(json.dumps({"hidden_size": width}))
+    (folder / "run.json").write_text(json.dumps({"options": {**defaults, **options}, "num_steps": num_steps}))
+    lines: list[dict] = [{"step": num_steps, "loss": 0.5, "learning_rate": 1e-6}]
+    lines += [
+        {"step": num_steps * number // len(mean_iou), "mean_iou": value}
+        for number, value in enumerate(mean_iou, start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def cells(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def markdown_rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_real_runs_become_tables(
+    make_config: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, forget_the_process: None
+) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("validation", 2)):
+        for kind, high in (("images", 250), ("masks", 3)):
+            (tmp_path / "street" / kind / split).mkdir(parents=True)
+            for number in range(count):
+                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
+                Image.fromarray(values).save(tmp_path / "street" / kind / split / f"{number}.png")
+    (tmp_path / "street" / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
+    model = tmp_path / "unip-mine"
+    UnipForPreTraining(make_config(layer_scale_init_value=None, position_embedding_type="sincos")).save_pretrained(
+        model
+    )
+    UnipImageProcessor().save_pretrained(model)
+    quick = ["--model", model, "--data_dir", tmp_path / "street", "--dataset", "folder", "--num_steps", 4,
+             "--num_warmup_steps", 1, "--evaluate_every", 2, "--crop_size", 32, "--shortest_edge", 32,
+             "--window_size", 32, "--stride", 21, "--num_workers", 0, "--report_to", "none",
+             "--mixed_precision", "no", "--learning_rate", 0.05]  # fmt: skip
+    out = tmp_path / "runs"
+    for name, options in {
+        "seed-0": ["--config", "fine-tuning-tiny-scut-seg", "--feature_layers", 3],
+        "seed-1": ["--config", "fine-tuning-tiny-scut-seg", "--feature_layers", 3, "--seed", 1],
+        "layers": ["--config", "layerwise-probing-scut-seg"],
+    }.items():
+        command = ["finetune", "--output_dir", out / name, *quick, *options]
+        assert cli.main(list(map(str, command))) == 0, capsys.readouterr().err
+    config = json.loads((out / "seed-0" / "best" / "config.json").read_text())
+    processor = json.loads((out / "seed-0" / "best" / "preprocessor_config.json").read_text())
+    assert config["loss_average"] == "all_pixels" and processor["image_std"] == [0.18783373]  # the recipe's
+
+    def evaluations(name: str) -> list[dict]:
+        lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
+        return [line for line in lines if "mean_iou" in line]
+
+    capsys.readouterr()
+    for which, choose in (("best", max), ("last", lambda values: values[-1])):
+        assert cli.main(["results", str(out), "--format", "csv", "--which", which]) == 0
+        found = cells(capsys.readouterr().out)
+        assert {(cell["method"], cell["size"], cell["dataset"]) for cell in found} == {
+            ("unip-mine", "width 32", "street")
+        }
+        scores = [choose([line["mean_iou"] for line in evaluations(name)]) for name in ("seed-0", "seed-1")]
+        (whole,) = [cell for cell in found if cell["task"] == "fine-tuning"]
+        assert float(whole["mean_iou_percent"]) == pytest.approx(100 * fmean(scores), abs=1e-4)
+        assert float(whole["deviation_percent"]) == pytest.approx(100 * stdev(scores), abs=1e-4)
+        assert whole["runs"] == "2"
+        layers = {cell["block"]: float(cell["mean_iou_percent"]) for cell in found if cell["block"]}
+        assert layers == {
+            str(block): pytest.approx(
+                100 * choose([line[f"mean_iou/block_{block:02d}"] for line in evaluations("layers")]), abs=1e-4
+            )
+            for block in (1, 2, 3)
+        }
+    table = json.loads((out / "layers" / "layers.json").read_text())["mean_iou"]  # of the last evaluation
+    assert layers == {block: pytest.approx(100 * value, abs=1e-4) for block, value in table.items()}
+
+
+def test_tables_are_laid_out_as_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    ours = {"model": "models/unip-small-mae-large"}
+    mfnet = {"dataset": "mfnet", "dataset_config": "thermal", "validation_split": "validation+test"}
+    scut = {"dataset": "scut-seg", "validation_split": "validation"}
+    write_run(tmp_path / "scut", 0.66, **scut, **ours)
+    write_run(tmp_path / "a" / "mfnet", 0.5, 0.55, **mfnet, **ours, num_steps=98)
+    for seed, best in enumerate((0.70, 0.71, 0.75)):
+        write_run(tmp_path / "a" / f"soda{seed}", best, 0.6, **ours, seed=seed)
+    write_run(tmp_path / "base", 0.8, model="models/unip-base-mae-large/best", width=768)
+    write_run(tmp_path / "test-only", 0.9, **{**mfnet, "validation_split": "test"}, **ours)
+    write_run(tmp_path / "partial", 0.9, allow_partial=True, **ours)
+    write_run(tmp_path / "probe", 0.4, linear_probe=True, **ours)
+    # The same place twice, once through its parent.
+    assert cli.main(["results", str(tmp_path / "a" / "soda0"), str(tmp_path)]) == 0
+    fine_tuning, probing = capsys.readouterr().out.split("**Linear probing**")
+    header, _, *rows = markdown_rows(fine_tuning)
+    assert header == ["method", "SODA S", "SODA B", "MFNet-T S", "SCUT-Seg S", "MFNet-T (test) S", "SODA (partial) S",
+                      "average S"]  # fmt: skip
+    average = f"{100 * (0.72 + 0.55 + 0.66) / 3:.2f}"
+    assert rows == [["unip-mae-large", "72.00 ± 2.65 (3)", "80.00", "55.00", "66.00", "90.00", "90.00", average]]
+    assert markdown_rows(probing)[2:] == [["unip-mae-large", "40.00"]]
+
+
+def test_only_the_seed_may_differ_within_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path / "100", 0.6, seed=1, learning_rate=1e-4, data_dir="here", log_every=10)
+    write_run(tmp_path / "200", 0.7, seed=2, learning_rate=2e-4, data_dir="there", log_every=20)
+    assert cli.main(["results", str(tmp_path)]) == 0
+    assert markdown_rows(capsys.readouterr().out)[2:] == [
+        ["unip-mae-large (learning_rate 0.0001)", "60.00"],
+        ["unip-mae-large (learning_rate 0.0002)", "70.00"],
+    ]
+
+
+def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    good = write_run(tmp_path / "good", None, 0.5)
+    with open(good / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1')  # killed while it wrote
+    stopped = write_run(tmp_path / "stopped", 0.9)
+    (stopped / "run.json").write_text(
+        (stopped / "run.json").read_text().replace('"num_steps": 100}', '"num_steps": 101}')
+    )
+    started = write_run(tmp_path / "started", 0.9)
+    (started / "metrics.jsonl").unlink()
+    not_evaluated = write_run(tmp_path / "at-the-end")
+    half = write_run(tmp_path / "half", 0.9, 0.9)
+    (half / "metrics.jsonl").write_text("".join((half / "metrics.jsonl").read_text().splitlines(keepends=True)[:2]))
+    cut = write_run(tmp_path / "cut", 0.9)
+    (cut / "run.json").write_text('{"options": ')
+    scribble = write_run(tmp_path / "scribble", 0.9)
+    (scribble / "metrics.jsonl").write_text("no json\n")
+    percent = write_run(tmp_path / "percent", 90.0)
+    no_config = write_run(tmp_path / "no-config", 0.9)
+    (no_config / "best" / "config.json").unlink()
+    undefined = write_run(tmp_path / "undefined", None)
+    no_settings = write_run(tmp_path / "no-settings", 0.9)
+    (no_settings / "best" / "config.json").write_text("[]")
+    no_number = write_run(tmp_path / "no-number", 0.9)
+    (no_number / "run.json").write_text(
+        (no_number / "run.json").read_text().replace('"num_steps": 100}', '"num_steps": "x"}')
+    )
+    other = write_run(tmp_path / "other", 0.9)
+    (other / "run.json").write_text('{"options": {"student": "tiny"}}')
+    assert cli.main(["results", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert markdown_rows(captured.out)[2:] == [["unip-mae-large", "50.00"]]
+    expected = {
+        stopped: "unfinished: step 100 of 101", started: "unfinished: step 0 of 100",
+        not_evaluated: "without being evaluated", half: "the model of step 100 was not evaluated",
+        cut: "run.json' is damaged", scribble: "metrics.jsonl' is damaged in line 1",
+        percent: "outside 0..1", no_config: "config.json", no_settings: "holds no settings",
+        no_number: "how many steps", undefined: "undefined", other: "no run of `unip finetune`",
+    }  # fmt: skip
+    lines = captured.err.splitlines()
+    assert len(lines) == len(expected) and all(line.startswith("Not counted: ") for line in lines)
+    for folder, message in expected.items():
+        assert sum(message in line and str(folder) in line for line in lines) == 1, message
+
+    target = tmp_path / "table.md"
+    for folders, message in (
+        ([stopped], f"There is no finished run in '{stopped}'"),
+        ([tmp_path / "nowhere"], "There is no folder"),
+    ):
+        assert cli.main(["results", *map(str, folders), "--output_file", str(target)]) == 2
+        assert message in capsys.readouterr().err and not target.exists()
+    assert cli.main(["results", str(good), "--output_file", str(target), "--format", "csv"]) == 0
+    assert cells(target.read_text())[0]["mean_iou_percent"] == "50.0000"
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "name"),
+    [
+        ("models/unip-small-mae-large/", "small", "unip-mae-large"),
+        ("mae-large", "large", "mae"),
+        ("unip_vit_tiny_by_mae_large", "tiny", "unip_vit_by_mae_large"),
+        ("runs/dino-base/best", "base", "dino"),
+        ("small", "small", "random start"),
+        ("nvidia/mit-b0", "", "mit-b0"),
+        ("smallest", "small", "smallest"),
+    ],
+)
+def test_sizes_share_the_row_of_their_method(model: str, size: str, name: str) -> None:
+    assert method_name(model, size) == name
