@@ -3,7 +3,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,8 +91,6 @@ def load_infrared_dataset(
             if streaming:
                 loaded = builder.as_streaming_dataset()
             else:
-                if not os.path.isdir(builder.cache_dir) and os.environ.get("LOCAL_RANK", "0") == "0":
-                    print(f"Preparing {name}: each image is checked and copied once.", file=sys.stderr, flush=True)
                 try:
                     builder.download_and_prepare(num_proc=num_proc)
                 except OSError as error:  # of the cache: what is wrong with the files read is a ValueError
