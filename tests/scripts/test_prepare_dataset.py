@@ -1,6 +1,7 @@
 """`unip prepare-dataset`: parquet with a card, and back."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -121,6 +122,19 @@ def test_what_was_prepared_is_whole(folder: Path, tmp_path: Path, capsys: pytest
     assert run(prepare_dataset.main, again) == 2 and "is prepared already" in capsys.readouterr().err
 
 
+def test_a_damaged_shard_is_an_error_without_a_traceback(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    target = tmp_path / "prepared"
+    assert run(prepare_dataset.main, ["folder", "--data_dir", str(folder), "--output_dir", str(target)]) == 0
+    shard = target / "data" / "train-00000-of-00001.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:4] + bytes(1000) + content[1004:])  # what its end says is right
+    capsys.readouterr()
+    assert run(check_dataset.main, ["--data_dir", str(target)]) == 2
+    assert re.search(rf"error: The files of '{target}' could not be copied .*: .*page header", capsys.readouterr().err)
+
+
 def test_push_to_hub_uploads_the_folder_privately(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +193,8 @@ def test_a_benchmark_by_its_name_and_as_parquet(
     arguments = ["mfnet", "--data_dir", str(archive), "--output_dir", str(colour), "--dataset_config", "rgb"]
     assert run(prepare_dataset.main, [*arguments, "--allow_partial", "--num_workers", "1"]) == 0
     assert "Preparing train 3/3" in capsys.readouterr().err
+    card = (colour / "README.md").read_text()
+    assert "- rgb\n" in card and "- infrared" not in card and "- thermal" not in card
     with pytest.raises(ValueError, match="from the configuration 'rgb', not 'thermal'"):
         load_infrared_dataset("mfnet", colour, allow_partial=True)
     load_infrared_dataset("mfnet", colour, config_name="rgb", allow_partial=True)

@@ -72,7 +72,7 @@ def load_infrared_dataset(
     _check_name(name)
     if name not in BENCHMARKS and (config_name is not None or allow_partial):
         raise ValueError(f"The dataset {name!r} has no configurations, and no part of it can be missing.")
-    with bars_on_terminals_only(), _with_the_cause():
+    with bars_on_terminals_only(), _with_the_cause(data_dir or name):
         loaded: Any
         if name == "infmix":
             loaded = load_infmix(data_dir, streaming=streaming, num_proc=num_proc)
@@ -214,8 +214,8 @@ def _scan_without_problems(data_dir: Path) -> FolderScan:
 
 
 @contextmanager
-def _with_the_cause() -> Iterator[None]:
-    """Raises what was wrong instead of the error without a reason that `datasets` makes of it."""
+def _with_the_cause(source: object) -> Iterator[None]:
+    """Says what was wrong with parquet files, where the error of `datasets` does not."""
     try:
         yield
     except multiprocess.TimeoutError as error:
@@ -223,9 +223,8 @@ def _with_the_cause() -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
-            raise error.__cause__ from None
-        raise
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"The files of {str(source)!r} could not be copied into the cache: {reason}") from error
 
 
 __all__ = ["load_id2label", "load_infrared_dataset", "make_builder", "select_split"]

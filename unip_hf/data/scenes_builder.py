@@ -1,30 +1,19 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The built-in infrared scenes as a dataset."""
 
-import io
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import datasets
-import numpy as np
 from PIL import Image
 
+from .benchmarks.encoding import encode_png
+from .builders import ChunkedBuilder
 from .scenes import SCENE_CLASSES, draw_scene
 
 
-def encode_png(array: np.ndarray) -> dict[str, Any]:
-    """
-    A PNG file in memory, as `datasets` stores it; written here since `datasets` makes TIFF of 16-bit arrays.
-
-    Args:
-        array (`np.ndarray` of shape `(height, width)`): uint8 or uint16.
-    """
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, format="PNG")
-    return {"path": None, "bytes": file.getvalue()}
-
-
-class InfraredScenes(datasets.GeneratorBasedBuilder):
+class InfraredScenes(ChunkedBuilder):
     """
     Street scenes as a radiometric thermal camera sees them, drawn by [`draw_scene`] when first used: `image`, 16-bit
     PNG of 320x256 pixels, counts of 0.04 K; `annotation`, 8-bit PNG, ids of `SCENE_CLASSES`.
@@ -51,14 +40,16 @@ class InfraredScenes(datasets.GeneratorBasedBuilder):
                 '"folder".'
             )
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"seeds": list(seeds)})  # a list is what num_proc divides
+            datasets.SplitGenerator(split, gen_kwargs={"chunks": [[seed] for seed in seeds]})
             for split, seeds in self.SEEDS.items()
         ]
 
-    def _generate_examples(self, seeds: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for seed in seeds:
+    def _generate_examples(self, chunks: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for seed in chain.from_iterable(chunks):
             counts, ids = draw_scene(seed)
-            yield seed, {"image": encode_png(counts), "annotation": encode_png(ids)}
+            # As PNG, since datasets would make TIFF of a 16-bit array.
+            encoded = [{"path": None, "bytes": encode_png(Image.fromarray(array))} for array in (counts, ids)]
+            yield seed, dict(zip(("image", "annotation"), encoded))
 
 
 __all__ = ["InfraredScenes"]

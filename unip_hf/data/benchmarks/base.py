@@ -4,7 +4,6 @@
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -12,9 +11,8 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
 
-from ...progress import Progress
+from ..builders import ChunkedBuilder
 from ..folder import IMAGE_SUFFIXES
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFile, SourceFiles, read_names
@@ -66,7 +64,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
         return super().create_config_id(config_kwargs, custom_features)
 
 
-class InfraredBenchmark(datasets.GeneratorBasedBuilder):
+class InfraredBenchmark(ChunkedBuilder):
     """
     A published dataset, read from what its authors give away: `image` and `annotation`, and `rgb` in configurations of
     both modalities.
@@ -309,23 +307,6 @@ class InfraredBenchmark(datasets.GeneratorBasedBuilder):
     def _generate_examples(self, chunks: list[list[Row]]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in chain.from_iterable(chunks):
             yield row.name, self._read_row(row)
-
-    def _prepare_split_single(self, *, gen_kwargs: dict, job_id: int, **kwargs: Any) -> Iterator[Any]:
-        """As it was, but lines stand for the bar where there is no terminal, and an error keeps its own message."""
-        num_rows = sum(map(len, gen_kwargs["chunks"]))
-        split = kwargs["split_info"]
-        text = "" if num_rows == split.num_examples else "in the first process"
-        is_shown = job_id == 0 and not sys.stderr.isatty()
-        progress = Progress(f"Preparing {split.name}", num_rows, is_shown=is_shown)
-        try:
-            for job, is_done, content in super()._prepare_split_single(gen_kwargs=gen_kwargs, job_id=job_id, **kwargs):
-                if not is_done and content:
-                    progress.update(text, content)
-                yield job, is_done, content
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, (ValueError, OSError)):
-                raise error.__cause__ from None
-            raise
 
     def _read_row(self, row: Row) -> dict[str, Any]:
         example: dict[str, Any] = {"annotation": None}

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..builders import ChunkedBuilder
 from .candidates import Candidates, list_candidates, read_candidate
 from .grey_images import prepare_grey
 from .rows import FEATURES, InfMixSettings, make_row, mixed_order
@@ -64,7 +65,7 @@ class InfMixConfig(datasets.BuilderConfig):
         return super().create_config_id(config_kwargs, custom_features)
 
 
-class InfMix(datasets.GeneratorBasedBuilder):
+class InfMix(ChunkedBuilder):
     """
     The grey images of infrared datasets, ImageNet and COCO, made from the original files while they are read, with
     the columns of [`prepare_infmix`]: `image`, `source` and `name`, one split "train", in the same mixed order.
