@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
@@ -13,17 +13,68 @@ from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
 
 
+class _AttentionDivergence(torch.autograd.Function):
+    """
+    The divergence summed over keys and averaged over the rows of all maps, a few maps at a time. The gradients of
+    student queries and keys are made in the same pass, so that no map has to be kept for the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_query: torch.Tensor,
+        student_key: torch.Tensor,
+        teacher_query: torch.Tensor,
+        teacher_key: torch.Tensor,
+    ) -> torch.Tensor:
+        num_tokens = student_query.shape[2]
+        # Elements of the maps that exist at once: they fit into the cache, and keep a GPU busy.
+        num_elements = 2**22 if student_query.is_cuda else 2**18
+        num_maps = max(1, num_elements // num_tokens**2)
+        tensors = [tensor.flatten(0, 1) for tensor in (student_query, student_key, teacher_query, teacher_key)]
+        scales = [student_query.shape[-1] ** -0.5, teacher_query.shape[-1] ** -0.5]
+        needs_gradients = any(ctx.needs_input_grad[:2])
+        query_gradient, key_gradient = (torch.empty_like(tensor) for tensor in tensors[:2])
+        total = torch.zeros((), device=student_query.device)
+        with torch.autocast(student_query.device.type, enabled=False):
+            for first in range(0, len(tensors[0]), num_maps):
+                part = slice(first, first + num_maps)
+                query, key, other_query, other_key = (tensor[part].float() for tensor in tensors)
+                query, other_query = query * scales[0], other_query * scales[1]
+                student = torch.log_softmax(query @ key.transpose(1, 2), dim=-1)  # (maps, N, N)
+                teacher = torch.log_softmax(other_query @ other_key.transpose(1, 2), dim=-1)  # (maps, N, N)
+                target = teacher.exp()
+                total += teacher.sub_(student).mul_(target).sum()
+                if needs_gradients:  # of the sum: divided by the number of rows, half precision could not hold them
+                    gradient = student.exp_().sub_(target)  # of the logits, (maps, N, N)
+                    query_gradient[part] = gradient @ key * scales[0]
+                    key_gradient[part] = gradient.transpose(1, 2) @ query
+        ctx.num_rows = student_query.shape[:3].numel()
+        if needs_gradients:
+            ctx.save_for_backward(query_gradient.view_as(student_query), key_gradient.view_as(student_key))
+        return total / ctx.num_rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query_gradient, key_gradient = ctx.saved_tensors
+        factor = loss_gradient / ctx.num_rows
+        return query_gradient * factor, key_gradient * factor, None, None
+
+
 def attention_distillation_loss(
     student_query: torch.Tensor, student_key: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
 ) -> torch.Tensor:
     """
-    NMI-HAD loss (paper section 4.1): KL(teacher ‖ student) between attention rows, head by head.
+    NMI-HAD loss (paper section 4.1): KL(teacher ‖ student) between attention rows, head by head. It is computed in
+    float32, whatever the inputs are, in memory that does not grow with batch size and heads beside the gradients'.
 
     Args:
         student_query, student_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, student_head_dim)`):
             Queries and keys of the student's last block, CLS included, not scaled.
         teacher_query, teacher_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, teacher_head_dim)`):
-            Queries and keys of the distilled block of the teacher; the head width may differ from the student's.
+            Queries and keys of the distilled block of the teacher; the head width may differ from the student's. They
+            get no gradient.
 
     Returns:
         Scalar float32 `torch.Tensor`: the divergence summed over keys, averaged over images, heads and queries.
@@ -38,15 +89,7 @@ def attention_distillation_loss(
             f"last block the teacher's heads (last_layer_num_attention_heads={teacher_query.shape[1]}) and both the "
             "same grid."
         )
-
-    def log_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        logits = torch.matmul(query, key.transpose(-2, -1)) * query.shape[-1] ** -0.5  # (B, heads, N, N)
-        return nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32)
-
-    student = log_attention(student_query, student_key)
-    teacher = log_attention(teacher_query, teacher_key)
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
-    return divergence / student.shape[:-1].numel()
+    return _AttentionDivergence.apply(student_query, student_key, teacher_query, teacher_key)
 
 
 @dataclass

@@ -54,6 +54,55 @@ def test_distillation_gives_the_published_attention_loss_and_gradients(golden: P
     assert not any(gradient.any() for gradient in gradients.values())
 
 
+def straightforward_loss(*tensors: torch.Tensor) -> torch.Tensor:
+    student, teacher = (attention_logits(*pair).log_softmax(-1) for pair in (tensors[:2], tensors[2:]))
+    return torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum") / student[..., 0].numel()
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 197), (30, 4, 65), (1, 1, 600)])  # 2.5 chunks, 2 chunks, more than one
+def test_distillation_loss_in_chunks_is_the_straightforward_one(shape: tuple[int, ...]) -> None:
+    tensors = [torch.randn(*shape, width, requires_grad=number < 2) for number, width in enumerate((12, 12, 16, 16))]
+    losses, gradients = [], []
+    for compute in (attention_distillation_loss, straightforward_loss):
+        loss = 3 * compute(*tensors)
+        losses.append(loss)
+        gradients.append(torch.autograd.grad(loss, tensors[:2]))
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(3 * attention_distillation_loss(*tensors), losses[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_distillation_loss_in_half_precision_loses_no_more_than_its_inputs(golden: Path, dtype: torch.dtype) -> None:
+    """The golden queries and keys rounded to half precision, in a run that scales its loss, as fp16 needs it."""
+    tensors = load_file(golden / "nmi_had.safetensors")
+    teacher = convert_checkpoint(part(tensors, "teacher."), UnipModel, num_attention_heads=4)
+    student = convert_checkpoint(
+        part(tensors, "student."), UnipForPreTraining, num_attention_heads=3, last_layer_num_attention_heads=4
+    )
+    with torch.no_grad():
+        exact = [*student.unip.query_key(tensors["pixel_values"]), *teacher.query_key(tensors["pixel_values"], 3)]
+    exact[0].requires_grad_(), exact[1].requires_grad_()
+    loss = attention_distillation_loss(*exact)
+    torch.testing.assert_close(loss.reshape(1), tensors["loss"], atol=1e-5, rtol=0)
+    expected = torch.autograd.grad(loss, exact[:2])
+
+    rounded = [tensor.detach().to(dtype).requires_grad_(number < 2) for number, tensor in enumerate(exact)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = attention_distillation_loss(*rounded)
+    precision = torch.finfo(dtype).eps
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.reshape(1), tensors["loss"], atol=2 * precision, rtol=0)
+    scale = 2.0**12
+    for ours, theirs in zip(torch.autograd.grad(loss * scale, rounded[:2]), expected):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(
+            ours.float() / scale, theirs, atol=8 * precision * theirs.abs().max().item(), rtol=0
+        )
+
+
 def test_distillation_loss_is_zero_for_the_same_attention_and_refuses_other_heads() -> None:
     query, key = torch.randn(2, 2, 4, 17, 8)
     assert attention_distillation_loss(query, key, query, key) == 0

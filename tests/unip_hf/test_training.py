@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
@@ -166,11 +167,29 @@ def test_weights_that_are_lost_do_not_replace_a_checkpoint(tmp_path: Path) -> No
             self.calls = getattr(self, "calls", 0) + 1
             return super().forward(batch) * (float("nan") if self.calls > 6 else 1.0)
 
-    with pytest.raises(ValueError, match="The loss is nan before step 8"):
+    with pytest.raises(ValueError, match="The loss is nan before step 8.*not_finite_batches"):
         run(tmp_path, 20, model=Breaking(4, 4), save_every=4, log_every=10)
+    (saved,) = (tmp_path / "not_finite_batches").iterdir()
+    assert saved.name == "step-00000006-batch-1-process-0.safetensors"
+    seventh = torch.randn(16, 4, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close(load_file(saved), {"batch": seventh})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
     weights = torch.load(tmp_path / "last" / "weights.bin", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+    class Losing(nn.Linear):
+        """Its loss is finite, the gradient is not: 0 divided by 0 in the derivative of the root."""
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            self.calls = getattr(self, "calls", 0) + 1
+            outputs = super().forward(batch)
+            return outputs + (0.0 * self.weight.sum()).square().sqrt() if self.calls == 8 else outputs
+
+    folder = tmp_path / "lost"
+    with pytest.raises(ValueError, match="Weights are not finite after step 4"):
+        run(folder, 20, model=Losing(4, 4), save_every=1, accumulation_steps=2)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
+    assert len(list((folder / "not_finite_batches").glob("step-00000003-batch-[12]-process-0.safetensors"))) == 2
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -114,8 +116,9 @@ def train(
     num_steps: int,
     output_dir: Path,
     save_model: Callable[[nn.Module, Path], None],
+    loss_names: Sequence[str] = (),
     evaluate: Callable[[nn.Module, int], dict[str, Any]] | None = None,
-    best_metric: str = "",
+    best_metric: str | None = None,
     evaluate_every: int = 1000,
     save_every: int = 1000,
     log_every: int = 10,
@@ -133,21 +136,25 @@ def train(
 
     A run that is interrupted goes on from its last checkpoint as if nothing had happened. SIGTERM writes a checkpoint
     and ends the process with status 143. `output_dir` gets `checkpoints/`, `best/` and `last/` (what `save_model`
-    writes) and `metrics.jsonl`.
+    writes) and `metrics.jsonl`. A loss that is not finite ends the run, and the batch it came from is written to
+    `not_finite_batches/` (tensors, safetensors) by the process that had it.
 
     Args:
         accelerator: Prepares model and optimizer; its trackers, if there are any, get every metric.
         model: On any device.
         optimizer: Its groups' `lr` is the rate that `schedule` is multiplied with.
-        batches: From the number of updates made to this process's batches of tensors from there on, without an end.
-        compute_loss: From model and batch (on the device) to the mean loss of the batch.
+        batches: From the number of updates made to this process's batches of tensors from there on, without an end;
+            the same ones whenever it is asked.
+        compute_loss: From model and batch (on the device) to the mean loss of the batch; or to several, of shape
+            `(number of losses,)`, whose sum is minimised.
         batch_weight: Number of things that this mean is over.
         schedule: From the number of updates made, 0 to `num_steps - 1`, to the part of the learning rate.
         num_steps: Updates.
         output_dir: Folder that exists.
         save_model: Writes model and folder, in the main process.
+        loss_names: What the log calls several losses, beside their sum.
         evaluate: From model and step to metrics, called by every process; the model is in evaluation mode.
-        best_metric: Which of the metrics `best/` is saved for, where it is highest.
+        best_metric: Which of the metrics `best/` is saved for, where it is highest; by default none.
         evaluate_every, save_every, log_every: In updates. The last update is always evaluated, saved and logged.
         accumulation_steps: Batches of each process for one update.
         max_gradient_norm: Longer gradients are shortened to it.
@@ -198,6 +205,8 @@ def train(
             save_model(trained_model(), output_dir / kind)
 
     def save_state() -> None:
+        if not torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all():
+            refuse(f"Weights are not finite after step {state['step']}", state["step"] - 1, range(accumulation_steps))
         save("last")
         save_checkpoint(accelerator, output_dir, state, averaged)
 
@@ -212,27 +221,49 @@ def train(
             metrics = evaluate(trained_model().eval(), state["step"])
         set_training_mode(model)
         log.write(state["step"], metrics)
-        score = metrics[best_metric]
-        latest[best_metric] = f"{score:.4f}"
-        if not math.isnan(score) and (state["best"] is None or score > state["best"]):
-            state.update(best=score, best_step=state["step"])
-            save("best")
+        if best_metric is not None:
+            score = metrics[best_metric]
+            latest[best_metric] = f"{score:.4f}"
+            if not math.isnan(score) and (state["best"] is None or score > state["best"]):
+                state.update(best=score, best_step=state["step"])
+                save("best")
         state["evaluated_step"] = state["step"]
         update_checkpoint(accelerator, output_dir, state)
 
     def log_loss() -> None:
         if not losses:
             return
-        mean_loss = accelerator.reduce(torch.stack(losses).mean(), "sum").item()
+        own = torch.stack(losses)  # (steps, accumulation steps, losses)
+        means = accelerator.reduce(own.sum(1).mean(0), "sum").tolist()
+        if not all(map(math.isfinite, means)):
+            is_bad = ~own.isfinite().all(dim=2)  # (steps, accumulation steps)
+            first = next((number for number, of_step in enumerate(is_bad) if of_step.any()), len(own) - 1)
+            message = f"The loss is {sum(means)} before step {state['step']}"
+            refuse(message, state["step"] - len(own) + first, is_bad[first].nonzero().flatten().tolist())
         losses.clear()
-        if not math.isfinite(mean_loss):  # before these weights replace a good checkpoint
-            raise ValueError(
-                f"The loss is {mean_loss} before step {state['step']}: lower the learning rate, clip gradients, or "
-                "use bf16 or fp32 instead of fp16."
-            )
         rate = max(group["lr"] for group in optimizer.param_groups)
-        latest.update({"loss": f"{mean_loss:.4f}", "lr": f"{rate:.2e}"})
-        log.write(state["step"], {"loss": mean_loss, "learning_rate": rate})
+        latest.update({"loss": f"{sum(means):.4f}", "lr": f"{rate:.2e}"})
+        log.write(state["step"], {"loss": sum(means), **dict(zip(loss_names, means)), "learning_rate": rate})
+
+    def refuse(message: str, step: int, numbers: Sequence[int]) -> NoReturn:
+        """
+        Ends the run before these weights replace a good checkpoint. Batches follow from the step, so that those to be
+        saved are read again, and none needs to be kept.
+        """
+        folder = output_dir / "not_finite_batches"
+        for number, batch in enumerate(islice(batches(step), max(numbers, default=-1) + 1)):
+            if number in numbers:
+                named = batch if isinstance(batch, dict) else {"batch": batch}
+                tensors = {
+                    name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)
+                }
+                name = f"step-{step:08d}-batch-{number + 1}-process-{accelerator.process_index}.safetensors"
+                with write_whole(folder / name) as staged:
+                    save_file(tensors, staged)
+        raise ValueError(
+            f"{message}: lower the learning rate, clip gradients, or use bf16 or fp32 instead of fp16. The batch is in "
+            f"'{folder}'."
+        )
 
     add_up = make_sum_over_processes()
     iterator = iter(batches(state["step"]))
@@ -251,17 +282,17 @@ def train(
 
             for group, rate in zip(optimizer.param_groups, base_rates):
                 group["lr"] = rate * schedule(state["step"])
-            loss_of_step = torch.zeros((), device=accelerator.device)
+            shares: list[torch.Tensor] = []
             for number, (batch, weight) in enumerate(zip(micro_batches, weights), start=1):
                 batch = send_to_device(batch, accelerator.device, non_blocking=True)
                 share = weight / max(total, 1.0)
                 with nullcontext() if number == accumulation_steps else accelerator.no_sync(model):
                     with accelerator.autocast():
-                        loss = compute_loss(model, batch)
+                        loss = compute_loss(model, batch).reshape(-1)
                     # Gradients are averaged over processes, so this makes their mean the weighted one.
-                    accelerator.backward(loss * (share * accelerator.num_processes))
-                loss_of_step += loss.detach() * share
-            losses.append(loss_of_step)
+                    accelerator.backward(loss.sum() * (share * accelerator.num_processes))
+                shares.append(loss.detach() * share)
+            losses.append(torch.stack(shares))
             if max_gradient_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), max_gradient_norm)
             optimizer.step()
