@@ -4,7 +4,9 @@ Training samples and their order. Both follow from a seed and from how many upda
 so that processes, workers and interruptions do not change a training.
 """
 
-from collections.abc import Iterable, Iterator
+import atexit
+import weakref
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,39 +59,61 @@ class TrainingSamples(Dataset):
             return error  # handed on, since a worker that raises would bury the message in a traceback
 
 
-def read_batches(samples: TrainingSamples, order: Iterable[list[tuple[int, int]]], **settings: Any) -> Iterator[Any]:
+def read_batches(
+    samples: Dataset, order: Iterable[list[tuple[int, int]]] | None = None, **settings: Any
+) -> Iterator[Any]:
     """
     Batches of samples, read by the worker processes of a `DataLoader`.
 
     Args:
-        samples ([`TrainingSamples`]): What to read.
-        order: Lists of keys, such as [`ShuffledBatches`].
+        samples: What to read: [`TrainingSamples`], or a dataset that makes whole batches, such as [`CropSamples`] in
+            its `__getitems__` and [`StreamPass`] as it is iterated over. An error among them is raised here.
+        order (*optional*): Lists of keys, such as [`ShuffledBatches`]; none for what is iterated over.
         settings: Of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
-        `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
-        `(batch_size, height, width)`, and the `int` `num_labelled`, how many pixels have a class.
+        Of [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
+        `(batch_size, height, width)`, and the `int` `num_labelled`, how many pixels have a class. Whole batches as
+        they are.
 
     Raises:
         OSError, ValueError: if a file cannot be used; the message names it.
     """
     generator = torch.Generator()  # one of its own: torch's random state is the model's alone
-    for batch in DataLoader(
+    loader = DataLoader(
         samples,
+        batch_size=None if order is None else 1,
         batch_sampler=order,
         collate_fn=_collate_or_hand_on,
         generator=generator,
         worker_init_fn=ignore_sigterm,
         **settings,
-    ):
+    )
+    batches = _raise_errors(loader)
+    _open_batches.add(batches)
+    return batches
+
+
+def _raise_errors(batches: Iterable[Any]) -> Generator[Any, None, None]:
+    for batch in batches:
         if isinstance(batch, Exception):
             raise batch
         yield batch
 
 
+_open_batches: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_batches() -> None:
+    """Else Python would send SIGTERM to workers that still read, which ignore it, and wait for them without an end."""
+    for batches in list(_open_batches):
+        batches.close()
+
+
 def _collate_or_hand_on(samples: Any) -> Any:
-    if isinstance(samples, Exception):
-        return samples
+    if not isinstance(samples, list):
+        return samples  # a whole batch, or an error
     batch = default_collate(samples)
     return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
 

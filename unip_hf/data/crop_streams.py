@@ -1,0 +1,135 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Batches from a stream of images, which has no length and no row numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .samples import read_batches
+
+
+ReadImages = Callable[[Sequence[dict[str, Any]], Sequence[str], Sequence[str]], torch.Tensor]
+
+
+@dataclass(eq=False)
+class StreamPass(IterableDataset):
+    """
+    One pass over the share of one process, in pieces of at most `batch_size` images. Each worker of a `DataLoader`
+    has its own part of the share, the same one in every epoch.
+
+    Args:
+        share (`datasets.IterableDataset`): Rows with the encoded column `image`, not less shards than workers.
+        read_images (`Callable`): From encoded images, their names and the keys of their random numbers to a tensor.
+        batch_size (`int`): Images of a piece.
+        every, offset (`int`): Of the rows, only `offset`, `offset + every`, ... count.
+        seed, epoch (`int`): Of the order and the random numbers.
+        key (`str`): Begins the keys of the random numbers.
+        num_skipped (`int`): Pieces of each worker that are not decoded.
+        buffer_size (`int`): Rows that are shuffled with one another.
+
+    Yields:
+        What `read_images` returns; of skipped pieces an `int`, how many images they have; or an error, which a worker
+        that raised it would bury in a traceback.
+    """
+
+    share: datasets.IterableDataset
+    read_images: ReadImages
+    batch_size: int
+    every: int
+    offset: int
+    seed: int
+    epoch: int
+    key: str
+    num_skipped: int
+    buffer_size: int
+
+    def __iter__(self) -> Iterator[torch.Tensor | int | Exception]:
+        worker = get_worker_info()
+        index, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rows = self.share.shard(num_workers, index, contiguous=False)  # before shuffling, so that it stays the same
+        generator = np.random.default_rng((self.seed, self.epoch, index))  # the same in all processes
+        # Of several shards at a time, datasets 5.2 sleeps for five seconds at the end.
+        rows = rows.shuffle(generator=generator, buffer_size=self.buffer_size, max_buffer_input_shards=1)
+        try:
+            for number, batch in enumerate(rows.iter(self.batch_size * self.every)):
+                images = batch["image"][self.offset :: self.every]
+                if number < self.num_skipped:
+                    yield len(images)
+                elif images:
+                    names = [image["path"] or "an image of the stream" for image in images]
+                    keys = [f"{self.key} {index} {number} {place}" for place in range(len(images))]
+                    yield self.read_images(images, names, keys)
+        except (OSError, ValueError) as error:
+            yield error
+
+
+def read_stream(
+    rows: datasets.IterableDataset,
+    read_images: ReadImages,
+    batch_size: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    seed: int = 0,
+    first_batch: int = 0,
+    num_workers: int = 2,
+    buffer_size: int = 1000,
+) -> Iterator[torch.Tensor]:
+    """
+    Shuffled batches for one of several processes, epoch after epoch without an end; one batch may hold images of two
+    epochs. In an epoch, all processes together see every image once. Each has its own shards if their number divides,
+    else it takes every `num_processes`-th row of all; since shards may differ in size, the processes may come to the
+    end of an epoch at different steps.
+
+    Args:
+        rows (`datasets.IterableDataset`): With the encoded column `image`.
+        read_images (`Callable`): From encoded images, their names and the keys of their random numbers to a tensor.
+        batch_size (`int`): Images of a batch.
+        process_index, num_processes (`int`): Which process this is, of how many.
+        seed (`int`, *optional*, defaults to 0): Of the order and the random numbers.
+        first_batch (`int`, *optional*, defaults to 0): Number of batches to leave out. What comes before them is read
+            for at most one epoch, to count it, and hardly any of it is decoded.
+        num_workers (`int`, *optional*, defaults to 2): Processes that read, at most one for each shard; 0 reads here.
+        buffer_size (`int`, *optional*, defaults to 1000): Rows that each worker shuffles with one another.
+
+    Yields:
+        Tensors that `read_images` returns, joined and cut to `batch_size`.
+
+    Raises:
+        OSError, ValueError: if there are no images, or one cannot be used.
+    """
+    every, offset, share = num_processes, process_index, rows
+    if rows.num_shards % num_processes == 0:
+        every, offset, share = 1, 0, rows.shard(num_processes, process_index, contiguous=False)
+    num_workers = min(num_workers, share.num_shards)
+    parts: list[torch.Tensor] = []
+    num_missing = batch_size
+    num_before, epoch = first_batch * batch_size, 0  # images before the first batch, from this epoch on
+    while True:
+        # A DataLoader takes pieces from its workers in turn, so that of so many the first batch has none.
+        num_skipped = num_before // (batch_size * max(1, num_workers))
+        key, num_images = f"{seed} {epoch} {process_index}", 0
+        settings = (every, offset, seed, epoch, key, num_skipped, buffer_size)
+        for piece in read_batches(StreamPass(share, read_images, batch_size, *settings), num_workers=num_workers):
+            length = piece if isinstance(piece, int) else len(piece)
+            num_images += length
+            start = min(num_before, length)
+            num_before -= start
+            while start < length:
+                part = piece[start : start + num_missing]
+                parts.append(part)
+                start, num_missing = start + len(part), num_missing - len(part)
+                if num_missing == 0:
+                    yield parts[0] if len(parts) == 1 else torch.cat(parts)  # (B, ...)
+                    parts, num_missing = [], batch_size
+        if num_images == 0:
+            raise ValueError("There is nothing to train on: the stream holds no images for each of the processes.")
+        epochs, num_before = divmod(num_before, num_images)  # every epoch of a process has as many
+        epoch += 1 + epochs
+
+
+__all__ = ["StreamPass", "read_stream"]

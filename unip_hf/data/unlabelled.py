@@ -1,0 +1,89 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Loads images without labels, for pre-training."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .folder import IMAGE_SUFFIXES, MASK_FOLDERS
+from .loading import load_infrared_dataset
+from .parquet import parquet_files
+from .reading import without_decoding
+
+
+NOT_IMAGES = {*MASK_FOLDERS, "segmentationclass", "segmentationobject"}  # the last two are Pascal VOC's
+
+
+def load_unlabelled(
+    name: str,
+    data_dir: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    num_proc: int | None = None,
+    config_name: str | None = None,
+    allow_partial: bool = False,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    Loads the images of a dataset, as encoded files in the one column `image`.
+
+    Args:
+        name (`str`):
+            "folder": every PNG, JPEG, TIFF and BMP file below a folder, or below several, whatever its split; folders
+            called masks, labels, annotations, SegmentationClass or SegmentationObject, and hidden ones, are left out.
+            Any other name, or a folder that `unip prepare-dataset` or `unip prepare-infmix` wrote: as
+            [`load_infrared_dataset`] loads it.
+        data_dir (`str`, `os.PathLike` or several, *optional*): Where it lies.
+        split (`str`, *optional*, defaults to `"train"`): Or "validation", "test", "train+validation", ...
+        streaming (`bool`, *optional*, defaults to `False`): Give an iterable dataset, which caches nothing.
+        num_proc, config_name, allow_partial (*optional*): As in [`load_infrared_dataset`].
+
+    Returns:
+        `Dataset`, or `IterableDataset` with `streaming`; its rows are `{"image": {"path": ..., "bytes": ...}}`, where
+        bytes is `None` for the files of a folder.
+
+    Raises:
+        OSError: if a folder is missing, or files cannot be read.
+        ValueError: if there are no images, name, configuration or split are unknown, or a file is damaged.
+    """
+    given = [data_dir] if data_dir is None or isinstance(data_dir, (str, os.PathLike)) else list(data_dir)
+    folders = [folder for folder in given if folder is not None]
+    rows: Any
+    if name == "folder" and folders and not any(map(parquet_files, folders)) and not (config_name or allow_partial):
+        paths = [str(path) for folder in folders for path in _images_below(folder)]
+        if streaming:
+            random.Random(0).shuffle(paths)  # a stream is mixed over its buffer alone
+        features = datasets.Features({"image": datasets.Image(decode=False)})
+        rows = datasets.Dataset.from_dict({"image": paths}, features=features)
+        return rows.to_iterable_dataset(num_shards=min(64, len(rows))) if streaming else rows
+    if len(folders) > 1:
+        raise ValueError(f"Only folders of images can be several, not {', '.join(map(repr, map(str, folders)))}.")
+    place = folders[0] if folders else None
+    rows = load_infrared_dataset(name, place, split, streaming, num_proc, config_name, allow_partial)
+    if not streaming and len(rows) == 0:
+        raise ValueError(f"The split {split!r} of {str(place or name)!r} holds no images: choose another one.")
+    return without_decoding(rows.select_columns(["image"]))
+
+
+def _images_below(folder: str | os.PathLike) -> list[Path]:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    paths = list(_walk(os.path.abspath(folder)))
+    if not paths:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise ValueError(f"There are no images below {str(folder)!r}: give a folder with files {kinds}.")
+    return paths
+
+
+def _walk(folder: str) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name.lower() not in NOT_IMAGES)
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                yield Path(parent, name)
+
+
+__all__ = ["load_unlabelled"]
