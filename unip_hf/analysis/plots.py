@@ -1,0 +1,179 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pictures of attention: how it changes from block to block, and where single queries look."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from .attention import (
+    HYBRID_NMI,
+    STABLE_NMI,
+    attention_between_patches,
+    normalized_mutual_information,
+    patch_grid,
+)
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def nmi_curve(nmi: Sequence[float], layer: int, target: float = HYBRID_NMI, title: str = "") -> "Figure":
+    """
+    The normalised mutual information of every block, and which one was chosen.
+
+    Args:
+        nmi (`Sequence[float]`): Of each block, 0 to 1.
+        layer (`int`): The chosen block, from 1.
+        target (`float`, *optional*, defaults to 0.09): What the choice was to be nearest to.
+        title (`str`, *optional*): Such as the name of the teacher.
+
+    Raises:
+        ValueError: if there is no such block.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if not 1 <= layer <= len(nmi):
+        raise ValueError(f"There is no block {layer}: the curve has blocks 1 to {len(nmi)}.")
+    blocks = range(1, len(nmi) + 1)
+    figure = Figure(figsize=(min(5 + 0.12 * len(nmi), 8), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhspan(*STABLE_NMI, color="tab:green", alpha=0.15, linewidth=0, label="{} ... {}".format(*STABLE_NMI))
+    axes.axhline(target, color="tab:green", linestyle="--", linewidth=1, label=f"target {target:g}")
+    axes.plot(blocks, nmi, color="tab:blue", marker="o", markersize=4)
+    chosen = f"block {layer}: {nmi[layer - 1]:.3f}"
+    axes.plot(layer, nmi[layer - 1], "o", color="tab:red", markersize=9, label=chosen, clip_on=False, zorder=3)
+    axes.set_xlim(0.5, len(nmi) + 0.5)
+    axes.set_ylim(0, 1.08 * max(*nmi, target, STABLE_NMI[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
+    axes.set_xlabel("block")
+    axes.set_ylabel("normalised mutual information")
+    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    axes.set_title(title)
+    return figure
+
+
+def attention_pictures(
+    images: torch.Tensor,
+    attentions: Mapping[str, torch.Tensor],
+    queries: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> "Figure":
+    """
+    Where networks look from a few patches of a few images: one row for each query patch, which is outlined; one column
+    for each network, with the mean attention over its heads, brightest where it is strongest. To see single heads,
+    pass each as a network of its own (`{"head 1": attention[:, :1], ...}`).
+
+    Args:
+        images (uint8 `torch.Tensor` of shape `(num_images, 1 or 3, height, width)`): As they are looked at.
+        attentions (`dict` of `torch.Tensor` of shape `(num_images, num_heads, 1 + num_patches, 1 + num_patches)`):
+            Name of a network: its attention after softmax, CLS first, which is left out. Grids may differ.
+        queries (*optional*): For each image, row and column of patches in the grid of the first network, from 0. By
+            default the patch that stands out most from its surroundings, and one in the middle of the image or, if
+            the first one lies there, aside from it.
+
+    Raises:
+        ValueError: if images and attentions do not fit, or a query lies outside.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"Images are uint8 (number, 1 or 3, height, width), not {images.dtype} {tuple(images.shape)}."
+        )
+    if not attentions or any(len(attention) != len(images) for attention in attentions.values()):
+        sizes = {name: len(attention) for name, attention in attentions.items()}
+        raise ValueError(f"There must be attention for each of the {len(images)} images, but there is {sizes}.")
+    height, width = images.shape[2:]
+    grids = {name: _grid(attention, height, width) for name, attention in attentions.items()}
+    first_grid = next(iter(grids.values()))
+    if queries is None:
+        queries = [_standing_out(image, first_grid) for image in images]
+    rows = [(number, query) for number, of_image in enumerate(queries) for query in of_image]
+    are_inside = all(0 <= place < side for _, query in rows for place, side in zip(query, first_grid))
+    if len(queries) != len(images) or not rows or not are_inside:
+        raise ValueError(
+            f"There must be queries for each of the {len(images)} images, in the grid of {first_grid[0]} rows and "
+            f"{first_grid[1]} columns, but they are {queries}."
+        )
+
+    side = 2.1  # inches
+    num_columns = 1 + len(attentions)
+    titles = 0.25 + 0.25 * len(images)
+    size = (num_columns * side, len(rows) * side * height / width + titles)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01))
+    panels = figure.subplots(len(rows), num_columns, squeeze=False)
+    pixels = images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()  # (K, H, W, 3)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for index, (number, query) in enumerate(rows):
+        is_first = index == 0 or rows[index - 1][0] != number
+        panels[index, 0].imshow(pixels[number])
+        _outline(panels[index, 0], query, height / first_grid[0], width / first_grid[1])
+        if index == 0:
+            panels[index, 0].set_title("query\n", fontsize="medium")
+        for panel, (name, attention) in zip(panels[index, 1:], attentions.items()):
+            of_image = attention[number : number + 1].float()
+            grid = grids[name]
+            nearest = [place * ours // theirs for place, ours, theirs in zip(query, grid, first_grid)]
+            between = attention_between_patches(of_image).mean(dim=1)[0]  # (N, N)
+            looks = between[nearest[0] * grid[1] + nearest[1]].reshape(grid).cpu().numpy()
+            panel.imshow(_coloured(pixels[number], looks))
+            _outline(panel, (nearest[0], nearest[1]), height / grid[0], width / grid[1])
+            if is_first:
+                nmi = f"NMI {normalized_mutual_information(of_image).mean().item():.3f}"
+                panel.set_title(f"{name}\n{nmi}" if index == 0 else nmi, fontsize="medium")
+    return figure
+
+
+def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+    """The grid of square patches that an image of this size in pixels has."""
+    num_patches = attention.shape[-1] - 1
+    patch_size = math.sqrt(height * width / max(num_patches, 1))
+    return patch_grid(num_patches, (round(height / patch_size), round(width / patch_size)))
+
+
+def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """The patch of most contrast to its surroundings, an object often, and one away from it."""
+    means = nn.functional.adaptive_avg_pool2d(image.float().mean(dim=0)[None, None], grid)  # (1, 1, rows, columns)
+    surroundings = nn.functional.avg_pool2d(means, kernel_size=5, stride=1, padding=2, count_include_pad=False)
+    row, column = divmod(int((means - surroundings).abs().argmax()), grid[1])
+    for place in ((1 / 2, 1 / 2), (1 / 4, 1 / 4)):
+        other = (int(place[0] * grid[0]), int(place[1] * grid[1]))
+        if abs(row - other[0]) > grid[0] // 5 or abs(column - other[1]) > grid[1] // 5:
+            break
+    return [(row, column), other]
+
+
+def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """A darkened image (H, W, 3) with attention (rows, columns) laid over it, the more opaque the stronger it is."""
+    from matplotlib import colormaps
+
+    resized = nn.functional.interpolate(
+        torch.from_numpy(looks)[None, None], size=pixels.shape[:2], mode="bicubic", align_corners=False
+    )[0, 0].numpy()  # (H, W)
+    strength = (resized / looks.max()).clip(0, 1)[..., None] ** 0.5  # weak attention to many patches counts as well
+    grey = pixels.mean(axis=2, keepdims=True) / 255 * 0.6
+    colours = colormaps["inferno"](strength[..., 0])[..., :3]
+    opacity = 0.85 * strength
+    return (1 - opacity) * grey + opacity * colours
+
+
+def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float) -> None:
+    """Marks a patch of this size in pixels."""
+    from matplotlib.patches import Rectangle
+
+    corner = (query[1] * width - 0.5, query[0] * height - 0.5)
+    for colour, line in (("black", 2.5), ("cyan", 1.2)):
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
+
+
+__all__ = ["attention_pictures", "nmi_curve"]
