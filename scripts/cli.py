@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unip_hf._version import __version__
+from unip_hf.scripts.launch import launch, use_cpu_without_gpu
 
 
 JOBS = {
+    "distill": "pre-train small networks on the attention of a large one (NMI-HAD)",
     "finetune": "train a model on images with masks, or probe a frozen one",
     "evaluate": "mean IoU of a model on a data set, with a report",
     "predict": "segment images, folders, TIFF pages and videos",
@@ -21,12 +23,13 @@ JOBS = {
     "show-dataset": "a picture of what the model sees in training",
     "prepare-dataset": "a benchmark or a folder as parquet files, for streaming and for the Hub",
     "prepare-infmix": "infrared images, ImageNet and COCO as one grey set for pre-training",
+    "compare-layers": "which block of a teacher the student should learn, measured",
     "convert": "published checkpoints to this library's models, and back",
     "quickstart": "train and evaluate on built-in infrared scenes, offline",
     "results": "finished runs as the paper's table",
     "benchmark": "measure speed and memory on this machine",
 }
-LAUNCHED = {"finetune", "evaluate"}  # in one process or several
+LAUNCHED = {"distill", "finetune", "evaluate"}  # in one process or several
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:
@@ -47,6 +50,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
     Returns:
         The exit status: 0, or 2 with one sentence on stderr where the input was wrong, or 130 after Ctrl-C.
     """
+    use_cpu_without_gpu()
     # Started as a file, a script has its folder first in the search path, where evaluate.py hides the library.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
@@ -73,8 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if job in JOBS:
         script = job.replace("-", "_")
         if job in LAUNCHED:
-            from unip_hf.scripts.launch import launch
-
             return run(functools.partial(launch, script), rest)
         return run(importlib.import_module(f"unip_hf.scripts.{script}").main, rest)
     usage = "usage: unip JOB [options]   (unip JOB --help lists them)\n\n"

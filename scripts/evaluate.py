@@ -23,8 +23,8 @@ from unip_hf.scripts.options import (
     load_dataset,
     make_inference_settings,
     make_parser,
-    versions,
 )
+from unip_hf.scripts.runs import versions
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

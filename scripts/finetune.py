@@ -13,7 +13,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +28,9 @@ from unip_hf.scripts.options import (
     make_parser,
     make_transform,
     make_window_settings,
-    open_run,
-    start_run,
     with_recipe,
 )
+from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, start_run, tracked
 
 
 if TYPE_CHECKING:
@@ -122,45 +120,6 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
     return id2label, used[options.train_split], used.get(options.validation_split)
 
 
-def divide_batch(options: argparse.Namespace, num_processes: int) -> tuple[int, int]:
-    """Images at once on each device, and accumulation steps, so that an update has `--batch_size` images."""
-    per_device = options.per_device_batch_size or max(1, options.batch_size // num_processes)
-    if options.batch_size % (num_processes * per_device):
-        raise ValueError(
-            f"--batch_size {options.batch_size} cannot be divided: it is devices ({num_processes}) x images at once "
-            f"({per_device}) x accumulation steps. Choose another --batch_size or --per_device_batch_size."
-        )
-    return per_device, options.batch_size // (num_processes * per_device)
-
-
-def make_accelerator(options: argparse.Namespace) -> "Accelerator":
-    """Devices, precision and trackers."""
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
-
-    from unip_hf.finetuning import load_config
-
-    trackers = [name for name in options.report_to if name != "none"] or None
-    folders = ProjectConfiguration(str(options.output_dir), logging_dir=str(options.output_dir / "logs"))
-    # Other models than ours may have parts that the loss does not reach. While the first process looks at every image
-    # or writes, the others wait.
-    reach = DistributedDataParallelKwargs(find_unused_parameters=load_config(options.model).model_type != "unip")
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    accelerator = Accelerator(
-        mixed_precision=options.mixed_precision,
-        log_with=trackers,
-        project_config=folders,
-        kwargs_handlers=[reach, patience],
-    )
-    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
-    found = {getattr(tracker, "value", tracker) for tracker in accelerator.log_with}
-    missing = set(trackers or ()) - found
-    if missing:
-        raise ValueError(f"--report_to {' '.join(missing)}: install that package, or choose none.")
-    return accelerator
-
-
 def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator", per_device: int) -> Any:
     """Batch norm that sees the whole batch, not one device's part of it."""
     from torch import nn
@@ -192,16 +151,17 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
         Validation,
-        is_random_start,
         load_model,
         segmentation_loss,
         set_training_mode,
     )
+    from unip_hf.hub.checkpoints import is_random_start, load_config
     from unip_hf.training import layer_decay_parameter_groups, polynomial_schedule, train
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    accelerator = make_accelerator(options)
+    # Other models than ours may have parts that the loss does not reach.
+    accelerator = make_accelerator(options, load_config(options.model).model_type != "unip")
     logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     per_device, accumulation_steps = divide_batch(options, accelerator.num_processes)
     id2label, rows, validation_rows = load_data(options, accelerator)
@@ -276,14 +236,12 @@ def main(arguments: Sequence[str]) -> None:
             flush=True,
         )
     accelerator.wait_for_everyone()
-    plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in run["options"].items()}
-    accelerator.init_trackers("unip", config=plain)
     validation = None
     if validation_rows is not None:
         validation = Validation(
             accelerator, processor, validation_rows, id2label, settings, options.output_dir, options.num_workers
         )
-    try:
+    with tracked(accelerator, run):
         end = train(
             accelerator,
             model,
@@ -306,15 +264,10 @@ def main(arguments: Sequence[str]) -> None:
             set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
             resume_from_checkpoint=options.resume_from_checkpoint,
         )
-    except BaseException:
-        for tracker in accelerator.trackers:  # which still hold something
-            tracker.finish()
-        raise
     if accelerator.is_main_process and end["best"] is not None:
         print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")
     elif accelerator.is_main_process:
         print(f"Trained: {options.output_dir / 'last'}")
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -3,15 +3,10 @@
 
 import argparse
 import difflib
-import json
-import platform
-import shutil
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from unip_hf._version import __version__
-from unip_hf.files import write_whole
 
 
 if TYPE_CHECKING:
@@ -42,7 +37,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds another run")
     run.add_argument("--resume_from_checkpoint", metavar="latest|PATH", help="go on as if never interrupted")
     run.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    run.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
+    run.add_argument(
+        "--mixed_precision",
+        choices=["no", "bf16", "fp16"],
+        default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        help="default: as the accelerate configuration says, or no",
+    )
     run.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     run.add_argument(
         "--report_to",
@@ -60,20 +60,35 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """What the `unip` command reads; `accelerate launch` and `torchrun` have their own."""
     launch = parser.add_argument_group("processes", "for the unip command; accelerate launch and torchrun have theirs")
     launch.add_argument("--num_processes", type=int, help="default: one for each GPU")
-    launch.add_argument("--accelerate_config", type=Path, help="made by `accelerate config`, for several machines say")
+    launch.add_argument(
+        "--accelerate_config",
+        type=Path,
+        help="YAML file, as `accelerate config` makes it, or the name of one that comes with\nthe library: "
+        "one-gpu, eight-gpus, several-machines, fsdp, two-cpu-processes",
+    )
 
 
-def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = False) -> Any:
+def add_dataset_options(
+    parser: argparse.ArgumentParser, is_positional: bool = False, is_unlabelled: bool = False
+) -> Any:
     """Which dataset; returns the group, for more."""
     data = parser.add_argument_group("data")
     names = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-rgbd-depth, ade20k"
-    if is_positional:
+    if is_unlabelled:
+        data.add_argument(
+            "--dataset", default="folder", help=f'"folder" (default), all images in folders; infmix, {names}'
+        )
+        data.add_argument(
+            "--data_dir", type=Path, nargs="+", help="folders; of InfMix and benchmarks the one folder or zip file"
+        )
+    elif is_positional:
         data.add_argument("dataset", help=f"folder (images and masks of your own), {names}")
     else:
         data.add_argument(
             "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{names}'
         )
-    data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
+    if not is_unlabelled:
+        data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
     data.add_argument("--allow_partial", action="store_true", help="take what is there of a benchmark")
     return data
@@ -187,22 +202,38 @@ def make_inference_settings(options: argparse.Namespace, model: "PreTrainedModel
     )
 
 
-def find_recipe(recipe: Path) -> Path:
+def find_shipped(name: Path, folder: str, kind: str, examples: Sequence[str] = ()) -> Path:
     """
-    The file of a recipe: this path, or the one that comes with the library under this name.
+    A file: this path, or the one of this name in a folder that comes with the library.
+
+    Args:
+        name (`Path`): What the user typed.
+        folder (`str`): Beside this file, with YAML files.
+        kind (`str`): What they are called in the error.
+        examples: Names for the error if none is spelt alike; by default all.
 
     Raises:
         FileNotFoundError: if there is none; the message names some that are spelt alike.
     """
-    if recipe.is_file():
-        return recipe
-    shipped = {path.stem: path for path in (Path(__file__).parent / "recipes").glob("*.yaml")}
-    if str(recipe) not in shipped:
-        alike = difflib.get_close_matches(str(recipe), shipped, n=4, cutoff=0.7) or ["fine-tuning-small-soda"]
+    if name.is_file():
+        return name
+    shipped = {path.stem: path for path in sorted((Path(__file__).parent / folder).glob("*.yaml"))}
+    if str(name) not in shipped:
+        alike = difflib.get_close_matches(str(name), shipped, n=4, cutoff=0.7) or examples or list(shipped)
         raise FileNotFoundError(
-            f"There is no recipe {str(recipe)!r}, neither a file nor a name such as {', '.join(alike)}."
+            f"There is no {kind} {str(name)!r}, neither a file nor a name such as {', '.join(alike)}."
         )
-    return shipped[str(recipe)]
+    return shipped[str(name)]
+
+
+def find_recipe(recipe: Path) -> Path:
+    """The file of a recipe, by its path or by its name; see [`find_shipped`]."""
+    return find_shipped(recipe, "recipes", "recipe", ["fine-tuning-small-soda"])
+
+
+def find_accelerate_config(config: Path) -> Path:
+    """The file of a configuration of Accelerate, by its path or by its name; see [`find_shipped`]."""
+    return find_shipped(config, "accelerate", "configuration of Accelerate")
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
@@ -248,74 +279,6 @@ def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = Fal
             raise ValueError(f"--{name} is {'0 or above' if or_zero else 'above 0'}, not {value}.")
 
 
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    import accelerate
-    import datasets
-    import torch
-    import transformers
-
-    modules = (torch, transformers, datasets, accelerate)
-    return {
-        "unip_hf": __version__,
-        "python": platform.python_version(),
-        **{m.__name__: m.__version__ for m in modules},
-    }
-
-
-# Options that may differ when a run is resumed: they change what is written or how fast, not what is computed.
-FREE_OPTIONS = {
-    "accelerate_config", "config", "log_every", "num_processes", "num_workers", "output_dir", "overwrite",
-    "per_device_batch_size", "report_to", "resume_from_checkpoint", "save_every", "skip_check",
-}  # fmt: skip
-
-
-def open_run(options: argparse.Namespace) -> dict[str, Any]:
-    """
-    Looks at the folder of the run, writes nothing.
-
-    Returns:
-        What `run.json` shall hold.
-
-    Raises:
-        ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
-            or the options of the resumed run differ.
-    """
-    from unip_hf.training.checkpoints import find_checkpoint
-
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
-    if options.resume_from_checkpoint is None:
-        is_empty = not options.output_dir.exists() or not any(options.output_dir.iterdir())
-        if not is_empty and not options.overwrite:
-            raise ValueError(
-                f"{str(options.output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace "
-                "the run in it, or --resume_from_checkpoint latest to go on with it."
-            )
-        return {"options": settings, "versions": versions()}
-    file = find_checkpoint(options.output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
-    if file.is_file():
-        before = json.loads(file.read_text())["options"]
-        changed = [n for n in settings if n not in FREE_OPTIONS and n in before and before[n] != settings[n]]
-        if changed:
-            named = "; ".join(f"--{name} was {before[name]!r}, is {settings[name]!r}" for name in changed)
-            raise ValueError(f"A resumed run keeps its options: {named}.")
-    return {"options": settings, "versions": versions()}
-
-
-def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
-    """Makes the folder of the run and writes `run.json`; with `--overwrite`, removes what the run before left."""
-    if options.resume_from_checkpoint is None and options.overwrite:
-        for name in ("checkpoints", "best", "last", "logs", "predictions"):
-            shutil.rmtree(options.output_dir / name, ignore_errors=True)
-        (options.output_dir / "metrics.jsonl").unlink(missing_ok=True)
-    for left_behind in list(options.output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
-        shutil.rmtree(left_behind, ignore_errors=True)
-    with write_whole(options.output_dir / "run.json") as staged:
-        staged.write_text(json.dumps(run, indent=1))
-
-
 __all__ = [
     "add_dataset_options",
     "add_image_options",
@@ -324,15 +287,14 @@ __all__ = [
     "add_training_options",
     "add_window_options",
     "check_positive",
+    "find_accelerate_config",
     "find_recipe",
+    "find_shipped",
     "load_dataset",
     "make_image_processor",
     "make_inference_settings",
     "make_parser",
     "make_transform",
     "make_window_settings",
-    "open_run",
-    "start_run",
-    "versions",
     "with_recipe",
 ]

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unip_hf.scripts.options import FREE_OPTIONS, make_parser
+from unip_hf.scripts.options import make_parser
+from unip_hf.scripts.runs import FREE_OPTIONS
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ import yaml
 
 from unip_hf.data.loading import BUILDERS
 from unip_hf.modeling.configuration_unip import UNIP_SIZES
-from unip_hf.scripts import finetune, options
+from unip_hf.scripts import distill, finetune, options
 from unip_hf.scripts.cli import run
 from unip_hf.scripts.options import find_recipe, make_image_processor
 from unip_hf.training import polynomial_schedule
@@ -159,6 +159,16 @@ def test_a_distillation_recipe_is_the_published_pre_training(name: str) -> None:
         "mixed_precision": "fp16",
         "seed": 0,
     }
+    parsed = distill.parse_arguments(["--config", name, "--teacher", "teacher.pth", "--output_dir", "out"])
+    assert parsed.teacher_layer == str(layer) and parsed.students == [size] and parsed.dataset == "infmix"
+    assert (parsed.image_mean, parsed.image_std) == ([0.3801], [0.1871])
+    assert distill.count_steps(parsed, 859_375) == (20_900, 20_900 / 20)
+    defaults = distill.parse_arguments(["--teacher", "teacher.pth", "--output_dir", "out"])
+    chosen = ("config", "dataset", "students", "teacher_layer", "last_layer_num_attention_heads", "mixed_precision")
+    implied = {"learning_rate": 2.4e-3, "num_warmup_epochs": 5, "image_mean": [0.3801], "image_std": [0.1871]}
+    for option, value in vars(defaults).items():  # everything else the recipes write down is the default
+        if option not in chosen:
+            assert getattr(parsed, option) == (implied.get(option) if value is None else value), option
 
 
 @pytest.mark.parametrize("key", EXPERIMENTS)

@@ -1,14 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tuning and probing for semantic segmentation."""
 
-from .models import (
-    is_random_start,
-    load_config,
-    load_model,
-    probed_layers,
-    segmentation_loss,
-    set_training_mode,
-)
+from .models import load_model, probed_layers, segmentation_loss, set_training_mode
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 from .validation import Validation
 
@@ -16,8 +9,6 @@ from .validation import Validation
 __all__ = [
     "UnipForLayerwiseProbing",
     "Validation",
-    "is_random_start",
-    "load_config",
     "load_model",
     "plot_over_depth",
     "probed_layers",

@@ -3,15 +3,15 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
-from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
+from ..hub.checkpoints import is_random_start, load_config
+from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 from .probing import UnipForLayerwiseProbing
 
@@ -23,29 +23,6 @@ TASKS = {
     "linear_probe": UnipForLinearSegmentation,
     "layerwise_probe": UnipForLayerwiseProbing,
 }
-
-
-def is_random_start(checkpoint: str) -> bool:
-    """Whether this names one of the paper's sizes rather than a checkpoint."""
-    return checkpoint in UNIP_SIZES and not Path(checkpoint).exists()
-
-
-def load_config(checkpoint: str) -> PreTrainedConfig:
-    """
-    The configuration of a checkpoint, or of a size.
-
-    Raises:
-        OSError: if there is no such checkpoint.
-        ValueError: if it is a file.
-    """
-    if is_random_start(checkpoint):
-        return UnipConfig.from_size(checkpoint)
-    if Path(checkpoint).is_file():
-        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
-    try:
-        return AutoConfig.from_pretrained(checkpoint)
-    except OSError as error:
-        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
 
 
 def probed_layers(num_layers: int) -> list[int]:
@@ -187,8 +164,6 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
 
 __all__ = [
     "TASKS",
-    "is_random_start",
-    "load_config",
     "load_model",
     "probed_layers",
     "segmentation_loss",

@@ -1,0 +1,126 @@
+"""Starting several processes: the configurations that come with the library, and what Accelerate would do silently."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+
+from unip_hf.scripts import cli, launch
+from unip_hf.scripts.options import find_accelerate_config
+
+
+CONFIGS = sorted((Path(launch.__file__).parent / "accelerate").glob("*.yaml"))
+PROBE = """
+import sys
+from accelerate import Accelerator
+from unip_hf.scripts.launch import use_cpu_without_gpu
+
+def main(arguments):
+    use_cpu_without_gpu()
+    accelerator = Accelerator()
+    found = f"process {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device.type}\\n"
+    sys.stdout.write(found)  # at once, or the lines of two processes mix
+    accelerator.end_training()
+    return 7 if "--fail" in arguments else 0
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Path:
+    (tmp_path / "probe.py").write_text(PROBE)
+    return tmp_path / "probe.py"
+
+
+def start(command: list[object], **variables: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=120, env={**environment, **variables}
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_knows_every_key(config: Path, recwarn: pytest.WarningsRecorder) -> None:
+    settings = load_config_from_file(str(config))  # refuses unknown keys
+    known = vars(launch_command_parser().parse_args(["script.py"]))
+    assert set(settings.fsdp_config) <= set(known)
+    assert settings.num_processes == {
+        "one-gpu": 1, "eight-gpus": 8, "fsdp": 8, "several-machines": 16, "two-cpu-processes": 2
+    }[config.stem]  # fmt: skip
+    assert find_accelerate_config(Path(config.stem)) == find_accelerate_config(config) == config
+    assert not recwarn.list
+
+
+def test_accelerate_launch_starts_two_cpu_processes_that_know_of_each_other(probe: Path) -> None:
+    config = find_accelerate_config(Path("two-cpu-processes"))
+    done = start([sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, probe])
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["process 0 of 2 on cpu", "process 1 of 2 on cpu"]
+
+
+@pytest.mark.parametrize(("config", "number"), [("two-cpu-processes", 2), ("one-gpu", 1)])
+def test_unip_starts_processes_and_ends_as_they_do(probe: Path, config: str, number: int) -> None:
+    code = (
+        "import sys; from pathlib import Path; from unip_hf.scripts.launch import _launch_with_accelerate\n"
+        "sys.exit(_launch_with_accelerate('probe', ['--fail'], Path(sys.argv[1]), None))"
+    )
+    done = start([sys.executable, "-c", code, config], PYTHONPATH=str(probe.parent))
+    lines = sorted(line.rpartition(" on ")[0] for line in done.stdout.splitlines() if line.startswith("process"))
+    assert lines == [f"process {n} of {number}" for n in range(number)]
+    assert done.returncode == 7 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"num_machines": 2, "num_processes": 2}, "does not say where the first one is"),
+    ({"distributed_type": "MULTI_CPU", "num_processes": 2}, "Choose --accelerate_config two-cpu-processes"),
+    ({"num_gpus": 2}, "unknown keys"),
+    ({"distributed_type": "SEVERAL"}, "no configuration of Accelerate"),
+])  # fmt: skip
+def test_what_cannot_start_is_said(
+    changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = {"distributed_type": "NO", "num_processes": 1, "use_cpu": True, **changes}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cli.main(["evaluate", "model", "--accelerate_config", str(tmp_path / "config.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("config", "num_gpus", "num_processes", "expected"), [
+    ("one-gpu", 0, None, False), ("eight-gpus", 8, None, False), ("eight-gpus", 4, 4, False),
+    ("eight-gpus", 0, 2, True), ("fsdp", 8, None, False), ("two-cpu-processes", 8, None, True),
+    ("several-machines", 8, None, False), ("several-machines", 0, 2, True),
+    ("eight-gpus", 4, None, "is for 8 GPUs of a machine, but this one has 4"),
+    ("eight-gpus", 0, None, "is for 8 GPUs of a machine, but this one has 0"),
+    ("several-machines", 8, 1, "--num_processes is at least 2"),
+])  # fmt: skip
+def test_gpus_are_counted_before_anything_starts(
+    config: str,
+    num_gpus: int,
+    num_processes: int | None,
+    expected: bool | str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = find_accelerate_config(Path(config)).read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("main_process_ip: null", "main_process_ip: 10.0.0.1"))
+    monkeypatch.setattr(launch, "_count_gpus", lambda: num_gpus)
+    if isinstance(expected, bool):
+        assert launch._uses_cpu(tmp_path / "config.yaml", num_processes) is expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            launch._uses_cpu(tmp_path / "config.yaml", num_processes)
+
+
+def test_unknown_names_are_said_with_the_known(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["evaluate", "model", "--accelerate_config", "two-cpu-process"]) == 2
+    assert "neither a file nor a name such as two-cpu-processes." in capsys.readouterr().err
+    assert cli.main(["evaluate", "model", "--accelerate_config", "cluster"]) == 2
+    said = capsys.readouterr().err
+    assert CONFIGS and all(config.stem in said for config in CONFIGS)

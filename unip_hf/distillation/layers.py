@@ -1,0 +1,69 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Which block of a teacher to distil: the one whose attention is hybrid (paper section 4.1)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..analysis.attention import HYBRID_NMI, attention_map, normalized_mutual_information
+from ..progress import Progress
+from .teachers import Teacher
+
+
+class LayerChoice(NamedTuple):
+    """
+    Args:
+        layer (`int`): The chosen block, from 1.
+        nmi (`list[float]`): Normalised mutual information of every block.
+    """
+
+    layer: int
+    nmi: list[float]
+
+
+@torch.no_grad()
+def select_layer(
+    model: nn.Module,
+    images: torch.Tensor,
+    target: float = HYBRID_NMI,
+    batch_size: int = 16,
+    show_progress: bool = True,
+) -> LayerChoice:
+    """
+    Measures the attention of every block and chooses the one whose normalised mutual information is nearest to
+    `target`, of equal ones the first. That of a block is the mean over all images and heads.
+
+    Args:
+        model (`nn.Module`): A [`Teacher`] with all its blocks, or another model that can be one, which it becomes:
+            frozen, in evaluation mode. It sees the images as they are, cut into its own patches.
+        images (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised as for the teacher, on any
+            device; 64 are enough.
+        target (`float`, *optional*, defaults to 0.09): NMI of hybrid attention.
+        batch_size (`int`, *optional*, defaults to 16): Images at once.
+        show_progress (`bool`, *optional*, defaults to `True`): Whether to say how far it is.
+
+    Raises:
+        ValueError: if there are no images, the model cannot be a teacher, or the attention of a block is not finite.
+    """
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"Images have the shape (number, 3, height, width), at least one, not {tuple(images.shape)}.")
+    if isinstance(model, Teacher):
+        teacher = model
+    else:
+        teacher = Teacher(model)
+        teacher.student_patch_size = teacher.patch_size
+    device = next(teacher.parameters()).device
+    of_batches: list[list[torch.Tensor]] = []
+    progress = Progress("NMI of all blocks, image", len(images), is_shown=show_progress)
+    for batch in images.split(batch_size):
+        pairs = teacher.query_keys(batch.to(device))
+        # One block's attention in memory at a time: (b, heads, 1+N, 1+N)
+        of_batches.append([normalized_mutual_information(attention_map(query, key)) for query, key in pairs])
+        progress.update(steps=len(batch))
+    progress.close()
+    nmi = [torch.cat(of_block).mean(dim=0).mean().item() for of_block in zip(*of_batches)]  # over images, then heads
+    return LayerChoice(1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target)), nmi)
+
+
+__all__ = ["LayerChoice", "select_layer"]

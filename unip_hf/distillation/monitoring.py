@@ -1,0 +1,94 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""What can be seen while students learn: how near they come to the teacher, and where both look."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ..analysis import attention_map, normalized_mutual_information
+from ..analysis.plots import attention_pictures
+from ..files import write_whole
+from .inputs import DistillationInput
+from .students import Students
+
+
+class AttentionMonitor:
+    """
+    Compares students with their teacher on images that stay the same, as [`unip_hf.training.train`] asks for it.
+
+    Args:
+        accelerator: Its main process writes; its trackers get the pictures.
+        inputs: Teacher and normalisation.
+        images (`torch.Tensor` of shape `(count, 1, height, width)`): uint8.
+        output_dir (`Path`): Gets `attention/step-....png`.
+        num_pictures (`int`, *optional*, defaults to 3): Images that are shown.
+        batch_size (`int`, *optional*, defaults to 16): Images at once.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        inputs: DistillationInput,
+        images: torch.Tensor,
+        output_dir: Path,
+        num_pictures: int = 3,
+        batch_size: int = 16,
+    ):
+        self.accelerator = accelerator
+        self.inputs = inputs
+        self.images = images
+        self.output_dir = output_dir
+        self.num_pictures = num_pictures
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(self, students: nn.Module, step: int) -> dict[str, float]:
+        """
+        `sample_loss/NAME`, the distillation loss of each student on these images, and `nmi/NAME`, the normalised
+        mutual information of its attention beside the teacher's, averaged over images and heads.
+        """
+        assert isinstance(students, Students)
+        sums: dict[str, float] = {}
+        shown: dict[str, list[torch.Tensor]] = {}
+
+        def add(name: str, value: torch.Tensor | float, number: int) -> None:
+            sums[name] = sums.get(name, 0.0) + float(value) * number / len(self.images)
+
+        for images in self.images.to(self.accelerator.device).split(self.batch_size):
+            with self.accelerator.autocast():
+                pixel_values, *from_teacher = self.inputs(images)
+                networks = {"teacher": tuple(from_teacher)}
+                for name, student in students.items():
+                    outputs = student(pixel_values, *from_teacher)
+                    if not outputs.loss.isfinite():
+                        return {}  # nothing to look at, and training will stop
+                    add(f"sample_loss/{name}", outputs.loss, len(images))
+                    networks[name] = (outputs.query, outputs.key)
+            for name, (query, key) in networks.items():
+                attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)
+                add(f"nmi/{name}", normalized_mutual_information(attention).mean(), len(images))
+                shown.setdefault(name, []).append(attention[: self.num_pictures].cpu())
+        if self.accelerator.is_main_process:
+            self._show({name: torch.cat(maps)[: self.num_pictures] for name, maps in shown.items()}, step)
+        return sums
+
+    def _show(self, attentions: dict[str, torch.Tensor], step: int) -> None:
+        attentions[f"teacher, block {self.inputs.teacher.layer}"] = attentions.pop("teacher")
+        names = sorted(attentions, key=lambda name: not name.startswith("teacher"))
+        figure = attention_pictures(self.images[: self.num_pictures], {name: attentions[name] for name in names})
+        path = self.output_dir / "attention" / f"step-{step:08d}.png"
+        with write_whole(path) as staged:
+            figure.savefig(staged, format="png", dpi=100)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                from PIL import Image
+
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                with Image.open(path) as picture:
+                    tracker.log_images({"attention": np.asarray(picture.convert("RGB"))[None]}, step=step, **layout)
+
+
+__all__ = ["AttentionMonitor"]

@@ -1,0 +1,115 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Students: networks that learn the attention of one block of a teacher, several at once if wanted."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from ..hub.checkpoints import is_random_start, load_config
+from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
+from ..modeling.modeling_unip_pretraining import UnipForPreTraining, attention_distillation_loss
+
+
+def load_student(
+    name: str,
+    num_teacher_heads: int,
+    image_size: int = 224,
+    drop_path_rate: float = 0.1,
+    num_channels: int = 3,
+) -> UnipForPreTraining:
+    """
+    A student whose last block has the teacher's heads (paper section 4.1).
+
+    Args:
+        name (`str`): `"tiny"`, `"small"`, `"base"` or `"large"` for a random start with a fixed sine-cosine position
+            table, or folder or name of a UNIP model that is trained further.
+        num_teacher_heads (`int`): Heads of the last block.
+        image_size (`int`, *optional*, defaults to 224): Side of the training crops in pixels.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): Of every block.
+        num_channels (`int`, *optional*, defaults to 3): Of a random start; checkpoints keep theirs.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it is no UNIP model, or its width cannot be divided by the heads.
+    """
+    fields: dict[str, Any] = {
+        "last_layer_num_attention_heads": num_teacher_heads,
+        "drop_path_rate": drop_path_rate,
+        "drop_path_schedule": "constant",
+    }
+    try:
+        if is_random_start(name):
+            config = UnipConfig.from_size(name, image_size=image_size, num_channels=num_channels, **fields)
+            return UnipForPreTraining(config)
+        found = load_config(name).model_type
+        if found != "unip":
+            raise ValueError(
+                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)} or a UNIP model."
+            )
+        model, loading = UnipForPreTraining.from_pretrained(name, output_loading_info=True, **fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"The student {name!r} does not fit this teacher: {error.__cause__ or error}") from error
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("unip.layernorm."))
+    if missing:
+        raise ValueError(f"The student {name!r} lacks {missing[:3]} ({len(missing)} tensors): it is no UNIP encoder.")
+    if model.config.image_size != image_size:
+        model.resize_position_embeddings(image_size)
+    return model
+
+
+class Students(nn.ModuleDict):
+    """
+    Students that learn from the same pass of a teacher. They share nothing else: each gets the gradients that it would
+    get alone.
+
+    Args:
+        models (`dict[str, UnipForPreTraining]`): By name; all take the same number of channels.
+
+    Raises:
+        ValueError: if there are none, or their channels differ.
+    """
+
+    def __init__(self, models: dict[str, UnipForPreTraining]):
+        channels = {model.config.num_channels for model in models.values()}
+        if len(channels) != 1:
+            raise ValueError(f"Students that learn together take the same number of channels, not {sorted(channels)}.")
+        super().__init__(models)
+        self.num_channels = channels.pop()
+
+    def forward(
+        self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Normalised images.
+            teacher_query, teacher_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_dim)`): Of
+                the teacher's block for the same images.
+
+        Returns:
+            The loss of each student, float32 of shape `(number of students,)`.
+        """
+        losses = []
+        for student in self.values():
+            outputs = student(pixel_values)
+            losses.append(attention_distillation_loss(outputs.query, outputs.key, teacher_query, teacher_key))
+        return torch.stack(losses)
+
+
+def student_names(checkpoints: list[str]) -> list[str]:
+    """
+    What the students are called in logs and folders: a size, or the name of the checkpoint's folder.
+
+    Raises:
+        ValueError: if two have the same.
+    """
+    names = [re.sub(r"[^\w-]", "_", Path(checkpoint).name) for checkpoint in checkpoints]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two students would have the same name: {', '.join(names)}.")
+    return names
+
+
+__all__ = ["Students", "load_student", "student_names"]

@@ -1,0 +1,356 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Teachers: pre-trained plain ViTs of any library, frozen, that give the queries and keys of a block.
+
+Every library can compute attention by `torch.nn.functional.scaled_dot_product_attention`. There queries and keys are
+taken as they are multiplied, after rotary positions and norms, whatever the network does before.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from . import libraries
+from .libraries import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Teacher(nn.Module):
+    """
+    A frozen plain ViT that gives queries and keys of its blocks, without gradient and always in evaluation mode.
+
+    The model is not copied: its parameters are frozen, its attention is set to sdpa, and blocks are deleted from it.
+
+    Args:
+        model (`nn.Module`): A plain ViT with CLS token of `transformers`, `timm` or this library, also with a head.
+        layer (`int`, *optional*): Block to distil, from 1; those behind it are deleted. `None` keeps all.
+        name (`str`, *optional*): For messages; the name of the class by default.
+        patch_size (`int`, *optional*, defaults to 16): Of the student, in pixels.
+        image_mean, image_std (`tuple[float, float, float]`, *optional*): What the model was trained with, on images
+            scaled to 0..1; ImageNet's by default.
+
+    Attributes:
+        num_layers (`int`): Blocks of the original network.
+        patch_size, student_patch_size (`int`): The teacher's own, and the student's.
+
+    Raises:
+        ValueError: if there is no such block, or the model has no CLS token, no single list of blocks, no token for
+            each patch, or attention that is more than the product of queries and keys.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: int | None = None,
+        *,
+        name: str | None = None,
+        patch_size: int = 16,
+        image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        image_std: tuple[float, float, float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        self.name = name or type(model).__name__
+        self.model = libraries.find_encoder(model).eval().requires_grad_(False)
+        self.student_patch_size = patch_size
+        self.image_mean, self.image_std = image_mean, image_std
+
+        try:
+            self._blocks_name = libraries.find_block_list(self.model)
+            self._num_special_tokens = libraries.count_special_tokens(self.model)
+            self._patches_name, self.patch_size = libraries.find_patch_embedding(self.model)
+        except ValueError as error:
+            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
+        libraries.set_plain_attention(self.model)
+        self.layer: int | None = None
+        self.num_layers = len(self.blocks)
+        self._gives_one_layer = False
+        if layer is not None:
+            self.keep_layer(layer)
+        self._heads = self._probe()
+
+    @property
+    def blocks(self) -> Any:
+        """The blocks that are kept, a list of modules."""
+        return self.model.get_submodule(self._blocks_name)
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of the chosen block, or of the last one as long as none is chosen."""
+        return self._heads[(self.layer or self.num_layers) - 1]
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind is computed.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images of the
+                student's size, multiples of its patch size. For a teacher of another patch size they are resized
+                (bicubic, with antialiasing), so that it sees the student's grid.
+            layer (`int`, *optional*): Block number from 1; the chosen one by default.
+
+        Returns:
+            Two tensors of shape `(batch_size, num_heads, 1 + rows * columns, head_dim)`, CLS first, in the dtype that
+            attention is computed in. `softmax(query @ key.T / sqrt(head_dim))` is the attention. Registers and other
+            special tokens are dropped, which amounts to renormalising it over the remaining tokens.
+
+        Raises:
+            ValueError: if there is no such block, or the images are not normalised or not of such a size.
+        """
+        layer = self.layer if layer is None else layer
+        if layer is None:
+            raise ValueError(f"No block of {self.name} is chosen: give layer, 1 to {self.num_layers}.")
+        self._check_layer(layer)
+        return self._catch(pixel_values, [layer])[0]
+
+    @torch.no_grad()
+    def query_keys(self, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Queries and keys of every block that is kept, from one pass; see [`~Teacher.query_key`]."""
+        layers = list(range(1, len(self.blocks) + 1))
+        for layer in layers:
+            self._check_layer(layer)
+        return self._catch(pixel_values, layers)
+
+    def keep_layer(self, layer: int) -> None:
+        """
+        Chooses a block, from 1, and deletes those behind it.
+
+        Raises:
+            ValueError: if there is no such block, or it was deleted.
+        """
+        self._check_layer(layer)
+        self.layer = layer
+        del self.blocks[layer:]
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """
+        Compiles each block before the chosen one, in place, as `torch.nn.Module.compile` does; equal blocks share one
+        compiled function. From then on the teacher gives queries and keys of the chosen block only.
+        """
+        for block in self._blocks_before():
+            block.compile(*args, **options)
+
+    def shard(self, device: torch.device | str | None = None, **options: Any) -> None:
+        """
+        Divides the parameters of each block before the chosen one among all processes (FSDP2), for teachers that do
+        not fit on one device; a block is gathered when its turn comes, so all processes have to ask equally often.
+        The rest, small, stays as it is. From then on the teacher gives queries and keys of the chosen block only.
+
+        Args:
+            device (*optional*): Where this process computes; where the model is by default. A model that is still on
+                the CPU comes there block by block, so that no device ever holds it whole. Do not move it afterwards.
+            options: Of `torch.distributed.fsdp.fully_shard`. `reshard_after_forward` is `True` by default, `mesh` one
+                dimension over all processes. The plugin of `accelerate` has `reshard_after_forward` and, under the
+                name `cpu_offload`, `offload_policy`.
+        """
+        from torch.distributed import get_world_size
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
+        device = torch.device(device or next(self.model.parameters()).device)
+        if "mesh" not in options:
+            options["mesh"] = init_device_mesh(device.type, (get_world_size(),))
+        # Each block by itself, with nothing sharded around them, since a pass never comes to the end of that.
+        for block in self._blocks_before():
+            fully_shard(block, **{"reshard_after_forward": True, **options})
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            if not isinstance(tensor, DTensor):
+                tensor.data = tensor.data.to(device)
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, layer={self.layer}, num_layers={self.num_layers}"
+
+    def _blocks_before(self) -> Any:
+        if self.layer is None:
+            raise ValueError(f"No block of {self.name} is chosen: call keep_layer first.")
+        self._gives_one_layer = True
+        return self.blocks[: self.layer - 1]
+
+    def _check_layer(self, layer: int) -> None:
+        if not 1 <= layer <= self.num_layers:
+            raise ValueError(f"{self.name} has no block {layer}: choose one from 1 to {self.num_layers}.")
+        if layer > len(self.blocks):
+            raise ValueError(
+                f"Block {layer} of {self.name} was deleted, as all behind {len(self.blocks)}: load it anew."
+            )
+        if self._gives_one_layer and layer != self.layer:
+            raise ValueError(
+                f"{self.name} is compiled or sharded for block {self.layer}: ask for block {layer} before."
+            )
+
+    def _probe(self) -> list[int]:
+        """Heads of each kept block, from one small image, on which all that could be wrong shows."""
+        size = self.student_patch_size
+        image = next(self.model.parameters()).new_zeros(1, 3, 2 * size, 3 * size)
+        try:
+            with torch.no_grad():
+                caught = self._catch(image, list(range(1, len(self.blocks) + 1)), stops=False)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
+        return [query.shape[1] for query, _ in caught]
+
+    def _catch(
+        self, pixel_values: torch.Tensor, layers: list[int], stops: bool = True
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Queries and keys of some blocks, in ascending order; stops at the last of them."""
+        modes = {layer: _AttentionInputs(stops and layer == layers[-1]) for layer in layers}
+        pixel_values, grid_size = self._prepare(pixel_values)
+        num_patches = math.prod(grid_size)
+        options = libraries.forward_options(self.model, len(pixel_values), num_patches)
+        with ExitStack() as stack:
+            for layer, mode in modes.items():
+                stack.enter_context(_active_inside(self.blocks[layer - 1], mode))
+            with suppress(_Stop):
+                self.model(pixel_values, **options)
+        for layer, mode in modes.items():
+            if len(mode.found) != 1:
+                raise ValueError(
+                    f"block {layer} calls scaled_dot_product_attention {len(mode.found)} times, not once. Choose a "
+                    "ViT whose blocks have one self-attention each."
+                )
+        return [self._drop_special_tokens(*modes[layer].found[0], num_patches) for layer in layers]
+
+    def _prepare(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Images as the teacher takes them, and rows and columns of the grid."""
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values is {pixel_values.dtype}: normalise the images first.")
+        height, width = pixel_values.shape[-2:]
+        size = self.student_patch_size
+        if height % size or width % size or not height or not width:
+            raise ValueError(
+                f"Images of {height}x{width} pixels are not cut evenly into the student's patches of {size}x{size}: "
+                f"crop or resize them to multiples of {size}."
+            )
+        rows, columns = height // size, width // size
+        if size != self.patch_size:
+            new_size = (rows * self.patch_size, columns * self.patch_size)
+            pixel_values = nn.functional.interpolate(pixel_values.float(), new_size, mode="bicubic", antialias=True)
+        patches: Any = self.model.get_submodule(self._patches_name)
+        return pixel_values.to(patches.weight.dtype), (rows, columns)
+
+    def _drop_special_tokens(
+        self, query: torch.Tensor, key: torch.Tensor, num_patches: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_tokens = self._num_special_tokens + num_patches
+        if query.ndim != 4 or query.shape != key.shape or query.shape[2] != num_tokens:
+            raise ValueError(
+                f"queries are {tuple(query.shape)} and keys {tuple(key.shape)}, but (batch, heads, {num_tokens}, "
+                f"head_dim) is expected: {self._num_special_tokens} special tokens and {num_patches} patches. Choose "
+                "a ViT whose blocks attend to all patches and to nothing else."
+            )
+        if self._num_special_tokens > 1:
+            query, key = (torch.cat([x[:, :, :1], x[:, :, -num_patches:]], dim=2) for x in (query, key))
+        return query, key  # (B, heads, 1+N, head_dim)
+
+
+class _Stop(Exception):
+    """Ends a forward pass from inside, as soon as everything is found."""
+
+
+class _AttentionInputs(TorchFunctionMode):
+    """Finds queries and keys of each attention that is computed while it is active; may stop at the first."""
+
+    def __init__(self, stops: bool):
+        super().__init__()
+        self.stops = stops
+        self.found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is nn.functional.scaled_dot_product_attention:
+            self.found.append(_query_key(*args, **kwargs))
+            if self.stops:
+                raise _Stop
+        return function(*args, **kwargs)
+
+
+def _query_key(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Takes what `scaled_dot_product_attention` takes; a scale of its own becomes part of the query."""
+    if attn_mask is not None or is_causal:
+        raise ValueError(
+            "it adds a mask or relative positions to the product of queries and keys (as BEiT does), which students "
+            "cannot learn. Choose a ViT with absolute or rotary positions."
+        )
+    usual_scale = query.shape[-1] ** -0.5
+    if scale is not None and not math.isclose(scale, usual_scale, rel_tol=1e-6):
+        query = query * (scale / usual_scale)
+    return query, key
+
+
+@contextmanager
+def _active_inside(block: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
+    """Makes a mode active in the forward of a block, and nowhere else."""
+    forward, own = block.forward, vars(block).get("forward")
+
+    def forward_in_mode(*args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return forward(*args, **kwargs)
+
+    block.forward = forward_in_mode
+    try:
+        yield
+    finally:
+        del block.forward
+        if own is not None:
+            block.forward = own
+
+
+def load_teacher(
+    name: str,
+    layer: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    num_attention_heads: int | None = None,
+    patch_size: int = 16,
+) -> Teacher:
+    """
+    Loads a teacher by name.
+
+    Args:
+        name (`str`): One of
+
+            - `"timm:NAME"`, e.g. `"timm:vit_large_patch16_224.mae"`; `"timm:local-dir:FOLDER"` for a folder with
+              `config.json` and weights of `timm`, on a machine without network;
+            - a file as its authors publish it: MAE, DINO, iBOT, DeiT or UNIP;
+            - a folder or a name on the Hub of a model of `transformers` or `timm`: ViT, ViT-MAE, DINO, DINOv2, DINOv3,
+              DeiT, CLIP, ...
+        layer (`int`, *optional*): Block to distil, from 1; the blocks behind it are deleted. `None` keeps all.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights.
+        num_attention_heads (`int`, *optional*): For published files of unusual width, which do not say it.
+        patch_size (`int`, *optional*, defaults to 16): Of the student, in pixels.
+
+    Returns:
+        The [`Teacher`], on the CPU.
+
+    Raises:
+        FileNotFoundError: if the name is that of a checkpoint file that does not exist.
+        ValueError: if it cannot be loaded, its tensors do not make up the model (the message lists them), or it is no
+            plain ViT with CLS token.
+    """
+    source = libraries.load_model(name, dtype or torch.float32, num_attention_heads)
+    return Teacher(
+        source.model, layer, name=name, patch_size=patch_size, image_mean=source.image_mean, image_std=source.image_std
+    )
+
+
+__all__ = ["Teacher", "load_teacher"]
