@@ -1,10 +1,12 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Measures this library beside what it is compared to, in one run: cost of the import, image processing, attention,
-the mean-IoU metric.
+the mean-IoU metric; of pre-training the loss, several students at once, and the input. `pretraining_cost` calculates
+what pre-training takes on GPUs and needs none; it has to be asked for.
 
     unip benchmark
-    unip benchmark --only import
+    unip benchmark --only input --images my-images
+    unip benchmark --only pretraining_cost
 """
 
 import argparse
@@ -15,20 +17,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
-MEASUREMENTS = ("import", "processor", "attention", "metric")
+MEASUREMENTS = ("import", "processor", "attention", "metric", "loss", "students", "input")
+CALCULATIONS = ("pretraining_cost",)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "unip benchmark", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", choices=MEASUREMENTS, nargs="+", default=MEASUREMENTS, help="default: all")
-    parser.add_argument("--repeats", type=int, default=9, help="of which the median counts (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        choices=(*MEASUREMENTS, *CALCULATIONS),
+        nargs="+",
+        default=MEASUREMENTS,
+        help="default: all but pretraining_cost",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=9,
+        help="of which the median counts; of students on a CPU at most 3\n(default: %(default)s)",
+    )
+    parser.add_argument("--images", type=Path, help="folder of JPEG files for input, instead of drawn ones")
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         raise ValueError(f"--repeats is at least 1, not {options.repeats}.")
+    if options.images is not None and not options.images.is_dir():
+        raise ValueError(f"There is no folder {str(options.images)!r} for --images.")
     return options
 
 
@@ -171,14 +189,20 @@ def measure_metric(repeats: int) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
+    from unip_hf.scripts import benchmark_pretraining as pretraining
+
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.repeats} repeats"
     )
-    measurements = {
+    measurements: dict[str, Callable[[int], None]] = {
         "import": measure_import,
         "processor": measure_processor,
         "attention": measure_attention,
         "metric": measure_metric,
+        "loss": pretraining.measure_loss,
+        "students": pretraining.measure_students,
+        "input": lambda repeats: pretraining.measure_input(repeats, options.images),
+        "pretraining_cost": lambda repeats: pretraining.print_cost(),
     }
     for name in options.only:
         measurements[name](options.repeats)

@@ -167,7 +167,7 @@ def test_weights_that_are_lost_do_not_replace_a_checkpoint(tmp_path: Path) -> No
             self.calls = getattr(self, "calls", 0) + 1
             return super().forward(batch) * (float("nan") if self.calls > 6 else 1.0)
 
-    with pytest.raises(ValueError, match="The loss is nan before step 8.*not_finite_batches"):
+    with pytest.raises(ValueError, match=r"The loss is nan before step 8.*not_finite_batches"):
         run(tmp_path, 20, model=Breaking(4, 4), save_every=4, log_every=10)
     (saved,) = (tmp_path / "not_finite_batches").iterdir()
     assert saved.name == "step-00000006-batch-1-process-0.safetensors"

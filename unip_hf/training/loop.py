@@ -261,8 +261,8 @@ def train(
                 with write_whole(folder / name) as staged:
                     save_file(tensors, staged)
         raise ValueError(
-            f"{message}: lower the learning rate, clip gradients, or use bf16 or fp32 instead of fp16. The batch is in "
-            f"'{folder}'."
+            f"{message}: lower the learning rate, clip gradients, or use bf16 or fp32 instead of fp16. "
+            f"The batch is in '{folder}'."
         )
 
     add_up = make_sum_over_processes()

@@ -1,0 +1,201 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Which block of a teacher should a student learn? Distils some blocks into the same student with the same budget,
+fine-tunes all of them and a random start alike, each with several seeds, and reports mean IoU: the paper's central
+experiment, on your own images. A comparison that was interrupted goes on when it is started again; more seeds and
+blocks can be added later.
+
+    unip compare-layers --teacher timm:vit_base_patch16_224.dino --output_dir outputs/layers \\
+        --distillation_config distil.yaml --finetuning_config finetune.yaml
+
+The recipes hold the options of `unip distill` (data_dir, students, num_steps, ...) and of `unip finetune` (data_dir,
+crop_size, num_steps, ...), except those given here.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unip_hf.scripts import distill, finetune
+from unip_hf.scripts.launch import launch
+from unip_hf.scripts.options import make_parser
+from unip_hf.scripts.runs import open_run
+
+
+if TYPE_CHECKING:
+    from unip_hf.distillation import LayerChoice
+
+WORDS = ("auto", "first-third", "last")
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("compare-layers", __doc__)
+    parser.add_argument("--teacher", required=True, help="as for unip distill")
+    parser.add_argument(
+        "--teacher_layers",
+        nargs="+",
+        default=["first-third", "auto", "last"],
+        metavar="BLOCK",
+        help="numbers from 1; auto: hybrid attention, as unip distill chooses it; first-third:\nlocal; last "
+        "(default: first-third auto last)",
+    )
+    parser.add_argument("--distillation_config", type=Path, required=True, help="recipe for unip distill, one student")
+    parser.add_argument("--finetuning_config", type=Path, required=True, help="recipe for unip finetune")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument(
+        "--which",
+        choices=["best", "last"],
+        default="best",
+        help="evaluation that counts, as for unip results: the best (default) is chosen on\nthe validation images "
+        "that it is reported for, alike for all",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="gets one folder for each run, table and figure"
+    )
+    options = parser.parse_args(arguments)
+    wrong = [word for word in options.teacher_layers if word not in WORDS and not word.isdecimal()]
+    if wrong:
+        raise ValueError(f"--teacher_layers are numbers from 1, or {', '.join(WORDS)}, not {' '.join(wrong)}.")
+    return options
+
+
+def measure_layers(options: argparse.Namespace) -> "LayerChoice":
+    """NMI of all blocks, on the images that `unip distill` with these options would look at."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from unip_hf import UnipImageProcessor
+    from unip_hf.data.grey_crops import sample_crops
+    from unip_hf.data.unlabelled import load_unlabelled
+    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    rows = load_unlabelled(
+        options.dataset,
+        options.data_dir,
+        options.split,
+        options.streaming,
+        config_name=options.dataset_config,
+        allow_partial=options.allow_partial,
+    )
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    teacher = load_teacher(options.teacher, num_attention_heads=options.teacher_num_attention_heads).to(device)
+    given = {name: getattr(options, name) for name in ("image_mean", "image_std")}
+    processor = UnipImageProcessor(**{name: value for name, value in given.items() if value is not None})
+    inputs = DistillationInput(teacher, processor, options.teacher_normalization)
+    images = sample_crops(rows, options.num_sample_images, options.crop_size)
+    return select_layer(teacher, inputs.for_teacher(images))
+
+
+def choose_layers(words: Sequence[str], choice: "LayerChoice") -> list[int]:
+    """Block numbers in ascending order, each once."""
+    num_layers = len(choice.nmi)
+    known = {"auto": choice.layer, "first-third": max(1, round(num_layers / 3)), "last": num_layers}
+    layers = sorted({known[word] if word in known else int(word) for word in words})
+    if not 1 <= layers[0] <= layers[-1] <= num_layers:
+        raise ValueError(f"--teacher_layers: the teacher has blocks 1 to {num_layers}, not {layers}.")
+    return layers
+
+
+def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
+    """
+    Starts a run, goes on with one that was interrupted, or leaves one that is finished.
+
+    Raises:
+        ValueError: if the folder holds a run with other options.
+        SystemExit: if the run fails in another process, which says why.
+    """
+    from accelerate.state import AcceleratorState
+
+    from unip_hf.training.checkpoints import find_checkpoint
+
+    words = [*map(str, arguments), "--output_dir", str(output_dir)]
+    try:
+        checkpoint = find_checkpoint(output_dir, "latest")
+    except FileNotFoundError:
+        words += ["--overwrite"]  # what a run left that was killed before its first checkpoint
+    else:
+        words += ["--resume_from_checkpoint", "latest"]
+        script = distill if job == "distill" else finetune
+        open_run(script.parse_arguments(words))
+        num_steps = json.loads((output_dir / "run.json").read_text())["num_steps"]
+        state = json.loads((checkpoint / "state.json").read_text())
+        if state["step" if job == "distill" else "evaluated_step"] == num_steps:
+            return
+    # Accelerate keeps the precision for the life of a process, but that of the next job may be another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    status = launch(job, words)
+    if status:
+        raise SystemExit(status)
+
+
+def save_random_start(like: Path, seed: int, folder: Path) -> None:
+    """A student of the same configuration and image processor as a distilled one, untrained."""
+    import torch
+
+    from unip_hf import UnipConfig, UnipForPreTraining, UnipImageProcessor
+    from unip_hf.files import write_whole
+
+    torch.manual_seed(seed)
+    with write_whole(folder) as staged:
+        UnipForPreTraining(UnipConfig.from_pretrained(like)).save_pretrained(staged)
+        UnipImageProcessor.from_pretrained(like).save_pretrained(staged)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    output_dir = options.output_dir
+    distillation = ["--config", options.distillation_config, "--teacher", options.teacher]
+    fine_tuning = ["--config", options.finetuning_config]
+    # Both recipes are read before hours are spent on the first.
+    recipe = distill.parse_arguments([*map(str, distillation), "--output_dir", str(output_dir)])
+    task = finetune.parse_arguments([*map(str, fine_tuning), "--model", "tiny", "--output_dir", str(output_dir)])
+    if task.layerwise_probe:
+        raise ValueError(
+            f"'{options.finetuning_config}' has layerwise_probe, which gives several numbers: leave it out."
+        )
+    if len(recipe.students) != 1:
+        raise ValueError(f"'{options.distillation_config}' has the students {recipe.students}: choose one.")
+
+    from unip_hf.analysis.comparison import write_comparison
+    from unip_hf.analysis.plots import nmi_curve
+    from unip_hf.evaluation.result_tables import read_run
+    from unip_hf.files import write_whole
+
+    choice = measure_layers(recipe)
+    layers = choose_layers(options.teacher_layers, choice)
+    print("NMI of the teacher's blocks: " + ", ".join(f"{n}: {v:.3f}" for n, v in enumerate(choice.nmi, start=1)))
+    print(f"Compared: blocks {', '.join(map(str, layers))}, and a random start. Nearest to 0.09: {choice.layer}")
+    with write_whole(output_dir / "teacher_layers.png") as staged:
+        nmi_curve(choice.nmi, choice.layer, title=options.teacher).savefig(staged, format="png", dpi=150)
+
+    mean_iou: dict[int | None, dict[int, float]] = {layer: {} for layer in (None, *layers)}
+    for seed in options.seeds:
+        for layer in layers:
+            folder = output_dir / f"block-{layer:02d}" / f"seed-{seed}"
+            print(f"\nSeed {seed}, block {layer}: {folder}", flush=True)
+            run_once("distill", [*distillation, "--teacher_layer", layer, "--seed", seed], folder / "distillation")
+            student = folder / "distillation" / "last"
+            run_once("finetune", [*fine_tuning, "--model", student, "--seed", seed], folder / "fine-tuning")
+            mean_iou[layer][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
+        folder = output_dir / "random-start" / f"seed-{seed}"
+        print(f"\nSeed {seed}, random start: {folder}", flush=True)
+        if not (folder / "student").exists():
+            save_random_start(student, seed, folder / "student")
+        run_once("finetune", [*fine_tuning, "--model", folder / "student", "--seed", seed], folder / "fine-tuning")
+        mean_iou[None][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
+        print(
+            "\n" + write_comparison(output_dir, options.teacher, choice.nmi, mean_iou, options.which),
+            end="",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

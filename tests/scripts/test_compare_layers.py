@@ -1,0 +1,112 @@
+"""`unip compare-layers` on real files: every run of it, an interruption, and a mistake."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
+
+from unip_hf import UnipForPreTraining, UnipImageProcessor
+from unip_hf.scripts import cli
+
+
+@pytest.fixture(autouse=True)
+def forget_the_process() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def command(make_config: Callable, tmp_path: Path) -> list[str]:
+    """Images, a teacher of three blocks, a student and two recipes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 2)):
+        for kind, high in (("images", 250), ("masks", 3)):
+            (tmp_path / "street" / kind / split).mkdir(parents=True)
+            for number in range(count):
+                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
+                Image.fromarray(values).save(tmp_path / "street" / kind / split / f"{number}.png")
+    (tmp_path / "street" / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(tmp_path / "teacher")
+    student = make_config(image_size=32, layer_scale_init_value=None, position_embedding_type="sincos")
+    UnipForPreTraining(student).save_pretrained(tmp_path / "student")
+    UnipImageProcessor().save_pretrained(tmp_path / "student")
+    common = "batch_size: 2\nnum_workers: 0\nreport_to: [none]\ncrop_size: 32\nlearning_rate: 0.01\n"
+    (tmp_path / "distil.yaml").write_text(
+        f"{common}data_dir: {tmp_path / 'street' / 'images'}\nstudents: [{tmp_path / 'student'}]\nnum_steps: 2\n"
+        "num_sample_images: 4\nimage_mean: 0.4\npictures_every: 0\n"
+    )
+    (tmp_path / "finetune.yaml").write_text(
+        f"{common}data_dir: {tmp_path / 'street'}\nnum_steps: 4\nevaluate_every: 2\nshortest_edge: 32\n"
+        "window_size: 32\nstride: 21\nmixed_precision: bf16\n"  # unlike the distillation
+    )
+    files = {"distillation_config": "distil.yaml", "finetuning_config": "finetune.yaml", "output_dir": "out"}
+    words = ["compare-layers", "--teacher", str(tmp_path / "teacher"), "--teacher_layers", "first-third", "auto", "1"]
+    return words + [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
+
+
+def test_a_comparison_is_made_and_goes_on(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command[command.index("auto")] = "last"
+    out = tmp_path / "out"
+    assert cli.main([*command, "--seeds", "0"]) == 0
+    assert "Compared: blocks 1, 3, and a random start" in capsys.readouterr().out
+    first = json.loads((out / "comparison.json").read_text())
+    assert [student["layer"] for student in first["students"]] == [None, 1, 3]
+    assert len(first["teacher_nmi"]) == 3 and first["students"][2]["nmi"] == first["teacher_nmi"][2]
+    for name in ("teacher_layers", "comparison"):
+        assert Image.open(out / f"{name}.png").width > 300
+    folders = ("block-01/seed-0/distillation/last", "block-03/seed-0/distillation/last", "random-start/seed-0/student")
+    weights = [load_file(out / folder / "model.safetensors") for folder in folders]
+    shapes = {str({name: tensor.shape for name, tensor in each.items()}) for each in weights}
+    name = "unip.layers.2.attention.qkv.weight"
+    assert len(shapes) == 1 and all((a[name] != b[name]).any() for a, b in zip(weights, [*weights[1:], weights[0]]))
+    assert UnipImageProcessor.from_pretrained(out / "random-start/seed-0/student").image_mean == [0.4]
+
+    # A run is lost, another was interrupted before its first checkpoint, and there is one more seed.
+    untouched = out / "block-01" / "seed-0" / "distillation" / "last" / "model.safetensors"
+    written = untouched.stat().st_mtime_ns
+    shutil.rmtree(out / "block-03" / "seed-0" / "fine-tuning")
+    shutil.rmtree(out / "random-start" / "seed-0" / "fine-tuning" / "checkpoints")
+    assert cli.main([*command, "--seeds", "0", "1"]) == 0
+    second = json.loads((out / "comparison.json").read_text())
+    assert untouched.stat().st_mtime_ns == written
+    for before, after in zip(first["students"], second["students"]):
+        scores = after["mean_iou_by_seed"]
+        assert list(scores) == ["0", "1"] and scores["0"] == before["mean_iou_by_seed"]["0"]
+        assert after["mean_iou"] == fmean(scores.values())
+        assert after["standard_deviation"] == stdev(scores.values())
+    text = (out / "comparison.md").read_text()
+    assert f"{100 * second['students'][0]['mean_iou']:.2f} ± " in text and text in capsys.readouterr().out + text
+
+    (tmp_path / "distil.yaml").write_text((tmp_path / "distil.yaml").read_text() + "weight_decay: 0.5\n")
+    assert cli.main(command) == 2
+    assert "--weight_decay was 0.05, is 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher_layers", "middle"], "numbers from 1, or auto, first-third, last, not middle"),
+        (["--teacher_layers", "4"], r"blocks 1 to 3, not [4]"),
+        (["--finetuning_config", "nothing.yaml"], "There is no recipe 'nothing.yaml'"),
+        (["--distillation_config", "two.yaml"], "choose one"),
+        (["--finetuning_config", "probe.yaml"], "'probe.yaml' has layerwise_probe"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    command: list[str], options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("two.yaml").write_text(Path("distil.yaml").read_text() + "students: [tiny, small]\n")
+    Path("probe.yaml").write_text("layerwise_probe: true\n")
+    assert cli.main([*command, *options]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
