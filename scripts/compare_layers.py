@@ -67,7 +67,6 @@ def measure_layers(options: argparse.Namespace) -> "LayerChoice":
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from unip_hf import UnipImageProcessor
     from unip_hf.data.grey_crops import sample_crops
     from unip_hf.data.unlabelled import load_unlabelled
     from unip_hf.distillation import DistillationInput, load_teacher, select_layer
@@ -83,9 +82,10 @@ def measure_layers(options: argparse.Namespace) -> "LayerChoice":
         allow_partial=options.allow_partial,
     )
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    teacher = load_teacher(options.teacher, num_attention_heads=options.teacher_num_attention_heads).to(device)
-    given = {name: getattr(options, name) for name in ("image_mean", "image_std")}
-    processor = UnipImageProcessor(**{name: value for name, value in given.items() if value is not None})
+    patch_size, processor = distill.look_at_students(options)
+    teacher = load_teacher(
+        options.teacher, num_attention_heads=options.teacher_num_attention_heads, patch_size=patch_size
+    ).to(device)
     inputs = DistillationInput(teacher, processor, options.teacher_normalization)
     images = sample_crops(rows, options.num_sample_images, options.crop_size)
     return select_layer(teacher, inputs.for_teacher(images))

@@ -21,6 +21,7 @@ from unip_hf.scripts.options import (
     add_dataset_options,
     add_training_options,
     check_positive,
+    make_image_processor,
     make_parser,
     with_recipe,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from unip_hf import UnipImageProcessor
     from unip_hf.distillation import Students, Teacher
 
 LARGEST_PER_DEVICE_BATCH = 256  # the published one
@@ -139,8 +141,27 @@ def count_steps(options: argparse.Namespace, num_images: int | None) -> tuple[in
     return num_steps, num_steps * options.num_warmup_epochs / options.num_epochs
 
 
+def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProcessor"]:
+    """Patch size of the students, and the image processor that is saved with them."""
+    from unip_hf.hub.checkpoints import is_random_start, load_config
+
+    patch_sizes = {getattr(load_config(name), "patch_size", 16) for name in options.students}
+    if len(patch_sizes) > 1:
+        raise ValueError(f"Students that learn together have patches of one size, not of {patch_sizes} pixels.")
+    processors = [
+        make_image_processor(options, None, options.num_channels)
+        if is_random_start(name)
+        else make_image_processor(options, name)
+        for name in options.students
+    ]
+    if len({(*processor.image_mean, None, *processor.image_std) for processor in processors}) > 1:
+        raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
+    return patch_sizes.pop(), processors[0]
+
+
 def prepare_teacher(
     options: argparse.Namespace,
+    patch_size: int,
     accelerator: "Accelerator",
     is_sharded: bool,
     found: dict[str, Any],
@@ -151,6 +172,7 @@ def prepare_teacher(
 
     Args:
         options: Of the command line.
+        patch_size: Of the students.
         accelerator: Whose processes agree on the block.
         is_sharded: Whether each process holds a part of the teacher only.
         found: What a resumed run found out before.
@@ -171,6 +193,7 @@ def prepare_teacher(
         found["teacher_layer"],
         dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.teacher_dtype],
         num_attention_heads=options.teacher_num_attention_heads,
+        patch_size=patch_size,
     )
     if found["teacher_layer"] is None:
         with accelerator.autocast():
@@ -238,7 +261,6 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate.utils import set_seed
     from transformers.utils import logging as transformers_logging
 
-    from unip_hf import UnipImageProcessor
     from unip_hf.data.grey_crops import GreyCrop, read_crops, sample_crops
     from unip_hf.data.unlabelled import load_unlabelled
     from unip_hf.distillation import AttentionMonitor, DistillationInput
@@ -261,16 +283,14 @@ def main(arguments: Sequence[str]) -> None:
         )
     sample = sample_crops(rows, options.num_sample_images, options.crop_size)
     crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
-    given = {
-        name: getattr(options, name) for name in ("image_mean", "image_std") if getattr(options, name) is not None
-    }
-    processor = UnipImageProcessor(num_channels=options.num_channels, **given)
+    patch_size, processor = look_at_students(options)
 
     def make_input(teacher: "Teacher") -> DistillationInput:
         return DistillationInput(teacher, processor, options.teacher_normalization)
 
     teacher, found = prepare_teacher(
         options,
+        patch_size,
         accelerator,
         is_sharded,
         run.get("found", {}),

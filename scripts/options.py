@@ -134,16 +134,15 @@ def make_image_processor(
 
     processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
+    given = {name: value for name, value in vars(options).items() if value is not None}
     intensities = ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius")
-    for name in (*intensities, "image_mean", "image_std"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
-    if options.image_mean is not None or options.image_std is not None:
+    settings |= {name: given[name] for name in (*intensities, "image_mean", "image_std") if name in given}
+    if "image_mean" in given or "image_std" in given:
         settings["do_normalize"] = True
-    edges = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
-    if any(edges.values()):
+    edges = {name: given[name] for name in ("shortest_edge", "longest_edge") if name in given}
+    if edges:
         before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
-        settings["size"] = {**before, **{name: value for name, value in edges.items() if value}}
+        settings["size"] = {**before, **edges}
         settings["do_resize"] = True
     if num_channels is not None:
         settings["num_channels"] = num_channels

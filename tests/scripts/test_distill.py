@@ -319,6 +319,20 @@ def test_the_recipe_reaches_the_optimizer_and_the_student(
     assert all(parameter.grad is not None for parameter in student.parameters() if parameter.requires_grad)
 
 
+def test_a_student_keeps_its_patches_and_its_normalisation(
+    make_teacher: Callable, make_config: Callable, images: Path, tmp_path: Path
+) -> None:
+    fields = {"layer_scale_init_value": None, "position_embedding_type": "sincos", "patch_size": 8, "image_size": 32}
+    folder = tmp_path / "fine patches"
+    UnipForPreTraining(make_config(num_channels=1, **fields)).save_pretrained(folder)
+    UnipImageProcessor(num_channels=1, image_mean=0.4, image_std=0.3).save_pretrained(folder)
+    options = ["--teacher_layer", 2, "--num_steps", 2]
+    assert cli.main(command(make_teacher(), folder, images, tmp_path / "out", *options)) == 0
+    processor = UnipImageProcessor.from_pretrained(tmp_path / "out" / "last")
+    assert (processor.num_channels, processor.image_mean, processor.image_std) == (1, [0.4], [0.3])
+    assert UnipForPreTraining.from_pretrained(tmp_path / "out" / "last").config.patch_size == 8
+
+
 def test_the_published_schedule_has_20900_updates() -> None:
     options = distill.parse_arguments(["--teacher", "t", "--output_dir", "o"])
     assert distill.count_steps(options, 859_375) == (20_900, 20_900 / 20)
