@@ -2,6 +2,7 @@
 """UNIP pre-training: a student that learns the attention of one block of a teacher (NMI-HAD)."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,31 +28,33 @@ class _AttentionDivergence(torch.autograd.Function):
         teacher_query: torch.Tensor,
         teacher_key: torch.Tensor,
     ) -> torch.Tensor:
-        num_tokens = student_query.shape[2]
-        # Elements of the maps that exist at once: they fit into the cache, and keep a GPU busy.
-        num_elements = 2**22 if student_query.is_cuda else 2**18
-        num_maps = max(1, num_elements // num_tokens**2)
-        tensors = [tensor.flatten(0, 1) for tensor in (student_query, student_key, teacher_query, teacher_key)]
-        scales = [student_query.shape[-1] ** -0.5, teacher_query.shape[-1] ** -0.5]
-        needs_gradients = any(ctx.needs_input_grad[:2])
-        query_gradient, key_gradient = (torch.empty_like(tensor) for tensor in tensors[:2])
+        batch_size, num_heads, num_tokens, _ = student_query.shape
+        # Elements of the maps that exist at once: 1 MB, which a CPU's cache holds, or 16 MB, which keep a GPU busy.
+        num_maps = max(1, (2**22 if student_query.is_cuda else 2**18) // num_tokens**2)
+        num_heads_at_once = min(num_heads, num_maps)
+        num_images_at_once = max(1, num_maps // num_heads)
+        scales = [tensor.shape[-1] ** -0.5 for tensor in (student_query, teacher_query)]
+        gradients = []
+        if any(ctx.needs_input_grad[:2]):
+            gradients = [torch.empty_like(student_query), torch.empty_like(student_key)]
         total = torch.zeros((), device=student_query.device)
         with torch.autocast(student_query.device.type, enabled=False):
-            for first in range(0, len(tensors[0]), num_maps):
-                part = slice(first, first + num_maps)
-                query, key, other_query, other_key = (tensor[part].float() for tensor in tensors)
-                query, other_query = query * scales[0], other_query * scales[1]
-                student = torch.log_softmax(query @ key.transpose(1, 2), dim=-1)  # (maps, N, N)
-                teacher = torch.log_softmax(other_query @ other_key.transpose(1, 2), dim=-1)  # (maps, N, N)
-                target = teacher.exp()
-                total += teacher.sub_(student).mul_(target).sum()
-                if needs_gradients:  # of the sum: divided by the number of rows, half precision could not hold them
-                    gradient = student.exp_().sub_(target)  # of the logits, (maps, N, N)
-                    query_gradient[part] = gradient @ key * scales[0]
-                    key_gradient[part] = gradient.transpose(1, 2) @ query
-        ctx.num_rows = student_query.shape[:3].numel()
-        if needs_gradients:
-            ctx.save_for_backward(query_gradient.view_as(student_query), key_gradient.view_as(student_key))
+            for image, head in product(
+                range(0, batch_size, num_images_at_once), range(0, num_heads, num_heads_at_once)
+            ):
+                part = slice(image, image + num_images_at_once), slice(head, head + num_heads_at_once)
+                inputs = [t[part].float() for t in (student_query, student_key, teacher_query, teacher_key)]
+                query, key = inputs[0] * scales[0], inputs[1]
+                log_student = torch.log_softmax(query @ key.transpose(2, 3), dim=-1)  # (images, heads, N, N)
+                log_teacher = torch.log_softmax(inputs[2] * scales[1] @ inputs[3].transpose(2, 3), dim=-1)
+                teacher = log_teacher.exp()
+                total += log_teacher.sub_(log_student).mul_(teacher).sum()
+                if gradients:  # of the sum: divided by the number of rows, half precision could not hold them
+                    of_logits = log_student.exp_().sub_(teacher)  # (images, heads, N, N)
+                    gradients[0][part] = of_logits @ key * scales[0]
+                    gradients[1][part] = of_logits.transpose(2, 3) @ query
+        ctx.num_rows = batch_size * num_heads * num_tokens
+        ctx.save_for_backward(*gradients)
         return total / ctx.num_rows
 
     @staticmethod

@@ -91,8 +91,11 @@ def straightforward_loss(
 def measure_loss(repeats: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_size, num_heads, num_tokens = 64, 16, 197
-    students = [torch.randn(batch_size, num_heads, num_tokens, 24, device=device) for _ in range(2)]
-    teachers = [torch.randn(batch_size, num_heads, num_tokens, 64, device=device) for _ in range(2)]
+    # views of what one layer gives, as in networks
+    students, teachers = (
+        list(torch.randn(batch_size, num_tokens, 2, num_heads, width, device=device).permute(2, 0, 3, 1, 4).unbind())
+        for width in (24, 64)
+    )
     for tensor in students:
         tensor.requires_grad_()
     results: dict[Any, list[torch.Tensor]] = {}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from unip_hf.scripts import distill, finetune
 from unip_hf.scripts.launch import launch
 from unip_hf.scripts.options import make_parser
-from unip_hf.scripts.runs import open_run
+from unip_hf.scripts.runs import make_accelerator, open_run
 
 
 if TYPE_CHECKING:
@@ -63,32 +63,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def measure_layers(options: argparse.Namespace) -> "LayerChoice":
-    """NMI of all blocks, on the images that `unip distill` with these options would look at."""
-    import torch
-    from transformers.utils import logging as transformers_logging
-
+    """NMI of all blocks, as `unip distill` with these options measures it."""
     from unip_hf.data.grey_crops import sample_crops
-    from unip_hf.data.unlabelled import load_unlabelled
-    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
+    from unip_hf.distillation import LayerChoice
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    rows = load_unlabelled(
-        options.dataset,
-        options.data_dir,
-        options.split,
-        options.streaming,
-        config_name=options.dataset_config,
-        allow_partial=options.allow_partial,
-    )
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    patch_size, processor = distill.look_at_students(options)
-    teacher = load_teacher(
-        options.teacher, num_attention_heads=options.teacher_num_attention_heads, patch_size=patch_size
-    ).to(device)
-    inputs = DistillationInput(teacher, processor, options.teacher_normalization)
-    images = sample_crops(rows, options.num_sample_images, options.crop_size)
-    return select_layer(teacher, inputs.for_teacher(images))
+    options.teacher_layer = "auto"
+    sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
+    _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
+    return LayerChoice(found["teacher_layer"], found["teacher_nmi"])
 
 
 def choose_layers(words: Sequence[str], choice: "LayerChoice") -> list[int]:

@@ -13,7 +13,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,10 @@ from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, start
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import FullyShardedDataParallelPlugin
 
     from unip_hf import UnipImageProcessor
-    from unip_hf.distillation import Students, Teacher
+    from unip_hf.distillation import DistillationInput, Students
 
 LARGEST_PER_DEVICE_BATCH = 256  # the published one
 
@@ -42,7 +43,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
     data = add_dataset_options(parser, is_unlabelled=True)
-    data.add_argument("--split", default="train", help="default: %(default)s")
+    data.add_argument("--split", help="of a data set (default: train); of folders every image counts")
     data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
 
     teacher = parser.add_argument_group("teacher")
@@ -124,28 +125,59 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     if options.ema_decay is not None and not 0 < options.ema_decay < 1:
         raise ValueError(f"--ema_decay lies between 0 and 1, unlike {options.ema_decay}.")
+    if len(options.students) > 1 and options.max_gradient_norm is not None:
+        raise ValueError("--max_gradient_norm would shorten the gradients of all students together: train one alone.")
     if options.streaming and options.num_steps is None:
         raise ValueError("--streaming needs --num_steps: how many images a stream has is not known.")
     return options
 
 
 def count_steps(options: argparse.Namespace, num_images: int | None) -> tuple[int, float]:
-    """Updates, and those of the warm-up. What is left of an epoch behind its last update is not counted."""
-    if options.num_steps is not None or num_images is None:
-        num_steps = options.num_steps
-    else:
-        steps_of_epoch = num_images // options.batch_size or num_images / options.batch_size
-        num_steps = max(1, round(options.num_epochs * steps_of_epoch))
+    """
+    Updates, and those of the warm-up. What is left of an epoch behind its last update is not counted.
+
+    Raises:
+        ValueError: if the warm-up is as long as the run, or is in epochs of a stream.
+    """
+    steps_of_epoch = num_images and (num_images // options.batch_size or num_images / options.batch_size)
+    num_steps = options.num_steps or max(1, round(options.num_epochs * steps_of_epoch))
     if options.num_warmup_epochs is None:
         return num_steps, num_steps / 20
-    return num_steps, num_steps * options.num_warmup_epochs / options.num_epochs
+    if steps_of_epoch is None:
+        raise ValueError("--num_warmup_epochs cannot be counted in a stream: leave it out, for a twentieth of all.")
+    num_warmup_steps = options.num_warmup_epochs * steps_of_epoch
+    if num_warmup_steps >= num_steps:
+        raise ValueError(
+            f"--num_warmup_epochs {options.num_warmup_epochs:g} are {num_warmup_steps:g} updates, as many as the run."
+        )
+    return num_steps, num_warmup_steps
+
+
+def load_images(options: argparse.Namespace) -> Any:
+    """The images that the options name, a data set or a stream."""
+    from unip_hf.data.unlabelled import load_unlabelled
+
+    return load_unlabelled(
+        options.dataset,
+        options.data_dir,
+        options.split,
+        options.streaming,
+        config_name=options.dataset_config,
+        allow_partial=options.allow_partial,
+    )
 
 
 def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProcessor"]:
     """Patch size of the students, and the image processor that is saved with them."""
+    from unip_hf.distillation.students import student_names
     from unip_hf.hub.checkpoints import is_random_start, load_config
 
     patch_sizes = {getattr(load_config(name), "patch_size", 16) for name in options.students}
+    for size in patch_sizes:
+        if options.crop_size % size or options.crop_size < 2 * size:
+            raise ValueError(
+                f"--crop_size {options.crop_size}: take a multiple of the patch size, {size}, two at least."
+            )
     if len(patch_sizes) > 1:
         raise ValueError(f"Students that learn together have patches of one size, not of {patch_sizes} pixels.")
     processors = [
@@ -154,38 +186,38 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
         else make_image_processor(options, name)
         for name in options.students
     ]
-    if len({(*processor.image_mean, None, *processor.image_std) for processor in processors}) > 1:
+    if len({(tuple(processor.image_mean), tuple(processor.image_std)) for processor in processors}) > 1:
         raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
+    student_names(options.students)  # before the teacher is loaded
     return patch_sizes.pop(), processors[0]
 
 
 def prepare_teacher(
     options: argparse.Namespace,
-    patch_size: int,
     accelerator: "Accelerator",
-    is_sharded: bool,
+    sample: "torch.Tensor",
     found: dict[str, Any],
-    to_pixel_values: Callable[["Teacher"], "torch.Tensor"],
-) -> tuple["Teacher", dict[str, Any]]:
+    sharding: "FullyShardedDataParallelPlugin | None" = None,
+) -> tuple["DistillationInput", dict[str, Any]]:
     """
     The teacher on its device, with the block that is learned as its last.
 
     Args:
         options: Of the command line.
-        patch_size: Of the students.
         accelerator: Whose processes agree on the block.
-        is_sharded: Whether each process holds a part of the teacher only.
+        sample: uint8 images `(number, 1, crop_size, crop_size)` that the block is chosen by.
         found: What a resumed run found out before.
-        to_pixel_values: From the teacher to a sample of images as it sees them.
+        sharding (*optional*): How the teacher is divided among the processes.
 
     Returns:
-        The teacher, and `teacher_layer` with, where it was searched, `teacher_nmi`.
+        What asks the teacher, and `teacher_layer` with, where it was searched, `teacher_nmi`.
     """
     import torch
     from accelerate.utils import broadcast_object_list
 
-    from unip_hf.distillation import load_teacher, select_layer
+    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
 
+    patch_size, processor = look_at_students(options)
     layer = None if options.teacher_layer == "auto" else int(options.teacher_layer)
     found = found or {"teacher_layer": layer}
     teacher = load_teacher(
@@ -195,12 +227,16 @@ def prepare_teacher(
         num_attention_heads=options.teacher_num_attention_heads,
         patch_size=patch_size,
     )
+    inputs = DistillationInput(teacher, processor, options.teacher_normalization)
     if found["teacher_layer"] is None:
-        with accelerator.autocast():
-            choice = select_layer(
-                teacher.to(accelerator.device), to_pixel_values(teacher), show_progress=accelerator.is_main_process
-            )
-        layer, nmi = broadcast_object_list([choice.layer, choice.nmi])  # the same everywhere, to the last bit
+        choice: Any = (None, None)
+        # What is to be divided may fit on no device: then the first process measures it on its CPU.
+        device = accelerator.device if sharding is None else torch.device("cpu")
+        if sharding is None or accelerator.is_main_process:
+            teacher.to(device)
+            with accelerator.autocast():
+                choice = select_layer(teacher, inputs.for_teacher(sample), show_progress=accelerator.is_main_process)
+        layer, nmi = broadcast_object_list(list(choice))  # the same everywhere, to the last bit
         found = {"teacher_layer": layer, "teacher_nmi": nmi}
         teacher.keep_layer(layer)
     heads = options.last_layer_num_attention_heads
@@ -211,11 +247,15 @@ def prepare_teacher(
         )
     if options.compile:
         teacher.compile()
-    if is_sharded:
-        teacher.shard(accelerator.device)
-    else:
+    if sharding is None:
         teacher.to(accelerator.device)
-    return teacher, found
+    else:
+        teacher.shard(
+            accelerator.device,
+            reshard_after_forward=sharding.reshard_after_forward,
+            offload_policy=sharding.cpu_offload,
+        )
+    return inputs, found
 
 
 def prepare_students(options: argparse.Namespace, num_teacher_heads: int) -> "Students":
@@ -242,60 +282,46 @@ def prepare_students(options: argparse.Namespace, num_teacher_heads: int) -> "St
 
 def show_layers(found: dict[str, Any], teacher: str, output_dir: Path) -> None:
     """Prints and draws the curve that a layer was chosen by."""
+    from unip_hf.analysis.attention import STABLE_NMI
     from unip_hf.analysis.plots import nmi_curve
     from unip_hf.files import write_whole
 
     print(f"Normalised mutual information of the attention of {teacher}:")
     for number, value in enumerate(found["teacher_nmi"], start=1):
         print(f"  block {number:2d}  {value:.4f}" + "   <- nearest to 0.09" * (number == found["teacher_layer"]))
+    lowest, highest = STABLE_NMI
+    if not lowest <= found["teacher_nmi"][found["teacher_layer"] - 1] <= highest:
+        print(f"No block is hybrid ({lowest} to {highest}): is it the right teacher, and --teacher_normalization?")
     with write_whole(output_dir / "teacher_layers.png") as staged:
         nmi_curve(found["teacher_nmi"], found["teacher_layer"]).savefig(staged, format="png", dpi=150)
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    # An accelerate configuration for FSDP is about the teacher: students are small, and each device has a copy.
-    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     run = open_run(options)
     import torch
-    from accelerate.utils import set_seed
+    from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
     from transformers.utils import logging as transformers_logging
 
     from unip_hf.data.grey_crops import GreyCrop, read_crops, sample_crops
-    from unip_hf.data.unlabelled import load_unlabelled
-    from unip_hf.distillation import AttentionMonitor, DistillationInput
+    from unip_hf.distillation import AttentionMonitor
     from unip_hf.files import write_whole
     from unip_hf.training import cosine_schedule, layer_decay_parameter_groups, train
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # An accelerate configuration for FSDP is about the teacher: students are small, and each device has a copy.
+    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    sharding = FullyShardedDataParallelPlugin(fsdp_version=2) if is_sharded else None
     accelerator = make_accelerator(options)
     logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     per_device, accumulation_steps = divide_batch(options, accelerator.num_processes, LARGEST_PER_DEVICE_BATCH)
     with accelerator.main_process_first():  # it fills the cache
-        rows = load_unlabelled(
-            options.dataset,
-            options.data_dir,
-            options.split,
-            options.streaming,
-            config_name=options.dataset_config,
-            allow_partial=options.allow_partial,
-        )
+        rows = load_images(options)
     sample = sample_crops(rows, options.num_sample_images, options.crop_size)
     crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
-    patch_size, processor = look_at_students(options)
-
-    def make_input(teacher: "Teacher") -> DistillationInput:
-        return DistillationInput(teacher, processor, options.teacher_normalization)
-
-    teacher, found = prepare_teacher(
-        options,
-        patch_size,
-        accelerator,
-        is_sharded,
-        run.get("found", {}),
-        lambda teacher: make_input(teacher).for_teacher(sample),
-    )
+    inputs, found = prepare_teacher(options, accelerator, sample, run.get("found", {}), sharding)
+    teacher, processor = inputs.teacher, inputs.processor
     if options.streaming:
         readers = [accelerator.num_processes, per_device, options.num_workers]
         if found.setdefault("readers", readers) != readers:
@@ -303,7 +329,6 @@ def main(arguments: Sequence[str]) -> None:
                 "A run that reads a stream goes on with the processes, images at once and workers that it had, "
                 f"{found['readers']}, not {readers}."
             )
-    inputs = make_input(teacher)
     set_seed(options.seed)
     students = prepare_students(options, teacher.num_attention_heads)
     set_seed(options.seed, device_specific=True)
@@ -312,6 +337,8 @@ def main(arguments: Sequence[str]) -> None:
     optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas))
     num_images = None if options.streaming else len(rows)
     num_steps, num_warmup_steps = count_steps(options, num_images)
+    if found.setdefault("num_images", num_images) != num_images:
+        raise ValueError(f"A resumed run keeps its images: there were {found['num_images']}, now {num_images}.")
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
         return read_crops(
@@ -373,7 +400,9 @@ def main(arguments: Sequence[str]) -> None:
             resume_from_checkpoint=options.resume_from_checkpoint,
         )
     if accelerator.is_main_process:
-        print(f"Trained: {options.output_dir / 'last'}, for `unip finetune --model`")
+        last = options.output_dir / "last"
+        places = [last] if len(students) == 1 else [last / name for name in students]
+        print(f"Trained: {', '.join(map(str, places))}, for `unip finetune --model`")
 
 
 if __name__ == "__main__":

@@ -123,12 +123,15 @@ def _run_as_group(command: Sequence[str]) -> int:
         received.append(number)
         os.killpg(process.pid, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_on)
-    status = process.wait()
-    until = time.monotonic() + 300
-    while received and _has_processes(process.pid) and time.monotonic() < until:
-        time.sleep(0.1)  # the launcher may end before what it started has saved
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        status = process.wait()
+        until = time.monotonic() + 300
+        while received and _has_processes(process.pid) and time.monotonic() < until:
+            time.sleep(0.1)  # the launcher may end before what it started has saved
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 128 + received[0] if received else status
 
 

@@ -274,7 +274,7 @@ def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = Fal
     """
     for name in names:
         value = getattr(options, name)
-        if value is not None and (value < 0 or (value == 0 and not or_zero)):
+        if value is not None and not (value > 0 or (value == 0 and or_zero)):  # also if it is NaN
             raise ValueError(f"--{name} is {'0 or above' if or_zero else 'above 0'}, not {value}.")
 
 

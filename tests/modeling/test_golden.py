@@ -59,9 +59,13 @@ def straightforward_loss(*tensors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum") / student[..., 0].numel()
 
 
-@pytest.mark.parametrize("shape", [(5, 3, 197), (30, 4, 65), (1, 1, 600)])  # 2.5 chunks, 2 chunks, more than one
+# Several images at once with a rest; some heads of an image at once with a rest; one map at once; one chunk.
+@pytest.mark.parametrize("shape", [(5, 3, 197), (3, 10, 250), (2, 3, 600), (2, 2, 17)])
 def test_distillation_loss_in_chunks_is_the_straightforward_one(shape: tuple[int, ...]) -> None:
-    tensors = [torch.randn(*shape, width, requires_grad=number < 2) for number, width in enumerate((12, 12, 16, 16))]
+    batch_size, heads, tokens = shape  # queries and keys are views of what one layer gives, as in networks
+    tensors = [torch.randn(batch_size, tokens, heads, width).transpose(1, 2) for width in (12, 12, 16, 16)]
+    for tensor in tensors[:2]:
+        tensor.requires_grad_()
     losses, gradients = [], []
     for compute in (attention_distillation_loss, straightforward_loss):
         loss = 3 * compute(*tensors)

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor, UnipModel
-from unip_hf.distillation import DistillationInput, load_teacher, select_layer
+from unip_hf.data.grey_crops import GreyCrop, read_crops, to_pixel_values
+from unip_hf.distillation import DistillationInput, Teacher, load_teacher, select_layer
 from unip_hf.hub.conversion import to_published_state_dict
 from unip_hf.scripts import cli, distill
 
@@ -266,32 +267,104 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
     assert cli.main(command(make_teacher(), student, images, tmp_path / "out", *options)) == 2
     assert "error: The loss is nan before step 3: lower the learning rate" in capsys.readouterr().err
     saved = sorted((tmp_path / "out" / "not_finite_batches").iterdir())
-    assert [path.name for path in saved] == [f"step-00000002-batch-{n}-process-0.safetensors" for n in (1, 2)]
+    names = [f"step-0000000{step}-batch-{number}-process-0.safetensors" for step in (1, 2) for number in (1, 2)]
+    assert [path.name for path in saved] == names
     batch = load_file(saved[0])["images"]
     assert batch.shape == (2, 1, 32, 32) and batch.dtype == torch.uint8 and batch.float().std() > 10
 
 
-def test_a_stream_and_the_teachers_own_normalisation(
-    make_teacher: Callable, student: Path, images: Path, tmp_path: Path
+def test_a_stream_in_half_precision_is_learned_and_resumed_by_the_same_readers(
+    make_teacher: Callable,
+    student: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     options = ["--streaming", "--num_steps", 40, "--teacher_normalization", "teacher", "--teacher_dtype", "bf16"]
     options += ["--mixed_precision", "bf16", "--image_mean", 0.4, "--image_std", 0.2, "--pictures_every", 0]
-    options += ["--teacher_layer", 2, "--drop_path_rate", 0]
-    assert cli.main(command(make_teacher("ibot"), student, images, tmp_path / "out", *options)) == 0
+    options += ["--drop_path_rate", 0]
+    start = command(make_teacher("ibot"), student, images, tmp_path / "out", *options)
+    assert cli.main(start) == 0
     losses = [line["loss"] for line in metrics(tmp_path / "out") if "loss" in line]
-    assert len(losses) == 40 and np.mean(losses[-8:]) < 0.95 * np.mean(losses[:8])
+    assert len(losses) == 40 and np.mean(losses[-8:]) < 0.97 * np.mean(losses[:8])
     assert UnipImageProcessor.from_pretrained(tmp_path / "out" / "last").image_mean == [0.4]
+    monkeypatch.setattr("unip_hf.distillation.select_layer", None)  # the choice is kept, not made again
+    elsewhere = ["--resume_from_checkpoint", str(tmp_path / "out" / "checkpoints" / "step-00000040")]
+    elsewhere += ["--output_dir", str(tmp_path / "elsewhere")]
+    assert cli.main([*start, *elsewhere]) == 0
+    assert same_weights(tmp_path / "out" / "last", tmp_path / "elsewhere" / "last")
+    assert cli.main([*start, *elsewhere, "--num_workers", "1"]) == 2
+    assert "goes on with the processes, images at once and workers" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_images_and_several_students_are_told_apart(
+    make_teacher: Callable, student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = make_teacher()
+    for name in ("a", "b"):
+        start = command(teacher, student, images, tmp_path / name, "--num_steps", 1, "--teacher_layer", 2)
+        assert cli.main(start) == 0
+    (images / "5.jpg").unlink()
+    assert cli.main([*start, "--resume_from_checkpoint", "latest"]) == 2
+    assert "there were 10, now 9" in capsys.readouterr().err
+    both = ["--students", tmp_path / "a" / "last", tmp_path / "b" / "last", "--num_steps", 1, "--teacher_layer", 2]
+    assert cli.main(command(teacher, student, images, tmp_path / "both", *both)) == 0
+    places = [tmp_path / "both" / "last" / name for name in ("a-last", "b-last")]
+    assert all(f"{place}" in capsys.readouterr().out or place.is_dir() for place in places)
+    again = command(teacher, tmp_path / "both" / "last", images, tmp_path / "again", "--num_steps", 1)
+    assert cli.main(again) == 2 and "holds several checkpoints, a-last, b-last" in capsys.readouterr().err
+
+
+def test_each_network_sees_its_normalisation(make_config: Callable) -> None:
+    model = UnipModel(make_config(last_layer_num_attention_heads=None))
+    teacher = Teacher(model, 2, image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6))
+    images = torch.randint(256, (2, 1, 32, 32), dtype=torch.uint8)
+    student = to_pixel_values(images, [0.7], [0.2])
+    own = to_pixel_values(images, teacher.image_mean, teacher.image_std)
+    for which, seen in (("student", student), ("teacher", own)):
+        processor = UnipImageProcessor(image_mean=0.7, image_std=0.2)
+        pixel_values, *pair = DistillationInput(teacher, processor, which)(images)
+        torch.testing.assert_close(pixel_values, student)
+        torch.testing.assert_close(tuple(pair), teacher.query_key(seen))
+
+
+def test_the_layer_is_the_one_that_all_processes_agreed_on(
+    make_teacher: Callable, student: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a configuration for FSDP, which is about the teacher alone."""
+    sharded = []
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(Teacher, "shard", lambda teacher, device, **options: sharded.append((teacher.layer, options)))
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", lambda found: [1, [0.5, 0.4, 0.3]])
+    assert cli.main(command(make_teacher(), student, images, tmp_path / "out", "--num_steps", 1)) == 0
+    found = json.loads((tmp_path / "out" / "run.json").read_text())["found"]
+    assert (found["teacher_layer"], found["teacher_nmi"]) == (1, [0.5, 0.4, 0.3])
+    ((layer, settings),) = sharded
+    assert layer == 1 and settings["reshard_after_forward"] is True and "ACCELERATE_USE_FSDP" not in os.environ
 
 
 def test_the_recipe_reaches_the_optimizer_and_the_student(
     make_teacher: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict = {}
+    compiled: list[type] = []
+
+    def read(rows: object, crop: GreyCrop, *arguments: Any, **settings: Any) -> Iterator[dict[str, torch.Tensor]]:
+        seen.update(crop=crop, reader=settings)
+        return read_crops(rows, crop, *arguments, **settings)  # type: ignore[arg-type]
+
+    def load(*arguments: Any, **settings: Any) -> Teacher:
+        seen["dtype"] = settings["dtype"]
+        return load_teacher(*arguments, **settings)
 
     def train(accelerator: object, students: Any, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
         seen.update(settings, students=students, optimizer=optimizer, batch=next(iter(settings["batches"](0))))
 
     monkeypatch.setattr("unip_hf.training.train", train)
+    monkeypatch.setattr("unip_hf.data.grey_crops.read_crops", read)
+    monkeypatch.setattr("unip_hf.distillation.load_teacher", load)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: compiled.append(type(module)))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "students: [tiny]\nbatch_size: 8\nnum_epochs: 40\nnum_warmup_epochs: 2\ncrop_scale: [0.5, 0.6]\n"
@@ -299,7 +372,12 @@ def test_the_recipe_reaches_the_optimizer_and_the_student(
     options = ["distill", "--config", recipe, "--teacher", make_teacher(), "--teacher_num_attention_heads", 4]
     options += ["--data_dir", images, "--output_dir", tmp_path / "out", "--report_to", "none", "--num_workers", 0]
     options += ["--teacher_layer", 1, "--crop_size", 64, "--per_device_batch_size", 4]
+    options += ["--flip_probability", 0.25, "--seed", 7, "--max_gradient_norm", 2, "--ema_decay", 0.9]
+    options += ["--teacher_dtype", "bf16", "--gradient_checkpointing", "--compile"]
     assert cli.main(list(map(str, options))) == 0
+    assert seen["crop"] == GreyCrop(64, (0.5, 0.6), flip_probability=0.25) and seen["reader"]["seed"] == 7
+    assert (seen["max_gradient_norm"], seen["ema_decay"], seen["dtype"]) == (2, 0.9, torch.bfloat16)
+    assert UnipForPreTraining in compiled
     assert seen["num_steps"] == 40 and seen["accumulation_steps"] == 2  # one update an epoch, what is left not counted
     assert [seen["schedule"](step) for step in (0, 1, 2)] == [0, 0.5, 1] and 0 < seen["schedule"](39) < 0.01
     groups = seen["optimizer"].param_groups
@@ -308,6 +386,7 @@ def test_the_recipe_reaches_the_optimizer_and_the_student(
     assert {group["lr"] for group in groups} == {1.5e-4 * 8 / 256}
     (student,) = seen["students"].values()
     config = student.config
+    assert student.is_gradient_checkpointing
     assert (config.hidden_size, config.num_hidden_layers, config.last_layer_num_attention_heads) == (192, 12, 4)
     assert (config.drop_path_rate, config.drop_path_schedule, config.image_size) == (0.1, "constant", 64)
     assert config.position_embedding_type == "sincos" and config.layer_scale_init_value is None
@@ -334,10 +413,18 @@ def test_a_student_keeps_its_patches_and_its_normalisation(
 
 
 def test_the_published_schedule_has_20900_updates() -> None:
-    options = distill.parse_arguments(["--teacher", "t", "--output_dir", "o"])
-    assert distill.count_steps(options, 859_375) == (20_900, 20_900 / 20)
-    options = distill.parse_arguments(["--teacher", "t", "--output_dir", "o", "--num_epochs", "8"])
-    assert distill.count_steps(options, 1024) == (2, 0.1)  # less than a batch in an epoch
+    def count(num_images: int | None, *options: str) -> tuple[int, float]:
+        return distill.count_steps(
+            distill.parse_arguments(["--teacher", "t", "--output_dir", "o", *options]), num_images
+        )
+
+    assert count(859_375) == (20_900, 20_900 / 20) == count(859_375, "--num_warmup_epochs", "5")
+    assert count(1024, "--num_epochs", "8") == (2, 0.1)  # less than a batch in an epoch
+    assert count(1000, "--batch_size", "100", "--num_steps", "100", "--num_warmup_epochs", "2") == (100, 20)
+    with pytest.raises(ValueError, match="as many as the run"):
+        count(1000, "--batch_size", "100", "--num_epochs", "2", "--num_warmup_epochs", "2")
+    with pytest.raises(ValueError, match="in a stream"):
+        count(None, "--num_steps", "100", "--num_warmup_epochs", "2")
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -345,10 +432,15 @@ def test_the_published_schedule_has_20900_updates() -> None:
     (["--teacher_layer", "4"], "no block 4"),
     (["--teacher_layer", "first"], '--teacher_layer is "auto" or the number of a block'),
     (["--students", "huge"], "huge"),
-    (["--students", "tiny", "tiny"], "same name"),
+    (["--students", "tiny", "tiny"], "names of their own"),
     (["--last_layer_num_attention_heads", "3"], "the teacher has 4"),
     (["--teacher_num_attention_heads", "5"], "5"),
-    (["--crop_size", "40"], "multiples of 16"),
+    (["--crop_size", "40", "--teacher_layer", "2"], "multiple of the patch size, 16"),
+    (["--drop_path_rate", "1"], "drop_path_rate=1"),
+    (["--students", "train"], "train"),
+    (["--students", "student", "tiny", "--max_gradient_norm", "1"], "train one alone"),
+    (["--split", "test"], "no split 'test'"),
+    (["--learning_rate", "nan"], "--learning_rate is above 0"),
     (["--crop_scale", "0", "1"], "scale"),
     (["--data_dir", "nowhere"], "nowhere"),
     (["--streaming"], "--num_steps"),

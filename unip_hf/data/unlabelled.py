@@ -21,7 +21,7 @@ NOT_IMAGES = {*MASK_FOLDERS, "segmentationclass", "segmentationobject"}  # the l
 def load_unlabelled(
     name: str,
     data_dir: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
-    split: str = "train",
+    split: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
     config_name: str | None = None,
@@ -37,7 +37,8 @@ def load_unlabelled(
             Any other name, or a folder that `unip prepare-dataset` or `unip prepare-infmix` wrote: as
             [`load_infrared_dataset`] loads it.
         data_dir (`str`, `os.PathLike` or several, *optional*): Where it lies.
-        split (`str`, *optional*, defaults to `"train"`): Or "validation", "test", "train+validation", ...
+        split (`str`, *optional*): "train" by default, or "validation", "test", "train+validation", ... A folder of
+            images has none: give the folder of the split.
         streaming (`bool`, *optional*, defaults to `False`): Give an iterable dataset, which caches nothing.
         num_proc, config_name, allow_partial (*optional*): As in [`load_infrared_dataset`].
 
@@ -53,6 +54,8 @@ def load_unlabelled(
     folders = [folder for folder in given if folder is not None]
     rows: Any
     if name == "folder" and folders and not any(map(parquet_files, folders)) and not (config_name or allow_partial):
+        if split is not None:
+            raise ValueError(f"A folder of images has no split {split!r}: give the folder that holds its images.")
         paths = [str(path) for folder in folders for path in _images_below(folder)]
         if streaming:
             random.Random(0).shuffle(paths)  # a stream is mixed over its buffer alone
@@ -62,6 +65,9 @@ def load_unlabelled(
     if len(folders) > 1:
         raise ValueError(f"Only folders of images can be several, not {', '.join(map(repr, map(str, folders)))}.")
     place = folders[0] if folders else None
+    if name == "folder" and place is None:
+        raise ValueError('The dataset "folder" needs data_dir, one folder of images or several.')
+    split = "train" if split is None else split
     rows = load_infrared_dataset(name, place, split, streaming, num_proc, config_name, allow_partial)
     if not streaming and len(rows) == 0:
         raise ValueError(f"The split {split!r} of {str(place or name)!r} holds no images: choose another one.")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from ..hub import convert_checkpoint, read_checkpoint
@@ -81,7 +83,7 @@ def _load_timm(name: str) -> LoadedModel:
         model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
     except TypeError as error:
         raise ValueError(f"timm's {name!r} cannot be a teacher: it is no plain ViT for images of any size.") from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         names = timm.list_pretrained()
         hint = ""
         if ":" not in name and name not in names:
@@ -108,7 +110,7 @@ def _load_transformers(name: str, dtype: torch.dtype) -> LoadedModel:
                 ignore_mismatched_sizes=True,  # all of them are listed below
                 trust_remote_code=False,
             )
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
         where = "in this folder" if is_folder else "of this name (no file or folder; those of timm begin with timm:)"
         raise ValueError(f"{name!r} is no teacher: no model {where} can be loaded. {_one_line(error)}.") from error
     if config.model_type == "timm_wrapper":

@@ -11,6 +11,7 @@ from torch import nn
 from ..analysis import attention_map, normalized_mutual_information
 from ..analysis.plots import attention_pictures
 from ..files import write_whole
+from ..modeling.modeling_unip_pretraining import attention_distillation_loss
 from .inputs import DistillationInput
 from .students import Students
 
@@ -62,10 +63,11 @@ class AttentionMonitor:
                 pixel_values, *from_teacher = self.inputs(images)
                 networks = {"teacher": tuple(from_teacher)}
                 for name, student in students.items():
-                    outputs = student(pixel_values, *from_teacher)
-                    if not outputs.loss.isfinite():
+                    outputs = student(pixel_values)
+                    loss = attention_distillation_loss(outputs.query, outputs.key, *from_teacher)
+                    if not loss.isfinite():
                         return {}  # nothing to look at, and training will stop
-                    add(f"sample_loss/{name}", outputs.loss, len(images))
+                    add(f"sample_loss/{name}", loss, len(images))
                     networks[name] = (outputs.query, outputs.key)
             for name, (query, key) in networks.items():
                 attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)
@@ -76,9 +78,9 @@ class AttentionMonitor:
         return sums
 
     def _show(self, attentions: dict[str, torch.Tensor], step: int) -> None:
-        attentions[f"teacher, block {self.inputs.teacher.layer}"] = attentions.pop("teacher")
-        names = sorted(attentions, key=lambda name: not name.startswith("teacher"))
-        figure = attention_pictures(self.images[: self.num_pictures], {name: attentions[name] for name in names})
+        teacher = attentions.pop("teacher")
+        titled = {f"teacher, block {self.inputs.teacher.layer}": teacher, **attentions}
+        figure = attention_pictures(self.images[: self.num_pictures], titled)
         path = self.output_dir / "attention" / f"step-{step:08d}.png"
         with write_whole(path) as staged:
             figure.savefig(staged, format="png", dpi=100)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from ..hub.checkpoints import is_random_start, load_config
@@ -50,9 +51,13 @@ def load_student(
             raise ValueError(
                 f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)} or a UNIP model."
             )
-        model, loading = UnipForPreTraining.from_pretrained(name, output_loading_info=True, **fields)
+        config = UnipConfig.from_pretrained(name, **fields)
+        config.validate()  # which from_pretrained does before it changes the fields
+        model, loading = UnipForPreTraining.from_pretrained(name, config=config, output_loading_info=True)
     except StrictDataclassError as error:
         raise ValueError(f"The student {name!r} does not fit this teacher: {error.__cause__ or error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"The weights of the student {name!r} are damaged: {error}.") from error
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("unip.layernorm."))
     if missing:
         raise ValueError(f"The student {name!r} lacks {missing[:3]} ({len(missing)} tensors): it is no UNIP encoder.")
@@ -61,10 +66,13 @@ def load_student(
     return model
 
 
+RESERVED_NAMES = {*dir(nn.ModuleDict), *vars(nn.ModuleDict()), "teacher"}
+
+
 class Students(nn.ModuleDict):
     """
-    Students that learn from the same pass of a teacher. They share nothing else: each gets the gradients that it would
-    get alone.
+    Students that learn from the same pass of a teacher. They share nothing else: for these images, each gets the
+    gradients that it would get alone.
 
     Args:
         models (`dict[str, UnipForPreTraining]`): By name; all take the same number of channels.
@@ -78,7 +86,6 @@ class Students(nn.ModuleDict):
         if len(channels) != 1:
             raise ValueError(f"Students that learn together take the same number of channels, not {sorted(channels)}.")
         super().__init__(models)
-        self.num_channels = channels.pop()
 
     def forward(
         self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
@@ -93,7 +100,7 @@ class Students(nn.ModuleDict):
             The loss of each student, float32 of shape `(number of students,)`.
         """
         losses = []
-        for student in self.values():
+        for student in self.values():  # the loss outside of what may be compiled, which would unroll its chunks
             outputs = student(pixel_values)
             losses.append(attention_distillation_loss(outputs.query, outputs.key, teacher_query, teacher_key))
         return torch.stack(losses)
@@ -101,15 +108,20 @@ class Students(nn.ModuleDict):
 
 def student_names(checkpoints: list[str]) -> list[str]:
     """
-    What the students are called in logs and folders: a size, or the name of the checkpoint's folder.
+    What the students are called in logs and folders: a size, or the end of the path of the checkpoint, as much of it
+    as tells them apart.
 
     Raises:
-        ValueError: if two have the same.
+        ValueError: if two are the same.
     """
-    names = [re.sub(r"[^\w-]", "_", Path(checkpoint).name) for checkpoint in checkpoints]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Two students would have the same name: {', '.join(names)}.")
-    return names
+    paths = [
+        Path(checkpoint).resolve() if Path(checkpoint).exists() else Path(checkpoint) for checkpoint in checkpoints
+    ]
+    for length in range(1, 1 + max(len(path.parts) for path in paths)):
+        names = [re.sub(r"[^\w-]+", "_", "-".join(path.parts[-length:])) for path in paths]
+        if len(set(names)) == len(names) and not any(name in RESERVED_NAMES for name in names):
+            return names
+    raise ValueError(f"Students need names of their own, unlike {', '.join(checkpoints)}.")
 
 
 __all__ = ["Students", "load_student", "student_names"]

@@ -19,7 +19,7 @@ def load_config(checkpoint: str) -> PreTrainedConfig:
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if it is a file.
+        ValueError: if it is a file, holds several checkpoints, or its configuration is damaged.
     """
     if is_random_start(checkpoint):
         return UnipConfig.from_size(checkpoint)
@@ -27,7 +27,12 @@ def load_config(checkpoint: str) -> PreTrainedConfig:
         raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
     try:
         return AutoConfig.from_pretrained(checkpoint)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        inside = sorted(path.parent.name for path in Path(checkpoint).glob("*/config.json"))
+        if inside:
+            raise ValueError(f"{checkpoint!r} holds several checkpoints, {', '.join(inside)}: choose one.") from error
+        if Path(checkpoint, "config.json").exists():
+            raise ValueError(f"The configuration in {checkpoint!r} cannot be used: {error}") from error
         raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
 
 

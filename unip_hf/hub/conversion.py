@@ -109,7 +109,9 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
         ) from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {reason}") from error
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a checkpoint, it is damaged or none of PyTorch's: {reason}"
+        ) from error
     return _find_state_dict(content, str(path))
 
 

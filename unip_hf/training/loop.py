@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -90,6 +90,19 @@ class Termination:
             self.is_safe = False
 
 
+def save_batches(
+    batches: Iterable[Any], numbers: Sequence[int], folder: Path, prefix: str, accelerator: Accelerator
+) -> None:
+    """Writes the tensors of the batches of these numbers, from 0, as safetensors."""
+    for number, batch in enumerate(islice(batches, max(numbers) + 1)):
+        if number in numbers:
+            named = batch if isinstance(batch, dict) else {"batch": batch}
+            tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)}
+            name = f"{prefix}-batch-{number + 1}-process-{accelerator.process_index}.safetensors"
+            with write_whole(folder / name) as staged:
+                save_file(tensors, staged)
+
+
 def make_sum_over_processes() -> Callable[[list[float]], list[float]]:
     """A function that adds numbers up over all processes, on the CPU, so that no device has to be waited for."""
     if not torch.distributed.is_initialized():
@@ -137,7 +150,7 @@ def train(
     A run that is interrupted goes on from its last checkpoint as if nothing had happened. SIGTERM writes a checkpoint
     and ends the process with status 143. `output_dir` gets `checkpoints/`, `best/` and `last/` (what `save_model`
     writes) and `metrics.jsonl`. A loss that is not finite ends the run, and the batch it came from is written to
-    `not_finite_batches/` (tensors, safetensors) by the process that had it.
+    `not_finite_batches/` (tensors, safetensors) by the process that had it, beside those of the step before.
 
     Args:
         accelerator: Prepares model and optimizer; its trackers, if there are any, get every metric.
@@ -247,19 +260,16 @@ def train(
 
     def refuse(message: str, step: int, numbers: Sequence[int]) -> NoReturn:
         """
-        Ends the run before these weights replace a good checkpoint. Batches follow from the step, so that those to be
-        saved are read again, and none needs to be kept.
+        Ends the run before these weights replace a good checkpoint, and saves the batches of these numbers in a step
+        of this process, and all of the step before, whose gradient may have been what broke the weights. Batches
+        follow from the step, so that they are read again, and none needs to be kept.
         """
         folder = output_dir / "not_finite_batches"
-        for number, batch in enumerate(islice(batches(step), max(numbers, default=-1) + 1)):
-            if number in numbers:
-                named = batch if isinstance(batch, dict) else {"batch": batch}
-                tensors = {
-                    name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)
-                }
-                name = f"step-{step:08d}-batch-{number + 1}-process-{accelerator.process_index}.safetensors"
-                with write_whole(folder / name) as staged:
-                    save_file(tensors, staged)
+        if numbers:
+            if step > first_step:
+                save_batches(batches(step - 1), range(accumulation_steps), folder, f"step-{step - 1:08d}", accelerator)
+            save_batches(batches(step), numbers, folder, f"step-{step:08d}", accelerator)
+        accelerator.wait_for_everyone()  # the first process that ends takes the others along
         raise ValueError(
             f"{message}: lower the learning rate, clip gradients, or use bf16 or fp32 instead of fp16. "
             f"The batch is in '{folder}'."
@@ -271,9 +281,21 @@ def train(
     with Termination() as termination:
         evaluate_and_keep_the_best()  # where a resumed run had not come to it
         while state["step"] < num_steps:
-            micro_batches = [next(iterator) for _ in range(accumulation_steps)]
+            micro_batches: list[Any] = []
+            failure = None
+            try:
+                micro_batches = [next(iterator) for _ in range(accumulation_steps)]
+            except (OSError, ValueError) as error:
+                failure = error
             weights = [batch_weight(batch) for batch in micro_batches]
-            total, num_terminated = add_up([sum(weights), termination.came])
+            try:
+                total, num_terminated, num_failed = add_up([sum(weights), termination.came, failure is not None])
+            except RuntimeError:
+                if termination.came:  # another process was in an evaluation and ended at once
+                    raise SystemExit(STOPPED_BY_SIGTERM) from None
+                raise
+            if num_failed:  # all processes end, with what one of them says
+                raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
             if num_terminated:
                 log_loss()
                 save_state()
@@ -309,6 +331,8 @@ def train(
             evaluate_and_keep_the_best()
             progress.update("  ".join(f"{name} {value}" for name, value in latest.items()))
     progress.close()
+    if not (output_dir / "last").exists():  # a finished run that was resumed in another folder
+        save("last")
     return state
 
 
