@@ -171,6 +171,16 @@ def test_attention_of_published_files(
         check_attention(teacher, images, full)
     query, key = load_teacher(str(tmp_path / "published.pth"), 3, num_attention_heads=4).query_key(images)
     torch.testing.assert_close(attention(query, key), full[2], atol=1e-5, rtol=0)
+    teacher.keep_layer(2)
+    assert teacher.num_attention_heads == 4  # of this block, whatever the last one has
+
+
+def test_timm_says_how_it_normalises(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", **TIMM_SIZE)
+    model.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    timm.models.save_for_hf(model, tmp_path / "timm", model_args=TIMM_SIZE)
+    teacher = load_teacher(f"timm:local-dir:{tmp_path / 'timm'}")
+    assert (teacher.image_mean, teacher.image_std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_a_published_file_of_one_channel_takes_three(
@@ -292,7 +302,7 @@ def test_two_processes_share_the_blocks(vit: str, tmp_path: Path) -> None:
 
 
 def test_normalisation_is_the_teachers_own(vit: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_teacher(vit).image_mean == IMAGENET_MEAN and "taking ImageNet's values" in caplog.text
+    assert load_teacher(vit).image_mean == IMAGENET_MEAN and "does not say how it normalises" in caplog.text
     transformers.ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3]).save_pretrained(vit)
     caplog.clear()
     teacher = load_teacher(vit)

@@ -130,7 +130,7 @@ def _find_normalisation(name: str) -> tuple[tuple[float, float, float], tuple[fl
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         return _three(processor.image_mean), _three(processor.image_std)
     except (AttributeError, ImportError, OSError, TypeError, ValueError):
-        logger.warning("%r has no image processor that says how it normalises: taking ImageNet's values.", name)
+        logger.warning("%r does not say how it normalises: as its own normalisation, ImageNet's counts.", name)
         return IMAGENET_MEAN, IMAGENET_STD
 
 
