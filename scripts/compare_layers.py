@@ -62,11 +62,19 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def forget_precision() -> None:
+    """Accelerate keeps it for the life of a process, but that of the next job may be another."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def measure_layers(options: argparse.Namespace) -> "LayerChoice":
     """NMI of all blocks, as `unip distill` with these options measures it."""
     from unip_hf.data.grey_crops import sample_crops
     from unip_hf.distillation import LayerChoice
 
+    forget_precision()
     options.teacher_layer = "auto"
     sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
     _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
@@ -91,8 +99,6 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
         ValueError: if the folder holds a run with other options.
         SystemExit: if the run fails in another process, which says why.
     """
-    from accelerate.state import AcceleratorState
-
     from unip_hf.training.checkpoints import find_checkpoint
 
     words = [*map(str, arguments), "--output_dir", str(output_dir)]
@@ -108,8 +114,7 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
         state = json.loads((checkpoint / "state.json").read_text())
         if state["step" if job == "distill" else "evaluated_step"] == num_steps:
             return
-    # Accelerate keeps the precision for the life of a process, but that of the next job may be another.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_precision()
     status = launch(job, words)
     if status:
         raise SystemExit(status)

@@ -139,7 +139,7 @@ def test_a_student_learns_the_attention_of_a_published_teacher(
     assert len(losses) == 60 and np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
     samples = [line for line in lines if "sample_loss/student" in line]
     assert [line["step"] for line in samples] == [30, 60]
-    assert samples[-1]["sample_loss/student"] < samples[0]["sample_loss/student"]
+    assert samples[-1]["sample_loss/student"] < 0.95 * losses[0]
     assert 0 < samples[-1]["nmi/student"] < 1 and samples[0]["nmi/teacher"] == samples[1]["nmi/teacher"] > 0
     assert Image.open(out / "attention" / "step-00000060.png").width > 300
 
