@@ -1,0 +1,56 @@
+"""Students from checkpoints, their names, and what is measured of them while they learn."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from unip_hf import UnipForPreTraining, UnipImageProcessor, UnipModel
+from unip_hf.distillation import AttentionMonitor, DistillationInput, Students, Teacher, load_student
+from unip_hf.distillation.students import student_names
+
+
+PLAIN = {"layer_scale_init_value": None, "position_embedding_type": "sincos"}
+
+
+def test_a_checkpoint_is_trained_further_with_the_teachers_heads(make_config: Callable, tmp_path: Path) -> None:
+    start = UnipModel(make_config(image_size=32, last_layer_num_attention_heads=None, **PLAIN))
+    start.save_pretrained(tmp_path)
+    student = load_student(str(tmp_path), 8, image_size=64, drop_path_rate=0.2)
+    assert student.config.last_layer_num_attention_heads == 8
+    assert [layer.drop_path.rate for layer in student.unip.layers] == [0.2] * 3
+    assert student.unip.embeddings.position_embeddings.shape == (1, 1 + 16, 32)
+    torch.testing.assert_close(student.unip.layers[0].mlp.fc1.weight, start.layers[0].mlp.fc1.weight)
+    with pytest.raises(ValueError, match="last_layer_num_attention_heads=5 does not divide"):
+        load_student(str(tmp_path), 5)
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 30)
+    with pytest.raises(ValueError, match="damaged"):
+        load_student(str(tmp_path), 8)
+
+
+def test_students_have_names_of_their_own(make_config: Callable, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "last").mkdir(parents=True)
+    assert student_names(["tiny", str(tmp_path / "a" / "last")]) == ["tiny", "last"]
+    assert student_names([str(tmp_path / name / "last") for name in "ab"]) == ["a-last", "b-last"]
+    assert student_names(["outputs/teacher"]) == ["outputs-teacher"]  # what the monitor calls the teacher
+    with pytest.raises(ValueError, match="names of their own"):
+        student_names(["tiny", "tiny"])
+    one, three = (UnipForPreTraining(make_config(num_channels=channels)) for channels in (1, 3))
+    with pytest.raises(ValueError, match="same number of channels"):
+        Students({"one": one, "three": three})
+
+
+def test_the_monitor_averages_over_images_however_they_are_divided(make_config: Callable, tmp_path: Path) -> None:
+    inputs = DistillationInput(Teacher(UnipModel(make_config(num_attention_heads=4)), 2), UnipImageProcessor())
+    students = Students({name: UnipForPreTraining(make_config(**PLAIN)) for name in ("a", "b")})
+    images = torch.randint(256, (4, 1, 64, 64), dtype=torch.uint8)
+    results = []
+    for batch_size in (4, 3):
+        monitor = AttentionMonitor(Accelerator(cpu=True), inputs, images, tmp_path, batch_size=batch_size)
+        results.append(monitor(students.eval(), step=batch_size))
+    assert results[0].keys() == {"sample_loss/a", "sample_loss/b", "nmi/teacher", "nmi/a", "nmi/b"}
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    assert (tmp_path / "attention" / "step-00000003.png").is_file()
