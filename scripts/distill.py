@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unip_hf.scripts.options import (
-    add_dataset_options,
     add_training_options,
+    add_unlabelled_options,
     check_positive,
     make_image_processor,
     make_parser,
@@ -42,9 +42,7 @@ LARGEST_PER_DEVICE_BATCH = 256  # the published one
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
-    data = add_dataset_options(parser, is_unlabelled=True)
-    data.add_argument("--split", help="of a data set (default: train); of folders every image counts")
-    data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
+    add_unlabelled_options(parser)
 
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument(

@@ -68,30 +68,40 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_dataset_options(
-    parser: argparse.ArgumentParser, is_positional: bool = False, is_unlabelled: bool = False
-) -> Any:
+DATASETS = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-rgbd-depth, ade20k"
+
+
+def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = False) -> Any:
     """Which dataset; returns the group, for more."""
     data = parser.add_argument_group("data")
-    names = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-rgbd-depth, ade20k"
-    if is_unlabelled:
-        data.add_argument(
-            "--dataset", default="folder", help=f'"folder" (default), all images in folders; infmix, {names}'
-        )
-        data.add_argument(
-            "--data_dir", type=Path, nargs="+", help="folders; of InfMix and benchmarks the one folder or zip file"
-        )
-    elif is_positional:
-        data.add_argument("dataset", help=f"folder (images and masks of your own), {names}")
+    if is_positional:
+        data.add_argument("dataset", help=f"folder (images and masks of your own), {DATASETS}")
     else:
         data.add_argument(
-            "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{names}'
+            "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{DATASETS}'
         )
-    if not is_unlabelled:
-        data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
+    data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
+    _add_benchmark_options(data)
+    return data
+
+
+def add_unlabelled_options(parser: argparse.ArgumentParser) -> None:
+    """Which images, for pre-training."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
+    )
+    data.add_argument(
+        "--data_dir", type=Path, nargs="+", help="folders; of InfMix and benchmarks the one folder or zip file"
+    )
+    _add_benchmark_options(data)
+    data.add_argument("--split", help="of a data set (default: train); of folders every image counts")
+    data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
+
+
+def _add_benchmark_options(data: Any) -> None:
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
     data.add_argument("--allow_partial", action="store_true", help="take what is there of a benchmark")
-    return data
 
 
 def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc: int | None = None) -> Any:
@@ -284,6 +294,7 @@ __all__ = [
     "add_inference_options",
     "add_launch_options",
     "add_training_options",
+    "add_unlabelled_options",
     "add_window_options",
     "check_positive",
     "find_accelerate_config",
