@@ -160,6 +160,7 @@ def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
         for tracker in accelerator.trackers:  # which still hold something
             tracker.finish()
         raise
+    accelerator.wait_for_everyone()  # a process that leaves while another still talks to it may abort it
     accelerator.end_training()
 
 
