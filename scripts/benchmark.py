@@ -19,15 +19,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from unip_hf.scripts.options import make_parser
+
 
 MEASUREMENTS = ("import", "processor", "attention", "metric", "loss", "students", "input")
 CALCULATIONS = ("pretraining_cost",)
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip benchmark", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def command_parser() -> argparse.ArgumentParser:
+    parser = make_parser("benchmark", __doc__)
     parser.add_argument(
         "--only",
         choices=(*MEASUREMENTS, *CALCULATIONS),
@@ -42,7 +42,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help="of which the median counts; of students on a CPU at most 3\n(default: %(default)s)",
     )
     parser.add_argument("--images", type=Path, help="folder of JPEG files for input, instead of drawn ones")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     if options.repeats < 1:
         raise ValueError(f"--repeats is at least 1, not {options.repeats}.")
     if options.images is not None and not options.images.is_dir():

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     from unip_hf.evaluation.reports import Block
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("check-dataset", __doc__)
     data = add_dataset_options(parser)
     data.add_argument("--num_workers", type=int, help="threads that read images (default: one for each core)")
     output = parser.add_argument_group("output", "files that exist are replaced")
     output.add_argument("--write_report", type=Path, metavar="FILE", help="HTML page with pictures and plots")
     output.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, for programs")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     check_positive(options, "num_workers")
     return options
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WORDS = ("auto", "first-third", "last")
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("compare-layers", __doc__)
     parser.add_argument("--teacher", required=True, help="as for unip distill")
     parser.add_argument(
@@ -55,7 +55,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="gets one folder for each run, table and figure"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     wrong = [word for word in options.teacher_layers if word not in WORDS and not word.isdecimal()]
     if wrong:
         raise ValueError(f"--teacher_layers are numbers from 1, or {', '.join(WORDS)}, not {' '.join(wrong)}.")

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from unip_hf.files import write_whole
+from unip_hf.scripts.options import make_parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip convert", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def command_parser() -> argparse.ArgumentParser:
+    parser = make_parser("convert", __doc__)
     parser.add_argument("source", type=Path, help="published file, or with --to_published a folder")
     parser.add_argument("target", type=Path, help="folder to write, or with --to_published a .pth file")
     parser.add_argument("--to_published", action="store_true", help="write a file with the published names")
@@ -34,7 +33,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--feature_layers", type=int, nargs="+", help="blocks that segmentation reads, from 1")
     group.add_argument("--image_size", type=int, help="resize the position table to this image size in pixels")
     group.add_argument("--num_channels", type=int, choices=[1, 3], help="input channels")
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    return command_parser().parse_args(arguments)
 
 
 def convert(options: argparse.Namespace) -> None:

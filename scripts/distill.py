@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LARGEST_PER_DEVICE_BATCH = 256  # the published one
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
     add_unlabelled_options(parser)
@@ -110,8 +110,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     watching.add_argument(
         "--num_sample_images", type=int, default=64, help="for the choice of the layer and pictures (%(default)s)"
     )
+    return parser
 
-    options = parser.parse_args(with_recipe(arguments))
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(with_recipe(arguments))
     if options.teacher_layer != "auto" and not options.teacher_layer.isdecimal():
         raise ValueError(f'--teacher_layer is "auto" or the number of a block from 1, not {options.teacher_layer!r}.')
     check_positive(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune", __doc__)
     add_training_options(parser)
     data = add_dataset_options(parser)
@@ -87,8 +87,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
     add_window_options(evaluation)
+    return parser
 
-    options = parser.parse_args(with_recipe(arguments))
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(with_recipe(arguments))
     if options.linear_probe and options.layerwise_probe:
         raise ValueError("--linear_probe and --layerwise_probe exclude each other.")
     check_positive(

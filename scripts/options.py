@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unip_hf import UnipImageProcessor
     from unip_hf.data.transforms import Transform
     from unip_hf.evaluation import InferenceSettings
+    from unip_hf.evaluation.exported import ExportedModel
 
 
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
@@ -202,8 +203,14 @@ def make_window_settings(options: argparse.Namespace, crop_size: int, **settings
     return InferenceSettings(window_size=window_size, stride=stride, **settings)
 
 
-def make_inference_settings(options: argparse.Namespace, model: "PreTrainedModel") -> "InferenceSettings":
-    """What [`add_inference_options`] were given, for a model."""
+def make_inference_settings(
+    options: argparse.Namespace, model: "PreTrainedModel | ExportedModel"
+) -> "InferenceSettings":
+    """What [`add_inference_options`] were given, for a model; an end-to-end file takes frames whole."""
+    from unip_hf.evaluation.exported import EndToEndModel
+
+    if isinstance(model, EndToEndModel):
+        options.whole_image = True
     size = model.config.image_size if model.config.model_type == "unip" else 512
     crop_size = size if isinstance(size, int) else max(size)
     return make_window_settings(

@@ -17,7 +17,7 @@ from pathlib import Path
 from unip_hf.scripts.options import add_dataset_options, check_positive, load_dataset, make_parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("prepare-dataset", __doc__)
     add_dataset_options(parser, is_positional=True)
     output = parser.add_argument_group("output")
@@ -28,7 +28,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     hub = parser.add_argument_group("Hub")
     hub.add_argument("--push_to_hub", metavar="USER/NAME", help="upload it there, after `hf auth login`")
     hub.add_argument("--public", action="store_true", help="where its licence allows that (default: private)")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     check_positive(options, "images_per_shard", "num_workers")
     if options.dataset == "infmix":
         raise ValueError("For infmix there is `unip prepare-infmix`.")

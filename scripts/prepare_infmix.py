@@ -33,7 +33,7 @@ from pathlib import Path
 from unip_hf.scripts.options import check_positive, make_parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("prepare-infmix", __doc__)
     sources = parser.add_argument_group("sources")
     sources.add_argument("--infrared", nargs="+", default=[], metavar="PATH", help="folders or zip files")
@@ -80,7 +80,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     output.add_argument("--images_per_shard", type=int, default=2000, help="in one file (default: %(default)s)")
     output.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
     output.add_argument("--num_workers", type=int, help="processes (default: one for each core)")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     check_positive(options, "images_per_class", "images_per_shard", "num_workers", "quality")
     check_positive(options, "shortest_edge", "hash_distance", "seed", or_zero=True)
     return options

@@ -11,15 +11,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unip_hf.scripts.options import make_parser
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "unip quickstart", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+
+def command_parser() -> argparse.ArgumentParser:
+    parser = make_parser("quickstart", __doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/quickstart"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=700, help="training steps of 4 scenes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     if options.steps < 1:
         raise ValueError(f"--steps is at least 1, not {options.steps}.")
     return options

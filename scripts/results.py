@@ -18,7 +18,7 @@ from unip_hf.scripts.options import make_parser
 from unip_hf.scripts.runs import FREE_OPTIONS
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("results", __doc__)
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs, or that hold some")
     parser.add_argument(
@@ -30,7 +30,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--format", choices=["markdown", "csv"], default="markdown", help="default: %(default)s")
     parser.add_argument("--output_file", type=Path, metavar="FILE", help="default: the terminal")
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    return command_parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

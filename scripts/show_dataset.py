@@ -22,7 +22,7 @@ from unip_hf.scripts.options import (
 )
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("show-dataset", __doc__)
     data = add_dataset_options(parser)
     data.add_argument("--split", default="train", help="default: %(default)s")
@@ -34,7 +34,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--output_file", type=Path, default=Path("show.png"), help="default: %(default)s")
     output.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     check_positive(options, "num_samples", "num_variants", "crop_size")
     if options.output_file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--output_file is a .png or .jpg file, unlike {str(options.output_file)!r}.")
