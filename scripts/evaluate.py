@@ -27,7 +27,7 @@ from unip_hf.scripts.options import (
 from unip_hf.scripts.runs import versions
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("evaluate", __doc__)
     parser.add_argument("checkpoint", help="folder of a semantic segmentation model, or its name on the Hub")
     group = add_dataset_options(parser)
@@ -43,7 +43,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     group.add_argument("--no_update_card", action="store_true", help="leave the checkpoint's README.md as it is")
     add_launch_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     check_positive(options, "num_workers", "num_examples", or_zero=True)
     if options.output_dir is None:
         if not Path(options.checkpoint).is_dir():
@@ -71,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         update_model_card,
         write_results,
     )
+    from unip_hf.hub.checkpoints import fingerprint
 
     logging.disable_progress_bar()
     accelerator = Accelerator(mixed_precision=options.mixed_precision)
@@ -93,6 +98,7 @@ def main(arguments: Sequence[str]) -> None:
         if accelerator.is_main_process:
             details = {
                 "checkpoint": options.checkpoint,
+                "fingerprint": fingerprint(model, processor),
                 "dataset": options.dataset,
                 "dataset_config": options.dataset_config,
                 "data_dir": None if options.data_dir is None else str(options.data_dir),

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from .._version import __version__
 from ..files import write_whole
 from ..progress import Progress, bars_on_terminals_only
 from .folder import SPLITS
@@ -141,6 +142,13 @@ def write_parquet(
     progress.close()
 
 
+def license_id(license: str) -> str:
+    """What the Hub calls a licence that is given in words."""
+    if license.startswith("not stated"):
+        return "unknown"
+    return license.lower() if license.lower() in ("apache-2.0", "mit", "cc-by-4.0") else "other"
+
+
 def dataset_card(
     dataset: Mapping[str, datasets.Dataset],
     id2label: dict[int, str],
@@ -174,8 +182,7 @@ def dataset_card(
         ],
     }
     if info is not None and info.license:
-        known = info.license.lower() if info.license.lower() in ("apache-2.0", "mit", "cc-by-4.0") else "other"
-        metadata["license"] = known
+        metadata["license"] = license_id(info.license)
     columns = next(iter(dataset.values())).column_names
     described = {
         "image": "with the depth of its file, 8 or 16 bits",
@@ -198,11 +205,15 @@ def dataset_card(
     ]
     for id, label in id2label.items():
         colour = "" if palette is None else " #" + "".join(f"{value:02x}" for value in palette[id]) + " |"
-        table.append(f"| {id} | {label} |{colour}")
+        name = label.replace("|", "\\|")
+        table.append(f"| {id} | {name} |{colour}")
     parts.append("\n".join(table))
-    if info is not None:
-        parts += ["## Source", f"Homepage: <{info.homepage}>\n\nLicence: {info.license}"] if info.homepage else []
-        parts += ["## Citation", f"```bibtex\n{info.citation.strip()}\n```"] if info.citation else []
+    source = [f"Homepage: <{info.homepage}>"] if info is not None and info.homepage else []
+    source.append(f"Licence: {info.license if info is not None and info.license else 'not stated'}")
+    source.append(f"These files were made by `unip prepare-dataset` of unip_hf {__version__}.")
+    parts += ["## Source", "\n\n".join(source)]
+    if info is not None and info.citation:
+        parts += ["## Citation", f"```bibtex\n{info.citation.strip()}\n```"]
     return DatasetCard(f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 

@@ -120,7 +120,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
     num_steps = record.get("num_steps") or options.get("num_steps")
     if not num_steps or not isinstance(num_steps, int):
         raise ValueError(f"'{folder / 'run.json'}' does not say how many steps the run has.")
-    lines = _read_metrics(folder / "metrics.jsonl")
+    lines = read_metrics(folder / "metrics.jsonl")
     last_step = max((line["step"] for line in lines), default=0)
     if last_step < num_steps:
         raise ValueError(f"'{folder}' is unfinished: step {last_step} of {num_steps}.")
@@ -229,7 +229,13 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"'{path}' is damaged: {error}.") from error
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """
+    The lines of a run's `metrics.jsonl`: `step`, and what was measured there. None where nothing was logged yet.
+
+    Raises:
+        ValueError: if a line is damaged; the message names it.
+    """
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines  # nothing was logged yet
@@ -343,6 +349,7 @@ __all__ = [
     "collect_scores",
     "find_runs",
     "method_name",
+    "read_metrics",
     "read_run",
     "scores_to_csv",
     "tables_to_markdown",

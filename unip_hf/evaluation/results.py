@@ -25,6 +25,7 @@ SUMMARY = {
     "overall_accuracy": "overall accuracy",
     "mean_dice": "mean Dice",
 }
+CARD_TEXT = "Segments infrared images."  # of a new card, below its heading
 LONGEST_PICTURE_SIDE = 1920  # pixels; keeps the report small
 
 
@@ -140,6 +141,48 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", value
 
 
+def to_eval_results(
+    means: Mapping[str, float | None],
+    class_iou: Mapping[str, float | None],
+    dataset: str,
+    split: str,
+    dataset_config: str | None = None,
+    dataset_name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[EvalResult]:
+    """
+    Entries of a model card's model index: mean IoU, mean and overall accuracy, and the IoU of each class, 0 to 1.
+    What is undefined, `None` or NaN, is left out.
+
+    Args:
+        means: `mean_iou`, `mean_accuracy`, `overall_accuracy`; others are not used.
+        class_iou: By the name of the class.
+        dataset: Name of the dataset.
+        split: That was evaluated.
+        dataset_config: Which of several datasets of that name, e.g. the folder.
+        dataset_name: What readers see, by default the configuration or the name.
+        settings: What the numbers depend on besides.
+    """
+    values = [(name, SUMMARY[name], means[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")]
+    values += [("iou", f"IoU of {label}", iou) for label, iou in class_iou.items()]
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Semantic segmentation",
+            dataset_type=dataset,
+            dataset_name=dataset_name or dataset_config or dataset,
+            dataset_config=dataset_config,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=label[0].upper() + label[1:],
+            metric_value=float(value),
+            metric_args=None if settings is None else dict(settings),
+        )
+        for metric, label, value in values
+        if value is not None and not math.isnan(value)
+    ]
+
+
 def update_model_card(
     folder: str | os.PathLike,
     result: EvaluationResult,
@@ -168,46 +211,54 @@ def update_model_card(
         ValueError: if the metadata in the file is not valid.
     """
     path = Path(folder) / "README.md"
+    class_iou = {id2label[index]: iou for index, iou in enumerate(result.metrics["per_category_iou"])}
+    new = to_eval_results(result.metrics, class_iou, dataset, split, dataset_config)
+    name = path.resolve().parent.name
+    if path.is_file():
+        card = load_card(path)
+    else:
+        new_data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
+        card = ModelCard(f"---\n{new_data.to_yaml()}\n---\n\n# {name}\n\n{CARD_TEXT}\n")
+    data: Any = card.data
     where: dict[str, Any] = {
         "task_type": "image-segmentation",
         "dataset_type": dataset,
         "dataset_config": dataset_config,
         "dataset_split": split,
     }
-    names = {name: SUMMARY[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-    values = [(name, label, result.metrics[name]) for name, label in names.items()]
-    values += [("iou", f"IoU of {id2label[i]}", iou) for i, iou in enumerate(result.metrics["per_category_iou"])]
-    new = [
-        EvalResult(
-            **where,
-            task_name="Semantic segmentation",
-            dataset_name=dataset_config or dataset,
-            metric_type=metric,
-            metric_name=label[0].upper() + label[1:],
-            metric_value=round(float(value), 6),
-        )
-        for metric, label, value in values
-        if not math.isnan(value)
-    ]
-    if path.is_file():
-        try:
-            card = ModelCard.load(path)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"The metadata at the top of {str(path)!r} is not valid: {error}") from error
-    else:
-        data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
-        name = path.resolve().parent.name
-        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nSegments infrared images.\n")
     kept = [
         earlier
-        for earlier in card.data.eval_results or []
-        if any(getattr(earlier, name) != value for name, value in where.items())
+        for earlier in data.eval_results or []
+        if any(getattr(earlier, field) != value for field, value in where.items())
     ]
-    card.data.model_name = card.data.model_name or path.resolve().parent.name
-    card.data.eval_results = kept + new
+    data.model_name = data.model_name or name
+    data.eval_results = kept + new
     with write_whole(path) as staged:
         card.save(staged)
     return path
 
 
-__all__ = ["absent_classes", "class_table", "format_result", "format_table", "update_model_card", "write_results"]
+def load_card(path: Path) -> ModelCard:
+    """
+    Reads a model card.
+
+    Raises:
+        ValueError: if its metadata is not valid.
+    """
+    try:
+        return ModelCard.load(path)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The metadata at the top of {str(path)!r} is not valid: {error}") from error
+
+
+__all__ = [
+    "CARD_TEXT",
+    "absent_classes",
+    "class_table",
+    "format_result",
+    "format_table",
+    "load_card",
+    "to_eval_results",
+    "update_model_card",
+    "write_results",
+]

@@ -1,8 +1,13 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What users name a checkpoint by: a folder, a model on the Hub, or a size for a random start."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
@@ -36,4 +41,29 @@ def load_config(checkpoint: str) -> PreTrainedConfig:
         raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
 
 
-__all__ = ["is_random_start", "load_config"]
+def fingerprint(model: nn.Module, processor: Any) -> str:
+    """
+    A number that is another one as soon as weights or configuration of the model or its processor change; that a
+    checkpoint was saved again, by whichever version of `transformers`, does not change it.
+
+    Args:
+        model: With a `config`, on any device.
+        processor: Its image processor.
+
+    Returns:
+        SHA-256 as 64 hexadecimal digits.
+    """
+    parts: list[Any] = [model.config, processor]
+    settings = [
+        {key: value for key, value in part.to_dict().items() if key not in _CHANGED_BY_SAVING} for part in parts
+    ]
+    content = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+_CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}
+
+__all__ = ["fingerprint", "is_random_start", "load_config"]

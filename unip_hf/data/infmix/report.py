@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ... import paper
 from ..._version import __version__
 from ...files import write_whole
 from ..parquet import size_category
@@ -223,7 +224,7 @@ def make_card(report: InfMixReport) -> DatasetCard:
         pretty_name="InfMix",
         license="other",
         task_categories=["image-feature-extraction"],
-        tags=["infrared", "thermal", "pretraining", "grayscale", "arxiv:2502.02257"],
+        tags=["infrared", "thermal", "pretraining", "grayscale", f"arxiv:{paper.ARXIV_ID}"],
         size_categories=[size_category(report.num_images)],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
@@ -240,7 +241,7 @@ def make_card(report: InfMixReport) -> DatasetCard:
         f"---\n{metadata.to_yaml()}\n---",
         "# InfMix",
         "Grey images for self-supervised pre-training of infrared backbones, mixed from infrared datasets and photos "
-        "as described in [UNIP](https://arxiv.org/abs/2502.02257), made by `unip prepare-infmix`.",
+        f"as described in [UNIP]({paper.URL}), made by `unip prepare-infmix`.",
         "```python\nfrom unip_hf.data import load_infrared_dataset\n\n"
         'images = load_infrared_dataset("infmix", data_dir="this-folder", split="train", streaming=True)\n```',
         "Columns: `image`, grey; `source`, from the table below; `name`, path of the original file in its source. The "
@@ -254,6 +255,8 @@ def make_card(report: InfMixReport) -> DatasetCard:
         "## Settings",
         "\n".join([*settings, *options]),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+        "## Citation",
+        f"```bibtex\n{paper.CITATION}\n```",
     ]
     return DatasetCard("\n\n".join(parts) + "\n")
 

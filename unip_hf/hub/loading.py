@@ -1,0 +1,45 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Loads what can be published: segmentation models of any kind, and encoders of UNIP."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from ..evaluation import load_processor, load_segmentation_model
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
+from ..modeling.modeling_unip_pretraining import UnipForPreTraining
+from .checkpoints import load_config
+
+
+ENCODERS: dict[str, type[UnipPreTrainedModel]] = {"UnipModel": UnipModel, "UnipForPreTraining": UnipForPreTraining}
+
+
+def load_publishable(checkpoint: Path) -> tuple[PreTrainedModel, UnipImageProcessor]:
+    """
+    Args:
+        checkpoint: Folder of a segmentation model of any kind, or of an encoder of UNIP.
+
+    Returns:
+        The model, in evaluation mode, and its processor.
+
+    Raises:
+        OSError, ValueError: if there is no such folder, it holds something else, or weights are missing.
+    """
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint folder '{checkpoint}'.")
+    config = load_config(str(checkpoint))
+    encoder = ENCODERS.get((config.architectures or [""])[0]) if config.model_type == "unip" else None
+    if encoder is None:
+        model, processor = load_segmentation_model(checkpoint)
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"'{checkpoint}' holds an exported model: publish the checkpoint that it was made from.")
+        return model, processor
+    loaded, loading = encoder.from_pretrained(checkpoint, output_loading_info=True)
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(f"'{checkpoint}' lacks {len(missing)} weights, {missing[0]!r} among them.")
+    return loaded.eval(), load_processor(checkpoint)
+
+
+__all__ = ["ENCODERS", "load_publishable"]

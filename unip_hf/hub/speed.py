@@ -1,0 +1,112 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""How long a saved model takes for an image, and how much memory, measured on this machine in a process of its own."""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from .loading import load_publishable
+
+
+@dataclass(frozen=True)
+class Speed:
+    """
+    Args:
+        hardware: Name of the processor.
+        threads: That PyTorch computed with; `None` on a GPU.
+        dtype: Of the weights, such as `"float32"`.
+        size: Side of the square image in pixels.
+        seconds: For one image: median of several forward passes, without reading and scaling.
+        megabytes: Most memory at once: on a GPU that of PyTorch, otherwise that of the whole process with its
+            libraries; `None` where the system does not say.
+    """
+
+    hardware: str
+    threads: int | None
+    dtype: str
+    size: int
+    seconds: float
+    megabytes: float | None
+
+
+def measure_speed(checkpoint: Path, size: int) -> list[Speed]:
+    """
+    Measures a saved model on the CPU, and on the GPU if there is one.
+
+    Args:
+        checkpoint: Folder.
+        size: Side of the image in pixels.
+
+    Raises:
+        ValueError: if it does not run here.
+    """
+    found = []
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        command = [sys.executable, "-m", __name__, str(checkpoint), str(size), device]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise ValueError(f"The speed on {device} cannot be measured (--no_speed leaves it out): {reason}")
+        found.append(Speed(**json.loads(done.stdout.splitlines()[-1])))
+    return found
+
+
+def cpu_name() -> str:
+    """What the system calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_megabytes() -> float | None:
+    """
+    Most memory that this process had at once. (`resource.getrusage` would count that of the process that started it.)
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> Speed:
+    """Loads a model and runs it in this process, see [`measure_speed`]."""
+    model, _ = load_publishable(checkpoint)
+    model = model.eval().to(device)
+    dtype = next(model.parameters()).dtype
+    pixel_values = torch.zeros(1, getattr(model.config, "num_channels", 3), size, size, device=device, dtype=dtype)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            model(pixel_values)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    is_cpu = device == "cpu"
+    return Speed(
+        hardware=cpu_name() if is_cpu else torch.cuda.get_device_name(),
+        threads=torch.get_num_threads() if is_cpu else None,
+        dtype=str(dtype).removeprefix("torch."),
+        size=size,
+        seconds=statistics.median(seconds[1:]),  # the first pass warms up
+        megabytes=peak_megabytes() if is_cpu else torch.cuda.max_memory_allocated() / 2**20,
+    )
+
+
+__all__ = ["Speed", "cpu_name", "measure_here", "measure_speed", "peak_megabytes"]
+
+
+if __name__ == "__main__":
+    folder, side, device_name = sys.argv[1:]
+    print(json.dumps(asdict(measure_here(Path(folder), int(side), device_name))))
