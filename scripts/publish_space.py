@@ -1,0 +1,112 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Publishes the demo as a Space on the Hub: the page of `unip demo` with a model that is on the Hub.
+
+    unip publish-space me/infrared-demo --model me/unip-small-yard --dry_run look
+    unip publish-space me/infrared-demo --model me/unip-small-yard
+
+The Space holds this library itself. --dry_run writes the very files into a folder and needs no network. A new Space is
+private unless --public; one with a private model needs a secret HF_TOKEN, which is set on its page.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from unip_hf.scripts.options import make_parser
+
+
+SUBPACKAGES = ("modeling", "scripts", "spaces_demo")  # which lie elsewhere in a checkout
+
+
+def command_parser() -> argparse.ArgumentParser:
+    parser = make_parser("publish-space", __doc__)
+    parser.add_argument("repo_id", metavar="USER/NAME", help="the Space")
+    parser.add_argument(
+        "--model", nargs="+", required=True, metavar="USER/NAME", help="models on the Hub; the first is shown"
+    )
+    parser.add_argument("--dry_run", type=Path, metavar="OUT_DIR", help="new folder for the files, instead of the Hub")
+    parser.add_argument("--public", action="store_true", help="make a new Space public (default: private)")
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    return command_parser().parse_args(arguments)
+
+
+def write_space(folder: Path, models: Sequence[str]) -> None:
+    """
+    Writes the files of a Space: `app.py`, `README.md` with the models in its header, `requirements.txt`, and this
+    library as the folder `unip_hf`, of an editable install as of any other.
+
+    Args:
+        folder: That is empty or not there.
+        models: Names on the Hub.
+
+    Raises:
+        ValueError: if there are files in the folder.
+    """
+    import importlib
+    import shutil
+
+    from huggingface_hub import SpaceCard
+
+    from unip_hf.files import write_whole
+
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is not an empty folder: choose another.")
+    packages = {name: importlib.import_module(name) for name in ("unip_hf", *(f"unip_hf.{s}" for s in SUBPACKAGES))}
+    with write_whole(folder) as staged:
+        for name, package in packages.items():
+            assert package.__file__ is not None
+            shutil.copytree(
+                Path(package.__file__).parent,
+                staged / name.replace(".", "/"),
+                ignore=shutil.ignore_patterns("__pycache__", ".*"),
+                dirs_exist_ok=True,
+            )
+        for name in ("app.py", "README.md", "requirements.txt"):
+            (staged / "unip_hf" / "spaces_demo" / name).rename(staged / name)
+        card = SpaceCard.load(staged / "README.md")
+        card.data["models"] = list(models)
+        card.save(staged / "README.md")
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse_arguments(arguments)
+    from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
+
+    check_repo_id(options.repo_id)
+    for model in options.model:
+        if Path(model).exists():
+            raise ValueError(
+                f"{model!r} lies on this machine, where a Space cannot read it: publish it first, with unip publish "
+                f"{model} USER/NAME, and give that name."
+            )
+        check_repo_id(model)
+    if options.dry_run is None:
+        check_login()
+    with tempfile.TemporaryDirectory(prefix="unip-publish-") as temporary:
+        folder = options.dry_run or Path(temporary) / "files"
+        write_space(folder, options.model)
+        if options.dry_run is not None:
+            count = sum(path.is_file() for path in folder.rglob("*"))
+            print(f"Wrote {count} files into {folder}; nothing was uploaded. To try it: python {folder / 'app.py'}")
+            return
+        done = upload_folder(
+            folder,
+            options.repo_id,
+            is_public=options.public,
+            repo_type="space",
+            replaced_patterns=["unip_hf/**"],
+            space_sdk="gradio",
+        )
+        print(done)
+
+
+if __name__ == "__main__":
+    from unip_hf.scripts.cli import run
+
+    sys.exit(run(main, sys.argv[1:]))

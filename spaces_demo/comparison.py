@@ -1,0 +1,156 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Two segmentations of an image: their classes beside each other, and where they differ."""
+
+import html
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..evaluation import overlay_picture, segment_image, segmentation_palette
+from ..modeling.image_processing_unip import UnipImageProcessor
+from .models import default_inference_settings
+
+
+@dataclass(frozen=True)
+class SegmentedImage:
+    """
+    Args:
+        picture (`PIL.Image.Image`): The image, its intensities scaled as for the model, with the classes laid over it.
+        ids (`np.ndarray` of shape `(height, width)`): Class of each pixel.
+        id2label (`dict[int, str]`): Names of the classes.
+    """
+
+    picture: Image.Image
+    ids: np.ndarray
+    id2label: Mapping[int, str]
+
+    def shares(self) -> dict[str, float]:
+        """Name of each class that occurs: its share of the pixels, 0 to 1; the largest first."""
+        shares: Counter[str] = Counter()
+        for index, count in zip(*np.unique(self.ids, return_counts=True)):
+            shares[self.id2label[int(index)]] += count / self.ids.size
+        return dict(shares.most_common())
+
+
+def with_scaling(
+    processor: UnipImageProcessor, scaling: str, bounds: tuple[float, float] | None = None
+) -> UnipImageProcessor:
+    """
+    A copy of an image processor that scales intensities in another way.
+
+    Args:
+        processor: Stays as it is.
+        scaling: `intensity_scaling` of [`UnipImageProcessor`].
+        bounds: What becomes 0 and 1: for `"percentiles"` ranks from 0 to 100, for `"fixed_range"` values in the unit
+            of the image.
+
+    Raises:
+        ValueError: if the bounds do not fit the scaling, or the processor leaves values as they are.
+    """
+    if not processor.do_rescale:
+        raise ValueError("This model takes values as they are: how they are scaled cannot be chosen.")
+    settings = {
+        **processor.to_dict(),
+        "intensity_scaling": scaling,
+        "intensity_range": None,
+        "counts_to_celsius": None,
+    }
+    if bounds is not None:
+        settings["intensity_range" if scaling == "fixed_range" else "intensity_percentiles"] = list(bounds)
+    return type(processor).from_dict(settings)
+
+
+def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> SegmentedImage:
+    """
+    Args:
+        model: Of [`load_segmentation_model`].
+        processor: Its image processor.
+        image: `(height, width)` or `(height, width, 3)`, with the depth that the camera gave.
+
+    Raises:
+        ValueError: if the processor cannot use the image.
+    """
+    scores = segment_image(model, processor, image, default_inference_settings(model))  # (classes, H, W)
+    ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
+    id2label = {int(index): name for index, name in model.config.id2label.items()}
+    if processor.do_rescale:  # what the network sees
+        image = np.rint(processor.scale_intensities(image) * 255).astype(np.uint8)
+    return SegmentedImage(overlay_picture(image, ids, id2label, ignore_index=-1), ids, id2label)
+
+
+def differing_pixels(first: SegmentedImage, second: SegmentedImage) -> np.ndarray | None:
+    """
+    Where two segmentations of an image name different classes, bool `(height, width)`; `None` if their classes are not
+    the same, whatever the order.
+    """
+    if set(first.id2label.values()) != set(second.id2label.values()):
+        return None
+    numbers = {name: number for number, name in enumerate(first.id2label.values())}
+    maps = []
+    for segmented in (first, second):
+        number_of = np.zeros(max(segmented.id2label) + 1, dtype=np.int64)
+        for index, name in segmented.id2label.items():
+            number_of[index] = numbers[name]
+        maps.append(number_of[segmented.ids])  # (H, W)
+    return maps[0] != maps[1]
+
+
+def difference_picture(image: np.ndarray, is_different: np.ndarray) -> Image.Image:
+    """The image with the pixels coloured where `is_different`, bool `(height, width)`."""
+    return overlay_picture(image, is_different, {0: "background", 1: "different"}, opacity=0.8)
+
+
+def share_table(first: SegmentedImage, second: SegmentedImage) -> str:
+    """Shares of all classes that occur in either, beside each other, with their colours, as HTML."""
+    both = first, second
+    shares = [segmented.shares() for segmented in both]
+    names = sorted(
+        dict.fromkeys([*shares[0], *shares[1]]), key=lambda name: -max(of_one.get(name, 0) for of_one in shares)
+    )
+    rows = ["<tr><th></th><th>First</th><th>Second</th></tr>"]
+    for name in names:
+        cells = "".join(
+            f"<td>{_swatch(segmented, name)} {_percent(of_one[name])}</td>" if name in of_one else "<td></td>"
+            for segmented, of_one in zip(both, shares)
+        )
+        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _swatch(segmented: SegmentedImage, name: str) -> str:
+    """The colour of a class in the picture; the background has none."""
+    if name.lower() == "background":
+        return ""
+    index = next(index for index, other in segmented.id2label.items() if other == name)
+    colour = tuple(segmentation_palette(max(segmented.id2label) + 1)[index].tolist())
+    return f'<span class="swatch" style="background: rgb{colour}"></span>'
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
+
+
+def agreement(is_different: np.ndarray | None) -> str:
+    """A sentence on what [`differing_pixels`] found."""
+    if is_different is None:
+        return "The two models have different classes, so it cannot be said on how many pixels they agree."
+    if not is_different.any():
+        return "Both name the same class at every pixel."
+    return (
+        f"Both name the same class at {1 - is_different.mean():.1%} of the pixels; {int(is_different.sum()):,} differ."
+    )
+
+
+__all__ = [
+    "SegmentedImage",
+    "agreement",
+    "difference_picture",
+    "differing_pixels",
+    "segment",
+    "share_table",
+    "with_scaling",
+]

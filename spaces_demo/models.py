@@ -1,0 +1,84 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""The models that the demo was started with, and the GPU of a Space on ZeroGPU."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+
+try:
+    import spaces  # of Spaces on ZeroGPU, to be imported before CUDA is used
+except ImportError:
+    spaces = None
+
+import torch
+from transformers import PreTrainedModel
+
+from ..evaluation import InferenceSettings, load_segmentation_model
+from ..evaluation.exported import ExportedModel
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..scripts.options import add_inference_options, make_inference_settings
+
+
+Function = TypeVar("Function", bound=Callable)
+
+# All computing in one thread: of several, each would keep the memory that it once needed.
+_THREAD = ThreadPoolExecutor(max_workers=1)
+
+
+def on_gpu(function: Function) -> Function:
+    """
+    A function that computes with the models, made to run where it should: in a Space on ZeroGPU on the GPU that is
+    lent for each call, elsewhere in one thread that all share. Its arguments and results go from process to process
+    on ZeroGPU, so they are files, arrays and names; models come by its closure.
+    """
+    if spaces is not None and (lent := spaces.GPU(function)) is not function:
+        return lent
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        return _THREAD.submit(copy_context().run, function, *arguments).result()  # with what gr.Progress looks for
+
+    return cast(Function, run)
+
+
+class Models:
+    """
+    Segmentation models by the names that the app was started with, loaded once, on a GPU where there is one.
+
+    Args:
+        names: Folders, exported files, or names on the Hub; see [`load_segmentation_model`].
+
+    Raises:
+        OSError: if there is no such folder or model.
+        ValueError: if one is no segmentation model.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._loaded = {
+            name: load_segmentation_model(name, device) for name in names
+        }  # only read later, by any thread
+        self.names = list(self._loaded)
+
+    def get(self, name: str) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
+        """
+        Raises:
+            ValueError: if the app was not started with this model.
+        """
+        if name not in self._loaded:
+            raise ValueError(f"There is no model {name!r} here, only {', '.join(self.names)}.")
+        return self._loaded[name]
+
+
+def default_inference_settings(model: PreTrainedModel | ExportedModel) -> InferenceSettings:
+    """How `unip predict` goes over an image with this model when nothing else is asked for."""
+    parser = argparse.ArgumentParser()
+    add_inference_options(parser)
+    return make_inference_settings(parser.parse_args([]), model)
+
+
+__all__ = ["Models", "default_inference_settings", "on_gpu"]

@@ -1,0 +1,202 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""The tab that segments what is uploaded."""
+
+import html
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from ..evaluation.pictures import grey_picture, segmentation_palette
+from ..modeling.image_reading_unip import read_image
+from .models import Models, on_gpu
+from .segmentation import Segmentation, segment_sources
+from .temporary import session_folder, temporary_folder
+from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_uploads, error_message, examples
+
+
+LIMITS = (
+    f"Up to {MAX_FILE_SIZE // 2**20} MB, {MAX_PIXELS // 10**6} megapixels and {MAX_FRAMES} frames. Files are deleted "
+    "after half an hour."
+)
+CLICK = "click on the picture for the class and the value there."
+
+
+def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
+    """HTML list of classes: colour, name, and share of the pixels."""
+    palette = segmentation_palette(max(labels) + 1)
+    entries = []
+    for index, share in shares.items():
+        is_coloured = labels[index].lower() != "background"  # as in overlays
+        colour = "rgb({}, {}, {})".format(*palette[index]) if is_coloured else "transparent"
+        percent = f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
+        entries.append(
+            f'<div><span class="swatch" style="background: {colour}"></span>{html.escape(labels[index])} '
+            f"<span>{percent}</span></div>"
+        )
+    return f'<div class="legend">{"".join(entries)}</div>'
+
+
+def example_uploads() -> tuple[list[Image.Image], list[str]]:
+    """Pictures and paths of the examples: scenes, and last a TIFF file of them all."""
+    scenes = examples()
+    pages = temporary_folder() / "examples" / "scenes.tif"
+    images = [Image.open(path) for path in scenes]
+    images[0].save(pages, save_all=True, append_images=images[1:])
+    pictures = [grey_picture(read_image(path)) for path in scenes]
+    sheet = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:4])])
+    return [Image.fromarray(picture) for picture in (*pictures, sheet)], [*scenes, str(pages)]
+
+
+def _result_folder(request: gr.Request) -> Path:
+    """Where what a visitor has segmented lies, once it is there."""
+    return session_folder(request) / "segmentation"
+
+
+def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path, progress: Any) -> list[str]:
+    """
+    Segments an upload with a model of this name.
+
+    Args:
+        folder: To be made, for [`Segmentation`].
+        progress: Called as `gr.Progress`.
+
+    Returns:
+        Sentences on what was left out.
+
+    Raises:
+        gr.Error: if nothing could be segmented.
+    """
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
+        sources, notes = describe_uploads(paths, Path(unpacked))
+        try:
+            model, processor = models.get(name)
+            return notes + segment_sources(
+                model,
+                processor,
+                sources,
+                folder,
+                lambda done, total: progress((done, total), desc="Segmenting", unit="frames") if total > 1 else None,
+            )
+        except ValueError as error:  # gr.Error is one, and quotes its message
+            raise error_message(getattr(error, "message", str(error))) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise error_message("This image is too large for the memory here: send a part of it.") from error
+
+
+def segment_tab(models: Models) -> None:
+    """The components of the tab and what they do; called while the page is built."""
+    example_pictures, example_paths = example_uploads()
+
+    @on_gpu
+    def compute(name: str, paths: list[str], folder: str) -> list[str]:
+        return segment_upload(models, name, paths, Path(folder), gr.Progress())
+
+    def show(segmentation: Segmentation, frame: int, opacity: float) -> list[Any]:
+        """Of `shown`."""
+        classes = legend(segmentation.shares(frame), segmentation.labels)
+        hint = f"{html.escape(segmentation.names[frame])}: {CLICK}"
+        return [segmentation.picture(frame, opacity / 100), classes, hint]
+
+    def segment(name: str, paths: list[str] | None, opacity: float, request: gr.Request) -> list[Any]:
+        """Of `shown` and `results`."""
+        if not paths:
+            raise error_message("Upload an image first.")
+        folder = _result_folder(request)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
+            notes = compute(name, paths, f"{staging}/result")
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(staging, "result").rename(folder)
+        segmentation = Segmentation(folder)
+        count = len(segmentation.names)
+        ending = "s" if count > 1 else ""
+        overlays = segmentation.write_overlays(opacity / 100)
+        return [
+            *show(segmentation, 0, opacity),
+            gr.update(value=1, maximum=max(2, count), label=f"Frame, of {count}", visible=count > 1),
+            gr.update(value="<br>".join(html.escape(note) for note in notes), visible=bool(notes)),
+            gr.update(value=segmentation.write_masks(), label=f"Download mask{ending}", interactive=True),
+            gr.update(value=overlays, label=f"Download overlay{ending}", interactive=True),
+            paths,
+        ]
+
+    def clear(request: gr.Request) -> list[Any]:
+        """Of `shown` and `results`: what is there belongs to another upload."""
+        shutil.rmtree(_result_folder(request), ignore_errors=True)
+        unavailable = gr.update(value=None, interactive=False)
+        return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, []]
+
+    def segment_example(name: str, index: int, opacity: float, request: gr.Request) -> list[Any]:
+        return segment(name, [example_paths[index]], opacity, request)
+
+    def segment_again(name: str, paths: list[str], opacity: float, request: gr.Request) -> list[Any]:
+        return segment(name, paths, opacity, request) if paths else [gr.skip()] * len(shown + results)
+
+    def show_again(frame: int, opacity: float, request: gr.Request) -> list[Any]:
+        return show(Segmentation(_result_folder(request)), int(frame) - 1, opacity)
+
+    def blend_again(frame: int, opacity: float, request: gr.Request) -> Image.Image | dict:
+        folder = _result_folder(request)
+        return Segmentation(folder).picture(int(frame) - 1, opacity / 100) if folder.is_dir() else gr.skip()
+
+    def write_overlays(opacity: float, request: gr.Request) -> Any:
+        folder = _result_folder(request)
+        return gr.update(value=Segmentation(folder).write_overlays(opacity / 100)) if folder.is_dir() else gr.skip()
+
+    def describe_pixel(frame: int, event: gr.SelectData, request: gr.Request) -> str:
+        x, y = event.index
+        return html.escape(Segmentation(_result_folder(request)).describe_pixel(int(frame) - 1, x, y))
+
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or take an example.")
+            model = gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1)
+            files = gr.File(file_count="multiple", label="Images, TIFF, zip, video", height=150, elem_id="uploads")
+            directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
+            dataset = gr.Dataset(
+                components=[gr.Image(visible=False)],
+                samples=[[picture] for picture in example_pictures],
+                label="Examples, the last one a TIFF file of four pages",
+                type="index",
+                layout="gallery",
+                elem_id="examples",
+            )
+            gr.Markdown(LIMITS, elem_classes="note")
+        with gr.Column(scale=3, min_width=300):
+            picture = gr.Image(
+                label="Segmentation", format="png", interactive=False, buttons=["fullscreen"], elem_id="segmentation"
+            )
+            pixel = gr.HTML(CLICK.capitalize(), elem_id="pixel")
+            frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frame")
+            opacity = gr.Slider(0, 100, 50, step=5, label="Opacity of the classes, %", elem_id="opacity")
+            classes = gr.HTML(elem_id="legend")
+            notes = gr.HTML(visible=False, elem_classes="note", elem_id="notes")
+            with gr.Row():
+                mask = gr.DownloadButton("Download mask", size="md", interactive=False, elem_id="mask")
+                overlay = gr.DownloadButton("Download overlay", size="md", interactive=False, elem_id="overlay")
+    latest = gr.State([])  # paths of the upload that is shown
+
+    shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest]
+    private: dict[str, Any] = {"api_visibility": "private"}
+    light = {"show_progress": "hidden", "trigger_mode": "always_last", **private}
+    heavy: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture}
+    heavy |= {"concurrency_limit": 1, "concurrency_id": "model"}
+    cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "show_progress": "hidden", **private}
+    files.upload(**cleared).then(segment, [model, files, opacity], api_name="segment", **heavy)
+    directory.upload(**cleared).then(segment, [model, directory, opacity], **private, **heavy)
+    dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **private, **heavy)
+    model.change(segment_again, [model, latest, opacity], **private, **heavy)
+    frame.input(show_again, [frame, opacity], shown, **light)
+    opacity.input(blend_again, [frame, opacity], picture, **light)
+    opacity.input(write_overlays, opacity, overlay, **light)
+    picture.select(describe_pixel, frame, pixel, **light)
+
+
+__all__ = ["legend", "segment_tab", "segment_upload"]

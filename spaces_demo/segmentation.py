@@ -1,0 +1,203 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Segments uploads, and keeps the frames with their masks in a folder for whatever the page shows of them."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ..evaluation.exported import ExportedModel
+from ..evaluation.pictures import overlay_picture
+from ..evaluation.prediction import Predictor, read_wanted
+from ..evaluation.sources import Source
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.image_reading_unip import read_mask
+from .models import default_inference_settings
+from .uploads import MAX_FRAMES, MAX_PIXELS, error_message
+
+
+MAX_SECONDS = 45.0  # of computing for an upload of several frames
+MAX_KEPT_PIXELS = MAX_FRAMES * 640 * 512  # of all frames of an upload
+ENLARGED_SIDE, REDUCED_SIDE = 720, 2048  # pixels up to which the page's picture is enlarged, and reduced
+
+
+def segment_sources(
+    model: PreTrainedModel | ExportedModel,
+    processor: UnipImageProcessor,
+    sources: Sequence[Source],
+    folder: Path,
+    on_frame: Callable[[int, int], object] = lambda done, total: None,
+    max_seconds: float = MAX_SECONDS,
+) -> list[str]:
+    """
+    Segments the frames of sources as `unip predict` does by default, and writes what [`Segmentation`] reads:
+    `frames/000000.npy`, ... with their raw values, and the masks of `unip predict`.
+
+    Args:
+        model, processor: Segmentation model and its processor.
+        sources: Of `describe_uploads`.
+        folder: Empty, or to be made.
+        on_frame: Called with the number of frames done and how many there are about.
+        max_seconds: After which no further frame is begun.
+
+    Returns:
+        Sentences on frames that cannot be used, and on what came after [`MAX_FRAMES`], [`MAX_KEPT_PIXELS`] or the
+        time.
+
+    Raises:
+        gr.Error: if no frame could be segmented.
+    """
+    predictor = Predictor(model, processor, folder, default_inference_settings(model), with_overlays=False)
+    total = sum(max(1, source.num_frames) for source in sources)
+    names: list[str] = []
+    notes: list[str] = []
+    pixels, deadline = 0, time.monotonic() + max_seconds
+    (folder / "frames").mkdir(parents=True)
+    for source, frame, image in read_wanted(sources, 1, lambda source, name: True, notes):
+        limits = {
+            f"{MAX_FRAMES} frames": len(names) >= MAX_FRAMES,
+            f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
+            f"{max_seconds:.0f} seconds": time.monotonic() > deadline and len(names) > 0,
+        }
+        if any(limits.values()):
+            limit = next(name for name, is_reached in limits.items() if is_reached)
+            notes.append(f"Only the first {len(names)} frames: an upload may take {limit} here.")
+            break
+        try:
+            if image.shape[0] * image.shape[1] > MAX_PIXELS:  # of a video that changes its size
+                raise ValueError(f"It has more than {MAX_PIXELS // 10**6} million pixels.")
+            ids, _ = predictor.segment(image)  # (H, W)
+        except ValueError as error:
+            notes.append(f"{frame.source} cannot be used: {error}")
+            continue
+        predictor.write(source, frame.name, image, ids, None)
+        np.save(folder / "frames" / f"{len(names):06d}.npy", image)
+        names.append(frame.name)
+        pixels += ids.size
+        on_frame(len(names), max(len(names), min(total, MAX_FRAMES)))
+    for source in sources:  # a visitor knows the names of files, not where they lie here
+        notes = [note.replace(f"{Path(source.path).parent}/", "") for note in notes]
+    if not names:
+        raise error_message(notes[0])
+    described = {"names": names, "labels": predictor.id2label, "counts_to_celsius": processor.counts_to_celsius}
+    (folder / "segmentation.json").write_text(json.dumps(described), encoding="utf-8")
+    return notes
+
+
+def _display_factor(size: tuple[int, int]) -> float:
+    """How much a frame of this size is enlarged for the page, which itself enlarges nothing."""
+    longest = max(size)
+    return max(1, ENLARGED_SIDE // longest) if longest <= REDUCED_SIDE else REDUCED_SIDE / longest
+
+
+class Segmentation:
+    """
+    What [`segment_sources`] wrote. Frames are numbered from 0, and read from their files when they are needed.
+
+    Args:
+        folder: Where it was written.
+
+    Raises:
+        gr.Error: if it is there no more.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            described = json.loads((folder / "segmentation.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise error_message("This result is no longer kept here: upload the image once more.") from None
+        self.names: list[str] = described["names"]
+        self.labels = {int(index): name for index, name in described["labels"].items()}
+        self.counts_to_celsius: list[float] | None = described["counts_to_celsius"]
+
+    def raw(self, frame: int) -> np.ndarray:
+        """Values `(height, width)` or `(height, width, 3)` of a frame, with the depth of its file."""
+        return np.load(self.folder / "frames" / f"{frame:06d}.npy", mmap_mode="r")
+
+    def mask_path(self, frame: int) -> Path:
+        return self.folder / "masks" / f"{self.names[frame]}.png"
+
+    def ids(self, frame: int) -> np.ndarray:
+        """Class ids `(height, width)` of a frame."""
+        return read_mask(self.mask_path(frame))
+
+    def overlay(self, frame: int, opacity: float, with_legend: bool = False) -> Image.Image:
+        """The frame under the colours of its classes, RGB; with a legend as `unip predict` draws it."""
+        ids = self.ids(frame)
+        return overlay_picture(self.raw(frame), ids, self.labels, opacity, ignore_index=-1, with_legend=with_legend)
+
+    def picture(self, frame: int, opacity: float) -> Image.Image:
+        """The overlay in a size for the page: few pixels enlarged by a whole factor, many reduced."""
+        overlay = self.overlay(frame, opacity)
+        factor = _display_factor(overlay.size)
+        return overlay.resize(
+            (round(overlay.width * factor), round(overlay.height * factor)), Image.Resampling.NEAREST
+        )
+
+    def shares(self, frame: int) -> dict[int, float]:
+        """The classes of a frame, by their share of its pixels, 0 to 1, the largest first."""
+        ids, counts = np.unique(self.ids(frame), return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {int(ids[index]): float(counts[index] / counts.sum()) for index in order}
+
+    def describe_pixel(self, frame: int, x: int, y: int) -> str:
+        """The class and the raw value at a pixel of [`picture`], in words."""
+        ids, raw = self.ids(frame), self.raw(frame)
+        height, width = ids.shape
+        factor = _display_factor((width, height))
+        x, y = (min(int((place + 0.5) / factor), side - 1) for place, side in ((x, width), (y, height)))
+        return f"x {x}, y {y}: {self.labels[int(ids[y, x])]}, {self._describe_value(raw[y, x])}"
+
+    def _describe_value(self, value: np.ndarray) -> str:
+        if value.ndim:
+            return f"RGB {', '.join(str(channel) for channel in value)}"
+        if value.dtype == np.uint8:
+            return f"grey value {value}"
+        if value.dtype.kind == "f":
+            return f"{value:.2f} °C" if self.counts_to_celsius else f"value {value:.6g}"
+        counts = f"{value} counts"
+        if self.counts_to_celsius is None:
+            return counts
+        factor, offset = self.counts_to_celsius
+        return f"{counts}, {factor * float(value) + offset:.1f} °C"
+
+    def write_masks(self) -> Path:
+        """The mask as a file to download, as `unip predict` writes it; of several frames an archive of them."""
+        if len(self.names) > 1:
+            return self._write_archive("masks", lambda frame: self.mask_path(frame).read_bytes())
+        path = self.folder / f"{Path(self.names[0]).name}-mask.png"
+        path.write_bytes(self.mask_path(0).read_bytes())
+        return path
+
+    def write_overlays(
+        self, opacity: float, on_frame: Callable[[int, int], object] = lambda done, total: None
+    ) -> Path:
+        """The overlay with its legend as a file to download; of several frames an archive of them."""
+        if len(self.names) == 1:
+            path = self.folder / f"{Path(self.names[0]).name}-overlay.png"
+            self.overlay(0, opacity, with_legend=True).save(path)
+            return path
+
+        def encode(frame: int) -> bytes:
+            encoded = io.BytesIO()
+            self.overlay(frame, opacity, with_legend=True).save(encoded, "PNG", compress_level=1)
+            return encoded.getvalue()
+
+        return self._write_archive("overlays", encode)
+
+    def _write_archive(self, kind: str, encode: Callable[[int], bytes]) -> Path:
+        path = self.folder / f"{kind}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for frame, name in enumerate(self.names):
+                archive.writestr(f"{kind}/{name}.png", encode(frame))
+        return path
+
+
+__all__ = ["MAX_KEPT_PIXELS", "MAX_SECONDS", "Segmentation", "segment_sources"]

@@ -1,0 +1,240 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""What people upload, checked before it is decoded: images of any depth, TIFF files, videos, archives."""
+
+import struct
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import gradio as gr
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..data import draw_scene
+from ..evaluation.sources import DAMAGES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, read_frames
+from ..evaluation.video import describe_video
+from .temporary import temporary_folder
+
+
+MAX_FILE_SIZE = 200 * 2**20  # bytes of an upload
+MAX_UNPACKED_SIZE = 500 * 2**20  # bytes of all files in an archive
+MAX_RATIO = 200  # bytes unpacked for each byte in an archive; infrared images have less than 20
+MAX_DIRECTORY_SIZE = 2**20  # bytes of an archive's list of files
+MAX_PIXELS = 8_000_000  # of an image or a frame
+MAX_FRAMES = 200  # of an upload
+
+# Only these decoders see what strangers send: others start programs (EPS) or open further files (playlists).
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "GIF")
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv"
+
+EXAMPLE_SEEDS = (500, 511, 523, 540)  # of the scenes' test split
+
+
+@contextmanager
+def readable_errors(path: Path) -> Iterator[None]:
+    """What goes wrong with an upload becomes a sentence that names the file, without where it lies on this server."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(path) from error
+    except (*DAMAGES, av.FFmpegError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        message = str(getattr(error, "strerror", None) or error).replace(f"{path.parent}/", "")
+        message = message if path.name in message else f"{path.name!r} cannot be read: {message}"
+        raise error_message(message) from error
+
+
+def error_message(message: str) -> gr.Error:
+    """An error for the page alone, without a traceback on the server."""
+    return gr.Error(message, print_exception=False)
+
+
+def _too_many_pixels(path: Path, width: int = 0, height: int = 0) -> gr.Error:
+    size = f"{width}x{height} pixels" if width else "too many pixels"
+    return error_message(
+        f"{path.name!r} has {size}; up to {MAX_PIXELS // 10**6} million are taken here. Use `unip predict` on "
+        "your own machine, or send a part of it."
+    )
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_many_pixels(path, width, height)
+
+
+def _count_pages(path: Path) -> int:
+    """Pages of an image file, up to one more than [`MAX_FRAMES`], by their headers: no pixel is decoded."""
+    with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+        _check_pixels(path, *image.size)
+        if image.format != "TIFF":
+            return 1
+        for page in range(1, MAX_FRAMES + 1):
+            try:
+                image.seek(page)
+            except EOFError:
+                return page
+            _check_pixels(path, *image.size)
+        return MAX_FRAMES + 1
+
+
+def _describe_video(path: Path) -> Source:
+    with av.open(str(path), options={"format_whitelist": VIDEO_FORMATS}) as container:
+        for stream in container.streams.video[:1]:
+            _check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+    return Source(path.stem, str(path), "video", *describe_video(str(path)))
+
+
+def describe_upload(path: str | Path) -> Source:
+    """
+    What a file is and how many frames it has, from its header.
+
+    Returns:
+        `Source` of `num_frames` at most one above [`MAX_FRAMES`] for pages.
+
+    Raises:
+        gr.Error: if it is neither an image nor a video, too big, or damaged.
+    """
+    path = Path(path)
+    with readable_errors(path):
+        try:
+            pages = _count_pages(path)
+        except UnidentifiedImageError:
+            if path.suffix.lower() not in VIDEO_SUFFIXES:
+                raise error_message(f"{path.name!r} is neither an image nor a video that can be read.") from None
+            return _describe_video(path)
+        return Source(path.stem, str(path), "pages" if pages > 1 else "image", pages)
+
+
+def read_upload(path: str | Path) -> np.ndarray:
+    """
+    The first frame of an upload.
+
+    Args:
+        path: Image, TIFF file, or video.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)` or `(height, width, 3)`, with the values and the depth of the file.
+
+    Raises:
+        gr.Error: if it is neither an image nor a video, has more than [`MAX_PIXELS`] (which its header tells, before
+            anything is decoded), or is damaged.
+    """
+    path = Path(path)
+    source = describe_upload(path)
+    with readable_errors(path):
+        return next(read_frames(source)).load()
+
+
+def _check_archive(path: Path) -> None:
+    """From the end of the file, before the list of its files is read, which itself may be huge."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    size = struct.unpack("<L", tail[at + 12 : at + 16])[0] if at >= 0 and len(tail) >= at + 22 else 0
+    if size > MAX_DIRECTORY_SIZE or b"PK\6\7" in tail[max(0, at - 20) : max(0, at)]:  # or sizes of 64 bits
+        raise error_message(f"{path.name!r} holds too many files or too large ones to be unpacked here.")
+
+
+def unpack_images(path: Path, folder: Path) -> list[Path]:
+    """
+    The images and videos in a zip archive, unpacked into a folder; other files, archives among them, stay packed.
+
+    Raises:
+        gr.Error: if it would become larger than [`MAX_UNPACKED_SIZE`] or more than [`MAX_RATIO`] times as large, if it
+            has a password or is damaged.
+    """
+    with readable_errors(path):
+        _check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            wanted = [entry for entry in archive.infolist() if _may_have_frames(Path(entry.filename))]
+            unpacked = sum(entry.file_size for entry in wanted)
+            packed = sum(entry.compress_size for entry in wanted)
+            if unpacked > MAX_UNPACKED_SIZE or unpacked > MAX_RATIO * max(packed, 2**16):
+                raise error_message(
+                    f"{path.name!r} is not unpacked: {unpacked / 2**20:,.0f} MB would come out of "
+                    f"{packed / 2**20:,.1f} MB, and up to {MAX_UNPACKED_SIZE // 2**20} MB and {MAX_RATIO} times "
+                    "its size are taken here."
+                )
+            # zipfile reads no more of a file than its entry says, and takes ".." and the like out of its name.
+            return [Path(archive.extract(entry, folder)) for entry in wanted]
+
+
+def _may_have_frames(path: Path) -> bool:
+    """By its name, as `unip predict` chooses files in folders."""
+    is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not is_hidden
+
+
+def describe_uploads(paths: Sequence[str | Path], folder: Path) -> tuple[list[Source], list[str]]:
+    """
+    The files with frames in an upload: images, TIFF files, videos, archives with such files, or the files of a folder.
+
+    Args:
+        paths: The upload.
+        folder: Where archives are unpacked.
+
+    Returns:
+        Sources, each of its own name, until they have more than [`MAX_FRAMES`]; and sentences on what cannot be read.
+
+    Raises:
+        gr.Error: if there is none; for a single file as [`describe_upload`] and [`unpack_images`] say.
+    """
+    files: list[Path] = []
+    is_single = len(paths) == 1
+    for path in map(Path, paths):
+        if zipfile.is_zipfile(path):
+            files += unpack_images(path, folder / f"archive-{len(files)}")
+            is_single = False
+        elif is_single or _may_have_frames(path):
+            files.append(path)
+    if not files:
+        raise error_message("There is no image and no video in this upload.")
+    sources: dict[str, Source] = {}
+    notes: list[str] = []
+    frames = 0
+    for path in files:
+        if frames > MAX_FRAMES:
+            break
+        try:
+            source = describe_upload(path)
+        except gr.Error as error:
+            if is_single:
+                raise
+            notes.append(str(error.message))
+            continue
+        count = 1
+        while source.name in sources:  # files of the same name from several folders
+            count += 1
+            source = source._replace(name=f"{path.stem}-{count}")
+        sources[source.name] = source
+        frames += source.num_frames
+    if not sources:
+        raise error_message(notes[0])
+    return list(sources.values()), notes
+
+
+@lru_cache(maxsize=1)
+def examples() -> list[str]:
+    """Paths of drawn scenes, 16-bit PNG of 256x320 pixels, made when first asked for; they vanish with the process."""
+    folder = temporary_folder() / "examples"
+    folder.mkdir()
+    paths = [folder / f"scene-{number}.png" for number in range(1, len(EXAMPLE_SEEDS) + 1)]
+    for path, seed in zip(paths, EXAMPLE_SEEDS):
+        Image.fromarray(draw_scene(seed)[0]).save(path)
+    return [str(path) for path in paths]
+
+
+__all__ = [
+    "describe_upload",
+    "describe_uploads",
+    "error_message",
+    "examples",
+    "read_upload",
+    "readable_errors",
+    "unpack_images",
+]

@@ -1,0 +1,179 @@
+"""The demo in a real browser, and under load."""
+
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio_client
+import numpy as np
+from PIL import Image
+
+from unip_hf.data import draw_scene
+from unip_hf.scripts import predict
+
+from .conftest import Server
+
+
+def predicted(model: Path, image: Path, folder: Path) -> Path:
+    """What `unip predict` writes."""
+    predict.main([str(model), str(image), "--output_dir", str(folder / "prediction")])
+    return folder / "prediction"
+
+
+def upload(page: object, *files: Path) -> None:
+    page.locator("#uploads input[type=file]").set_input_files([str(file) for file in files])
+
+
+def download(page: object, button: str) -> Path:
+    with page.expect_download() as waiting:
+        page.locator(button).click()
+    return waiting.value.path()
+
+
+def text_of(page: object, place: str, pattern: str) -> str:
+    """The text of an element, as soon as it has such a part."""
+    element = page.locator(place).filter(has_text=re.compile(pattern))
+    element.wait_for()
+    return element.inner_text()
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_an_8_bit_image_is_segmented_as_by_predict(page: object, demo_model: Path, tmp_path: Path) -> None:
+    counts, _ = draw_scene(7, 120, 160)
+    grey = np.clip((counts - 6000.0) / 8, 0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "scene.png")
+    upload(page, tmp_path / "scene.png")
+    page.locator("#segmentation img").wait_for()
+    page.locator("#legend .swatch").first.wait_for()
+    mask = pixels(download(page, "#mask"))
+    folder = predicted(demo_model, tmp_path / "scene.png", tmp_path)
+    expected = pixels(folder / "masks" / "scene.png")
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(pixels(download(page, "#overlay")), pixels(folder / "overlays" / "scene.png"))
+
+
+def test_16_bit_pages_with_counts_opacity_and_archives(page: object, demo_model: Path, tmp_path: Path) -> None:
+    frames = [draw_scene(seed, 120, 160)[0] for seed in range(3)]
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    masks = predicted(demo_model, tmp_path / "pages.tif", tmp_path) / "masks"
+    names = {0: "sky", 1: "road", 2: "car", 3: "person", 4: "<b>tree</b>"}
+    upload(page, tmp_path / "pages.tif")
+    legend = text_of(page, "#legend", "%")
+    ids = pixels(masks / "pages" / "000000.png")
+    for index, name in names.items():
+        share = (ids == index).mean()
+        expected = f"{name}\\s+{share:.1%}" if share >= 0.001 else f"{name}\\s+< 0.1%" if share else ""
+        assert re.search(expected, legend), (expected, legend)
+
+    def click(x: int, y: int) -> None:  # in pixels of the frame, which is shown enlarged by 4
+        page.locator("#segmentation img").click(position={"x": 4 * x + 1, "y": 4 * y + 1})
+
+    def described(number: int, x: int, y: int) -> str:
+        counts = frames[number][y, x]
+        name = names[pixels(masks / "pages" / f"{number:06d}.png")[y, x]]
+        return f"x {x}, y {y}: {name}, {counts} counts, {0.04 * counts - 273.15:.1f} °C"
+
+    click(20, 30)
+    text_of(page, "#pixel", re.escape(described(0, 20, 30)))
+    first = page.locator("#segmentation img").get_attribute("src")
+    page.locator("#frame input[type=number]").fill("3")
+    page.locator("#frame input[type=number]").press("Enter")
+    page.locator(f'#segmentation img:not([src="{first}"])').wait_for()
+    click(150, 110)
+    text_of(page, "#pixel", re.escape(described(2, 150, 110)))
+
+    with zipfile.ZipFile(download(page, "#mask")) as archive:
+        assert archive.namelist() == [f"masks/pages/{number:06d}.png" for number in range(3)]
+        for number in range(3):
+            with archive.open(f"masks/pages/{number:06d}.png") as file:
+                np.testing.assert_array_equal(
+                    np.asarray(Image.open(file)), pixels(masks / "pages" / f"{number:06d}.png")
+                )
+    before = download(page, "#overlay").read_bytes()
+    page.locator("#opacity input[type=number]").fill("90")
+    page.locator("#opacity input[type=number]").press("Enter")
+    deadline = time.monotonic() + 20
+    while download(page, "#overlay").read_bytes() == before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    with zipfile.ZipFile(download(page, "#overlay")) as archive, archive.open("overlays/pages/000001.png") as file:
+        predict.main(
+            [str(demo_model), str(tmp_path / "pages.tif"), "-o", str(tmp_path / "strong"), "--opacity", "0.9"]
+        )
+        strong = pixels(tmp_path / "strong" / "overlays" / "pages" / "000001.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), strong)
+
+
+def test_a_wrong_file_is_refused_and_the_next_one_works(page: object, tmp_path: Path) -> None:
+    page.locator("#examples img").first.click()
+    page.locator("#legend .swatch").first.wait_for()
+    (tmp_path / "a<i>b.png").write_text("no image")
+    upload(page, tmp_path / "a<i>b.png")
+    toast = page.locator(".toast-body")
+    toast.wait_for()
+    assert re.search("'a.*b.png' is neither an image nor a video", toast.inner_text())
+    assert "/" not in toast.inner_text().replace("\n", "") and toast.locator("i").count() == 0
+    assert page.locator("#legend").inner_text() == "", "of the image before"
+    assert page.locator("#mask").is_disabled() and page.locator("#segmentation img").count() == 0
+    (tmp_path / "cut.png").write_bytes(Path(draw_png(tmp_path / "whole.png")).read_bytes()[:3000])
+    page.get_by_label("Clear").first.click()
+    upload(page, tmp_path / "cut.png")
+    text_of(page, ".toast-wrap", "'cut.png' is damaged|'cut.png' cannot be read")
+    page.locator("#examples img").last.click()
+    assert text_of(page, "#frame", "of 4")
+
+
+def draw_png(path: Path) -> Path:
+    Image.fromarray(draw_scene(5, 120, 160)[0]).save(path)
+    return path
+
+
+def test_the_page_fits_narrow_windows_and_shows_the_card(open_page: Callable, demo_model: Path) -> None:
+    page = open_page(390, "/?__theme=dark")
+    for tab in ("Segment", "Attention", "Compare", "About"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+    assert text_of(page, "#card", "A tiny network") == "A tiny network"
+    facts = page.locator("#facts").inner_text()
+    assert "-40 °C to 60 °C" in facts and "<b>tree</b>" in facts and str(demo_model) in facts
+
+
+def resident(pid: int) -> int:
+    """Memory of a process in bytes."""
+    status = Path(f"/proc/{pid}/status")
+    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) * 1024 if status.is_file() else 0
+
+
+def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo_model: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(draw_scene(11, 240, 320)[0])
+    image.save(tmp_path / "scene.png")
+    expected = pixels(predicted(demo_model, tmp_path / "scene.png", tmp_path) / "masks" / "scene.png")
+
+    def request(number: int) -> np.ndarray:
+        client = gradio_client.Client(demo.url, verbose=False, download_files=tmp_path / str(number))
+        file = gradio_client.handle_file(tmp_path / "scene.png")
+        mask = client.predict(str(demo_model), [file], 50, api_name="/segment")[5]
+        ids = pixels(Path(mask["value"] if isinstance(mask, dict) else mask))
+        client.close()
+        return ids
+
+    request(-1)
+    before = resident(demo.process.pid)
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(request, range(20)))
+    for ids in answers:
+        np.testing.assert_array_equal(ids, expected)
+    assert resident(demo.process.pid) - before < 200 * 2**20
+    sessions = next(demo.temporary.glob("unip-demo-*")) / "sessions"
+    deadline = time.monotonic() + 20
+    while any(sessions.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(sessions.iterdir()), "what a closed page left"
