@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/ready
 	$(BIN)/unip quickstart
@@ -13,11 +13,14 @@ test: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .venv/typed && mkdir .venv/typed && cp -r unip_hf .venv/typed && cp -r modeling scripts .venv/typed/unip_hf
+	rm -rf .venv/typed && mkdir .venv/typed && cp -r unip_hf .venv/typed && cp -r modeling scripts spaces_demo .venv/typed/unip_hf
 	cd .venv/typed && ../bin/mypy --config-file ../../setup.cfg
 
 bench: .venv/ready
 	$(BIN)/unip benchmark
+
+docs: .venv/ready
+	$(BIN)/mkdocs build --strict --site-dir .venv/site
 
 clean:
 	rm -rf .venv outputs

@@ -1,7 +1,6 @@
 """The `unip` command as a user types it, in processes of its own."""
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,7 +125,7 @@ def test_help_names_every_job() -> None:
         assert unip(job, "--help").stdout.startswith(f"usage: unip {job}")
 
 
-def test_quickstart_leaves_what_the_readme_s_python_then_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quickstart_leaves_a_page_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for _ in range(2):  # the second time in a folder that holds the first
         done = unip("quickstart", "--steps", 2, cwd=tmp_path)
@@ -139,19 +138,6 @@ def test_quickstart_leaves_what_the_readme_s_python_then_uses(tmp_path: Path, mo
     folder = tmp_path / "outputs" / "quickstart"
     assert Image.open(folder / "prediction" / "overlays" / "scene.png").width == 320
     assert np.asarray(Image.open(folder / "scene.png")).dtype == np.uint16
-
-    (tmp_path / "my-drone-images").mkdir()
-    for number in range(8):
-        shutil.copy(folder / "scene.png", tmp_path / "my-drone-images" / f"{number}.png")
-    done = unip("prepare-infmix", "--infrared", "my-drone-images", "--output_dir", "infmix", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 6
-    for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
 
 
 def test_benchmark_prints_ratios() -> None:
