@@ -4,6 +4,7 @@ Segments images, folders of images, multi-page TIFF files and videos with any se
 
     unip predict unip-small-soda image.png -o prediction
     unip predict unip-small-soda recordings "flights/**/*.tif" clip.mp4 -o prediction --save_scores
+    unip predict exported/model.onnx image.png -o prediction
 
 In the output folder, results are named as the files they belong to, pages and video frames by their number from 0:
 
@@ -16,7 +17,6 @@ The same command goes on where it was interrupted.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -43,9 +43,11 @@ NEVER = sys.maxsize
 Item = TypeVar("Item")
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("predict", __doc__)
-    parser.add_argument("model", help="folder of a semantic segmentation model, or its name on the Hub")
+    parser.add_argument(
+        "model", help="folder of a semantic segmentation model, its name on the Hub, or\nwhat `unip export` wrote"
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -70,7 +72,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     inference = add_inference_options(parser)
     inference.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     inference.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: no")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    options = command_parser().parse_args(arguments)
     if not 0 <= options.opacity <= 1:
         raise ValueError(f"--opacity lies between 0 and 1, unlike {options.opacity}.")
     if options.every < 1:
@@ -101,22 +107,6 @@ def choose_device(name: str | None) -> "torch.device":
         raise ValueError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def fingerprint(model: Any, processor: Any) -> str:
-    """A number that is another one as soon as weights or configuration of the model or its processor change."""
-    import torch
-
-    config = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if key not in ("_name_or_path", "transformers_version")
-    }
-    content = hashlib.sha256(json.dumps([config, processor.to_dict()], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
-
-
 def describe_run(
     options: argparse.Namespace, settings: "InferenceSettings", model: Any, processor: Any
 ) -> dict[str, Any]:
@@ -128,6 +118,7 @@ def describe_run(
 
     from unip_hf import __version__
     from unip_hf.evaluation.pictures import segmentation_palette
+    from unip_hf.hub.checkpoints import fingerprint
 
     id2label: Mapping[int, str] = model.config.id2label
     palette = segmentation_palette(max(id2label) + 1).tolist()

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSeg
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
+from .exported import EndToEndModel, ExportedModel, is_exported, load_exported_model
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,17 @@ def segment_image(
 
     Returns:
         float32 `torch.Tensor` of shape `(classes, height, width)`: logits of a single pass, probabilities of several;
-        on the model's device, or on `settings.output_device`.
+        on the model's device, or on `settings.output_device`. An [`EndToEndModel`] goes over the whole frame by itself
+        and gives 1 for the class of a pixel and 0 for all others.
 
     Raises:
         FileNotFoundError, ValueError: if the image cannot be used.
     """
     array = to_channels_last(read_image(image))  # (H, W, C)
+    if isinstance(model, EndToEndModel):
+        if settings.flip or settings.scales != (1.0,):
+            raise ValueError("An end-to-end file goes once over the whole frame: leave out flip and scales.")
+        return model.scores(array)
     height, width = array.shape[:2]
     passes = [
         (scale, flipped) for scale in settings.scales for flipped in ((False, True) if settings.flip else (False,))
@@ -226,10 +232,11 @@ def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
 
 def load_segmentation_model(
     checkpoint: str | os.PathLike, device: str | torch.device | None = None
-) -> tuple[PreTrainedModel, UnipImageProcessor]:
+) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
     """
     Args:
-        checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub.
+        checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub; or what `unip export`
+            wrote: the folder, or an `.onnx`, `.xml` or `.pt2` file in it.
         device: Where to put the model.
 
     Returns:
@@ -240,6 +247,9 @@ def load_segmentation_model(
         ValueError: if it is no segmentation model.
     """
     checkpoint = os.fspath(checkpoint)
+    if is_exported(checkpoint):
+        folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or "."
+        return load_exported_model(checkpoint, device), load_processor(folder)
     if os.path.isdir(checkpoint) and not os.path.isfile(os.path.join(checkpoint, "config.json")):
         raise ValueError(f"{checkpoint!r} is no checkpoint folder: it has no config.json.")
     try:

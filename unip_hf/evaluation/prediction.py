@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
+from .exported import EndToEndModel, ExportedModel
 from .inference import InferenceSettings, segment_image
 from .pictures import overlay_picture
 from .sources import Frame, Source, read_frames
@@ -66,11 +67,14 @@ class Predictor:
             `(classes, height, width)`.
         dtype (*optional*): Of automatic mixed precision, `torch.bfloat16` or `torch.float16`.
         since: Results in the folder that are older do not count, in nanoseconds as `st_mtime_ns`.
+
+    Raises:
+        ValueError: for `with_scores` with an end-to-end file, which gives ids alone.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | ExportedModel,
         processor: UnipImageProcessor,
         output_dir: Path,
         settings: InferenceSettings,
@@ -80,6 +84,8 @@ class Predictor:
         dtype: torch.dtype | None = None,
         since: int = 0,
     ):
+        if with_scores and isinstance(model, EndToEndModel):
+            raise ValueError(f"{model.name!r} gives class ids and no scores: export without --end_to_end for them.")
         self.model = model
         self.processor = processor
         self.output_dir = output_dir

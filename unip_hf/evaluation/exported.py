@@ -1,0 +1,300 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Runs the ONNX, OpenVINO and torch.export files of `unip export` where a model is expected."""
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from ..modeling.modeling_unip_segmentation import crop_to_image
+
+
+DESCRIPTION = "export.json"
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def require_package(name: str) -> ModuleType:
+    """
+    Imports an optional package.
+
+    Raises:
+        ValueError: if it is not installed; the message says how to install it.
+    """
+    if name == "openvino":
+        # Its import would send a message to its makers and leave a file in the home folder; without this package,
+        # which does so, OpenVINO takes a stub of its own.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f'The package {name} is needed and cannot be imported ({error}): pip install ".[export]" in the folder of '
+            f"this project, or pip install {name}."
+        ) from error
+
+
+def _run_onnx(file: Path, device: torch.device) -> Run:
+    import onnxruntime
+
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in available]
+    session = onnxruntime.InferenceSession(os.fspath(file), providers=providers)
+    name = session.get_inputs()[0].name
+    return lambda array: session.run(None, {name: array})[0]
+
+
+def _run_openvino(file: Path, device: torch.device) -> Run:
+    import openvino
+
+    # On some processors it would compute in bfloat16 by default.
+    compiled = openvino.Core().compile_model(os.fspath(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda array: compiled(array)[0]
+
+
+def _check_no_pickles(file: Path) -> None:
+    """Refuses archives that hold more than tensors and a graph: objects would be unpickled, which runs their code."""
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.endswith(("_weights_config.json", "_constants_config.json")):
+                entries = json.loads(archive.read(name))["config"].values()
+                if any(not entry["path_name"].startswith(("weight_", "tensor_")) for entry in entries):
+                    raise ValueError("it holds pickled objects, which may run any code")
+
+
+def _run_torch_export(file: Path, device: torch.device) -> Run:
+    _check_no_pickles(file)
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.export.load itself would unpickle anything
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some versions warn of how they themselves read the file
+            program = torch.export.load(file)
+    finally:
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, str(device))
+    # The guards refuse sides of one or two patches, for which the graph holds; `unip export` compares them, too.
+    module = program.module(check_guards=False)
+    (name,) = program.call_spec.in_spec.children()[1].context
+
+    def run(array: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            (output,) = module(**{name: torch.from_numpy(array).to(device)}).values()
+        return output.cpu().numpy()
+
+    return run
+
+
+RUNNERS = {".onnx": _run_onnx, ".xml": _run_openvino, ".pt2": _run_torch_export}
+
+
+class ExportedModel(nn.Module):
+    """
+    An exported file in the place of the segmentation model it was made from: takes images of any size, pads them as
+    the model does, and cuts the logits back.
+
+    Args:
+        file: `.onnx`, `.xml` (with the `.bin` beside it) or `.pt2`.
+        config: Configuration of the model that was exported.
+        size_divisor: Height and width of what the file takes are multiples of this.
+        device: Where to compute if the file's runtime can: ONNX Runtime with its CUDA provider, `torch.export`;
+            otherwise, and by default, on the CPU.
+
+    Raises:
+        ValueError: if the file cannot be loaded, or its runtime is not installed.
+    """
+
+    config: PreTrainedConfig
+    checksum: torch.Tensor
+
+    def __init__(
+        self,
+        file: Path,
+        config: PreTrainedConfig,
+        size_divisor: int = 16,
+        device: str | torch.device | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.size_divisor = size_divisor
+        self.name = str(file)
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no file {self.name!r}.")
+        require_package(RUNTIMES[file.suffix])
+        try:
+            self._run = RUNNERS[file.suffix](file, torch.device(device or "cpu"))
+        except Exception as error:  # each runtime has its own kinds
+            raise ValueError(f"{self.name!r} cannot be loaded: {_first_line(error)}") from error
+        digest = hashlib.sha256()
+        for part in sorted(file.parent.glob(f"{file.stem}.*")):  # weights may lie beside the graph
+            with part.open("rb") as opened:
+                while block := opened.read(2**24):
+                    digest.update(block)
+        # In the state dict, where weights are looked for, it tells files apart; and the input is always on the CPU.
+        self.register_buffer("checksum", torch.tensor(list(digest.digest()), dtype=torch.uint8))
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.place.dtype
+
+    def _apply(self, function: Callable, recurse: bool = True) -> "ExportedModel":
+        return self  # nothing here moves to another device or dtype
+
+    def run(self, array: np.ndarray) -> torch.Tensor:
+        """
+        What the file makes of its one input.
+
+        Raises:
+            ValueError: if the runtime refuses the input, or automatic mixed precision is on.
+        """
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise ValueError("An exported file computes in the precision it was made with: no mixed precision.")
+        try:
+            return torch.from_numpy(np.array(self._run(np.require(array, requirements="CW"))))
+        except Exception as error:
+            raise ValueError(
+                f"{self.name!r} cannot take an input {array.dtype} {array.shape}: {_first_line(error)}"
+            ) from error
+
+    def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values: Scaled images, float `(batch_size, num_channels, height, width)` of any size.
+
+        Returns:
+            Output with float32 `logits`, `(batch_size, num_labels, rows, columns)`, that cover exactly the image.
+
+        Raises:
+            ValueError: see [`run`].
+        """
+        height, width = pixel_values.shape[-2:]
+        padded_height, padded_width = (-(-side // self.size_divisor) * self.size_divisor for side in (height, width))
+        padding = (0, padded_width - width, 0, padded_height - height)  # zero is mean intensity
+        padded = nn.functional.pad(pixel_values.detach().float().cpu(), padding)
+        logits = self.run(padded.numpy())
+        return SemanticSegmenterOutput(logits=crop_to_image(logits, (padded_height, padded_width), (height, width)))
+
+
+class EndToEndModel(ExportedModel):
+    """
+    An exported file that takes raw frames of one size and gives class ids.
+
+    Args:
+        file, config, device: As for [`ExportedModel`].
+        frame_size: Height and width in pixels.
+        frame_dtype: `"uint8"` or `"uint16"`.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        config: PreTrainedConfig,
+        frame_size: tuple[int, int],
+        frame_dtype: str,
+        device: str | torch.device | None = None,
+    ):
+        super().__init__(file, config, 1, device)
+        self.frame_size = frame_size
+        self.frame_dtype = np.dtype(frame_dtype)
+
+    def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
+        raise ValueError(f"{self.name!r} takes raw frames, not pixel_values, and gives ids instead of logits.")
+
+    def segment(self, frame: np.ndarray) -> torch.Tensor:
+        """
+        Args:
+            frame: Raw frame `(height, width)` or `(height, width, 1)` of the size and dtype of the file.
+
+        Returns:
+            Class ids, `(height, width)`, uint8 or, above 256 classes, int32.
+
+        Raises:
+            ValueError: if size or dtype are others.
+        """
+        frame = frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
+        if frame.shape != self.frame_size or frame.dtype != self.frame_dtype:
+            height, width = self.frame_size
+            raise ValueError(
+                f"{self.name!r} takes {self.frame_dtype} frames of {height}x{width} pixels (height x width) and one "
+                f"channel, not {frame.dtype} of shape {frame.shape}: export it again with --frame_size and "
+                "--frame_dtype of this camera, or without --end_to_end for images of any size."
+            )
+        return self.run(frame[None])[0]
+
+    def scores(self, frame: np.ndarray) -> torch.Tensor:
+        """1 for the class of each pixel and 0 for all others, float32 `(classes, height, width)`; see [`segment`]."""
+        ids = self.segment(frame).long()
+        return nn.functional.one_hot(ids, self.config.num_labels or 0).permute(2, 0, 1).float()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
+
+
+def is_exported(checkpoint: str | os.PathLike) -> bool:
+    """Whether this is a file of `unip export`, by its suffix, or a folder with one."""
+    path = Path(checkpoint)
+    return (path.suffix in RUNTIMES and not path.is_dir()) or (path / DESCRIPTION).is_file()
+
+
+def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.device | None = None) -> ExportedModel:
+    """
+    Args:
+        checkpoint: Folder that `unip export` wrote, or one of the model files in it.
+        device: See [`ExportedModel`].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if what `unip export` wrote beside the file is missing, or it cannot be loaded.
+    """
+    path = Path(checkpoint)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    for name in ("config.json", "preprocessor_config.json", DESCRIPTION):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{str(path)!r} cannot be used alone: beside it there is no {name}. Keep the files that `unip export` "
+                "wrote together."
+            )
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        file = folder / description["file"] if path.is_dir() else path
+        end_to_end = description["end_to_end"]
+        size_divisor = description["size_divisor"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{folder / DESCRIPTION}' was not written by `unip export`.") from error
+    config = AutoConfig.from_pretrained(folder)
+    if end_to_end is None:
+        return ExportedModel(file, config, size_divisor, device).eval()
+    frame_size = tuple(end_to_end["frame_size"])
+    return EndToEndModel(file, config, frame_size, end_to_end["frame_dtype"], device).eval()
+
+
+__all__ = ["EndToEndModel", "ExportedModel", "is_exported", "load_exported_model", "require_package"]

@@ -1,0 +1,224 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Segmentation models as files for other runtimes, checked against PyTorch."""
+
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+from .._version import __version__
+from ..evaluation.exported import (
+    DESCRIPTION,
+    EndToEndModel,
+    ExportedModel,
+    is_exported,
+    load_exported_model,
+    require_package,
+)
+from ..evaluation.inference import InferenceSettings, load_segmentation_model, segment_image
+from ..files import write_whole
+from .end_to_end import EndToEndSegmentation
+from .export_checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
+from .export_formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
+from .speed import cpu_name
+
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # of logits
+MOST_IMAGES = 1024  # in a batch
+MOST_PATCHES = 1024  # along one side
+
+
+def export_model(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    format: str = "onnx",
+    end_to_end: bool = False,
+    frame_size: tuple[int, int] = (512, 640),
+    frame_dtype: str = "uint16",
+    int8: bool = False,
+    dataset: datasets.Dataset | None = None,
+    dataset_name: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """
+    Writes a segmentation model as a file for another runtime, and checks it against PyTorch.
+
+    The folder then holds the model file (`model.onnx`, `model.xml` with `model.bin`, or `model.pt2`), the
+    configurations of the model and of its processor, and `export.json`: what was checked and measured.
+
+    The model file takes `pixel_values`, float32 `(batch_size, num_channels, height, width)`, and gives `logits`,
+    float32 `(batch_size, num_labels, rows, columns)`; the batch size, and height and width in multiples of
+    `size_divisor` (in `export.json`; for UNIP 16), are free. With `end_to_end` it takes `frames`,
+    `(batch_size, height, width)` of one size and dtype with raw intensities, and gives `ids`, uint8 of the same shape
+    (int32 above 256 classes).
+
+    Args:
+        checkpoint: Folder of a semantic segmentation model, or its name on the Hub.
+        output_dir: Folder to write.
+        format: `"onnx"`, `"openvino"` or `"torch-export"`.
+        end_to_end: Whether what the processor does, and the choice of the class of each pixel, are in the file.
+        frame_size: With `end_to_end`: height and width of the frames in pixels.
+        frame_dtype: With `end_to_end`: `"uint16"` or `"uint8"`.
+        int8: Whether to write `model_int8.onnx` also, with 8-bit weights for CPUs, which then is the file that the
+            folder stands for. Only for `"onnx"`.
+        dataset: With `int8`: images and masks (columns `image` and `annotation`) to measure the loss in mean IoU on.
+        dataset_name: What to call them in `export.json`.
+        overwrite: Whether to replace an earlier export in the folder.
+
+    Returns:
+        The content of `export.json`.
+
+    Raises:
+        OSError: if there is no such checkpoint, or the disk is full.
+        ValueError: if it is no trained segmentation model or cannot be exported, a package is missing, the folder
+            holds other files, or the file does not agree with PyTorch (it is not kept).
+    """
+    output_dir = Path(output_dir)
+    if format not in FILES:
+        raise ValueError(f"format is one of {', '.join(FILES)}, not {format!r}.")
+    if int8 and format != "onnx":
+        raise ValueError("int8 is for ONNX files: choose the format onnx, or leave int8 out.")
+    if dataset is not None and not int8:
+        raise ValueError("A data set is for the loss of int8: add int8, or evaluate the exported folder.")
+    if end_to_end and (min(frame_size) < 1 or frame_dtype not in ("uint8", "uint16")):
+        raise ValueError(f"Frames are uint8 or uint16 and at least 1x1 pixel, not {frame_dtype} {frame_size}.")
+    if is_exported(checkpoint):
+        raise ValueError(f"{os.fspath(checkpoint)!r} is an exported model: give the checkpoint that it was made from.")
+    earlier_files = _earlier_files(output_dir, overwrite)
+    packages = [require_package(name) for name in PACKAGES[format]]
+    model, processor = load_segmentation_model(checkpoint, "cpu")
+    assert isinstance(model, PreTrainedModel)  # exported ones were refused
+    model = model.float()
+    size_divisor = model.config.patch_size if model.config.model_type == "unip" else 32
+
+    logger.info(f"Tracing {os.fspath(checkpoint)} for {format}")
+    batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
+    network: nn.Module
+    dynamic_shapes: dict[str, Any]
+    if end_to_end:
+        frames = sample_frames(frame_size, frame_dtype)
+        example = frames[0][None]  # (1, H, W)
+        network = EndToEndSegmentation(model, processor, frame_size, getattr(torch, frame_dtype))
+        inputs = {"frames": torch.from_numpy(np.stack(frames))}
+        dynamic_shapes = {"frames": {0: batch}}
+    else:
+        num_channels = getattr(model.config, "num_channels", 3)
+        example = np.zeros((1, num_channels, 512, 512), np.float32)
+        network = LogitsOnly(model)
+        rows, columns = (torch.export.Dim(name, min=1, max=MOST_PATCHES) for name in ("rows", "columns"))
+        inputs = {"pixel_values": torch.zeros(2, num_channels, 12 * size_divisor, 16 * size_divisor)}
+        dynamic_shapes = {"pixel_values": {0: batch, 2: size_divisor * rows, 3: size_divisor * columns}}
+    program = trace(network, inputs, dynamic_shapes, format, type(model).__name__)
+
+    description: dict[str, Any] = {
+        "checkpoint": os.fspath(checkpoint),
+        "architecture": type(model).__name__,
+        "format": format,
+        "file": INT8_FILE if int8 else FILES[format],
+        "size_divisor": size_divisor,
+        "end_to_end": {"frame_size": list(frame_size), "frame_dtype": frame_dtype} if end_to_end else None,
+        "versions": {
+            "unip_hf": __version__,
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (torch, transformers, *packages)},
+        },
+    }
+    with write_whole(output_dir) as staged:
+        staged.mkdir()
+        save(program, staged, format, sum(parameter.nbytes for parameter in model.parameters()))
+        del program
+        model.config.save_pretrained(staged)
+        processor.save_pretrained(staged)
+        _write(staged, description)
+
+        def check(file: str) -> tuple[ExportedModel, list[dict[str, Any]]]:
+            exported = load_exported_model(staged / file)
+            logger.info(f"Comparing {file} with PyTorch")
+            if isinstance(exported, EndToEndModel):
+                checks = compare_ids(exported, model, processor, frames)
+            else:
+                checks = compare_logits(exported, model, num_channels)
+            for found in checks:
+                share = f", {found['different_ids']:.4%} of the ids are others" if "different_ids" in found else ""
+                shape = "x".join(map(str, found["shape"]))
+                logger.info(f"  {shape}: largest difference {found['largest_difference']:.1e}{share}")
+            return exported, checks
+
+        exported, description["checks"] = check(FILES[format])
+        for found in description["checks"]:
+            if not found["largest_difference"] <= TOLERANCE * max(1.0, found["largest_logit"]):
+                raise ValueError(
+                    f"The exported file differs from PyTorch by {found['largest_difference']:.3g} at "
+                    f"{'x'.join(map(str, found['shape']))}: nothing was written."
+                )
+
+        def run_pytorch() -> Any:
+            if end_to_end:
+                return segment_image(model, processor, frames[0], InferenceSettings(window_size=None))
+            return network(torch.from_numpy(example))
+
+        times = {
+            "PyTorch": milliseconds(run_pytorch),
+            FILES[format]: milliseconds(lambda: exported.run(example)),
+        }
+        if int8:
+            quantize(staged)
+            quantized, checks = check(INT8_FILE)
+            times[INT8_FILE] = milliseconds(lambda: quantized.run(example))
+            mean_iou = None
+            if dataset is not None:
+                scores = compare_mean_iou(exported, quantized, model, processor, dataset)
+                mean_iou = {"dataset": dataset_name, **scores}
+            description["int8"] = {"checks": checks, "mean_iou": mean_iou}
+        description["speed"] = {
+            "hardware": cpu_name(),
+            "torch_threads": torch.get_num_threads(),
+            "shape": list(example.shape),
+            "milliseconds": times,
+        }
+        model_files = [path for path in sorted(staged.glob("model*")) if path.suffix != ".py"]
+        description["bytes"] = {path.name: path.stat().st_size for path in model_files}
+        _write(staged, description)
+    for name in earlier_files - set(description["bytes"]):
+        (output_dir / name).unlink(missing_ok=True)
+    return description
+
+
+def _earlier_files(output_dir: Path, overwrite: bool) -> set[str]:
+    """
+    Names of the model files of an earlier export in the folder.
+
+    Raises:
+        ValueError: if the folder is not free.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"The output {str(output_dir)!r} is a file.")
+    if not output_dir.is_dir() or not any(output_dir.iterdir()):
+        return set()
+    if not (output_dir / DESCRIPTION).is_file():
+        raise ValueError(f"{str(output_dir)!r} holds other files: choose a new folder.")
+    if not overwrite:
+        raise ValueError(f"{str(output_dir)!r} holds an earlier export: choose a new folder, or overwrite it.")
+    try:
+        before = json.loads((output_dir / DESCRIPTION).read_text(encoding="utf-8"))
+        return {Path(name).name for name in before["bytes"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(output_dir)!r} holds another {DESCRIPTION}: choose a new folder.") from error
+
+
+def _write(folder: Path, description: dict[str, Any]) -> None:
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+__all__ = ["export_model"]

@@ -1,0 +1,131 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Compares exported files with PyTorch: differences, time, and what 8-bit weights cost in mean IoU."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..data.scenes import draw_scene
+from ..evaluation.evaluator import evaluate_dataset
+from ..evaluation.exported import EndToEndModel, ExportedModel
+from ..evaluation.inference import InferenceSettings, segment_image
+from ..modeling.image_processing_unip import UnipImageProcessor
+
+
+CHECKED_SHAPES = ((1, 512, 512), (1, 480, 640), (2, 261, 333))  # images, height, width
+
+
+def sample_frames(frame_size: tuple[int, int], frame_dtype: str) -> list[np.ndarray]:
+    """Two drawn scenes, mirrored or cut to the size, and a frame without any contrast; `(height, width)` each."""
+    frames = []
+    for index in range(2):
+        scene = draw_scene(index)[0]
+        margins = [(0, max(0, size - side)) for size, side in zip(frame_size, scene.shape)]
+        frame = np.pad(scene, margins, mode="symmetric")[: frame_size[0], : frame_size[1]]
+        frames.append(frame if frame_dtype == "uint16" else (frame // 16 % 256).astype(np.uint8))
+    return [*frames, np.full(frame_size, 100, frame_dtype)]
+
+
+def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int) -> list[dict[str, Any]]:
+    """
+    Largest differences of logits of random images at [`CHECKED_SHAPES`] and of UNIP also at one patch.
+
+    Raises:
+        ValueError: if the file gives logits of another shape.
+    """
+    generator = torch.Generator().manual_seed(0)
+    checks = []
+    is_unip = exported.config.model_type == "unip"
+    divisor = exported.size_divisor
+    for images, *size in (*CHECKED_SHAPES, *([(1, divisor, divisor)] if is_unip else [])):
+        if not is_unip:  # others do not pad their input, or not as the file's runner does
+            size = [-(-side // divisor) * divisor for side in size]
+        pixel_values = torch.randn(images, num_channels, *size, generator=generator)
+        with torch.inference_mode():
+            expected = model(pixel_values=pixel_values).logits.float()
+        found = exported(pixel_values).logits
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"The exported file gives logits {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}."
+            )
+        checks.append(
+            {
+                "shape": [images, num_channels, *size],
+                "largest_difference": (found - expected).abs().max().item(),
+                "largest_logit": expected.abs().max().item(),
+            }
+        )
+    return checks
+
+
+def compare_ids(
+    exported: EndToEndModel, model: nn.Module, processor: UnipImageProcessor, frames: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """
+    Frames one by one and all at once: the share of pixels with another id than processor and model give, and by how
+    much the logit of that id is lower, at most. (Where two classes tie, rounding decides.)
+    """
+    together = exported.run(np.stack(frames)).long()  # (B, H, W)
+    checks = []
+    for index, frame in enumerate(frames):
+        logits = segment_image(model, processor, frame, InferenceSettings(window_size=None))  # (classes, H, W)
+        for images, ids in ((1, exported.segment(frame).long()), (len(frames), together[index])):
+            lower = logits.amax(0) - logits.gather(0, ids[None])[0]  # (H, W)
+            checks.append(
+                {
+                    "shape": [images, *frame.shape],
+                    "different_ids": (ids != logits.argmax(0)).float().mean().item(),
+                    "largest_difference": lower.max().item(),
+                    "largest_logit": logits.abs().max().item(),
+                }
+            )
+    return checks
+
+
+def compare_mean_iou(
+    exported: ExportedModel,
+    quantized: ExportedModel,
+    model: PreTrainedModel,
+    processor: UnipImageProcessor,
+    dataset: datasets.Dataset,
+) -> dict[str, Any]:
+    """Mean IoU of a file and of the same in 8 bits on images and masks, in windows as `unip evaluate` takes them."""
+    size = model.config.image_size if model.config.model_type == "unip" else 512
+    window_size = size if isinstance(size, int) else max(size)
+    settings = InferenceSettings(window_size=window_size, stride=max(1, round(window_size * 2 / 3)))
+    if isinstance(exported, EndToEndModel):
+        settings = InferenceSettings(window_size=None)
+    id2label = {int(index): name for index, name in (model.config.id2label or {}).items()}
+    before, after = (
+        evaluate_dataset(file, processor, dataset, id2label, settings).metrics["mean_iou"]
+        for file in (exported, quantized)
+    )
+    return {
+        "images": len(dataset),
+        "settings": asdict(settings),
+        "float32": before,
+        "int8": after,
+        "loss": before - after,
+    }
+
+
+def milliseconds(run: Callable[[], Any], repeats: int = 5) -> float:
+    """Median time of a call; a first one warms up."""
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - started)
+    return round(1000 * statistics.median(seconds[1:]), 1)
+
+
+__all__ = ["CHECKED_SHAPES", "compare_ids", "compare_logits", "compare_mean_iou", "milliseconds", "sample_frames"]
