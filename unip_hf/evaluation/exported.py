@@ -53,7 +53,9 @@ def _run_onnx(file: Path, device: torch.device) -> Run:
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     available = onnxruntime.get_available_providers()
     providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in available]
-    session = onnxruntime.InferenceSession(os.fspath(file), providers=providers)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})[0]
 
@@ -175,7 +177,7 @@ class ExportedModel(nn.Module):
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             raise ValueError("An exported file computes in the precision it was made with: no mixed precision.")
         try:
-            return torch.from_numpy(np.array(self._run(np.require(array, requirements="CW"))))
+            return torch.from_numpy(np.array(self._run(np.require(array, requirements=("C", "W")))))
         except Exception as error:
             raise ValueError(
                 f"{self.name!r} cannot take an input {array.dtype} {array.shape}: {_first_line(error)}"

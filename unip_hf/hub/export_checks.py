@@ -39,7 +39,7 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
     Largest differences of logits of random images at [`CHECKED_SHAPES`] and of UNIP also at one patch.
 
     Raises:
-        ValueError: if the file gives logits of another shape.
+        ValueError: if the file gives logits of another shape, or one of both refuses a size.
     """
     generator = torch.Generator().manual_seed(0)
     checks = []
@@ -49,9 +49,18 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
         if not is_unip:  # others do not pad their input, or not as the file's runner does
             size = [-(-side // divisor) * divisor for side in size]
         pixel_values = torch.randn(images, num_channels, *size, generator=generator)
-        with torch.inference_mode():
-            expected = model(pixel_values=pixel_values).logits.float()
-        found = exported(pixel_values).logits
+        try:
+            with torch.inference_mode():
+                expected = model(pixel_values=pixel_values).logits.float()
+        except RuntimeError as error:
+            raise ValueError(f"{type(model).__name__} takes no images {tuple(pixel_values.shape)}: {error}") from error
+        try:
+            found = exported(pixel_values).logits
+        except ValueError as error:
+            raise ValueError(
+                f"{type(model).__name__} cannot be exported for images of any size: its file refuses "
+                f"{tuple(pixel_values.shape)}. Export it end to end, for frames of one size."
+            ) from error
         if found.shape != expected.shape:
             raise ValueError(
                 f"The exported file gives logits {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}."
