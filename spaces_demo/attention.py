@@ -194,7 +194,7 @@ def attention_picture(attention: ImageAttention, shares: np.ndarray, token: tupl
         uint8 `np.ndarray` of shape `(rows * side, columns * side, 3)`.
     """
     side = attention.picture.shape[0] // attention.grid_size[0]
-    strength = (shares[1:] / shares[1:].max()).reshape(attention.grid_size)  # (rows, columns)
+    strength = (shares[1:] / max(shares[1:].max(), 1e-12)).reshape(attention.grid_size)  # (rows, columns)
     strength = strength.repeat(side, axis=0).repeat(side, axis=1)
     picture = Image.fromarray(_coloured(attention.picture.mean(axis=2) / 255, strength))
     top, left = token[0] * side, token[1] * side

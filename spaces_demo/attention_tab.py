@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+import torch
 
 from ..analysis import nmi_curve
 from .attention import MAX_TOKENS, ImageAttention, attention_picture, description, legend, measure_attention
@@ -32,6 +33,11 @@ def attention_tab(models: Models) -> None:
 
     def show(layer: int, head: int, token: tuple[int, int], request: gr.Request) -> tuple:
         attention = ImageAttention.load(_path(request))
+        # A quick click may come with the settings of the image before.
+        layer = min(layer, len(attention.nmi))
+        head = min(head, attention.num_heads(layer))
+        row, column = (min(place, size - 1) for place, size in zip(token, attention.grid_size))
+        token = (row, column)
         shares = attention.shares(layer, token, head or None)
         return (
             attention_picture(attention, shares, token),
@@ -41,6 +47,7 @@ def attention_tab(models: Models) -> None:
 
     def show_layer(layer: int, head: int, token: tuple[int, int], request: gr.Request) -> tuple:
         attention = ImageAttention.load(_path(request))
+        layer = min(layer, len(attention.nmi))
         heads = range(1, attention.num_heads(layer) + 1)
         head = head if head in heads else 0
         choices = [(MEAN_OF_HEADS, 0), *((f"head {number}", number) for number in heads)]
@@ -68,6 +75,8 @@ def attention_tab(models: Models) -> None:
             attention = measure(name, read_upload(path))
         except ValueError as error:  # gr.Error is one, and quotes its message
             return nothing(str(getattr(error, "message", error)))
+        except (torch.OutOfMemoryError, MemoryError):
+            return nothing("This image is too large for the memory here: send a part of it.")
         attention.save(_path(request))
         num_layers, (rows, columns) = len(attention.nmi), attention.grid_size
         layer = num_layers if old is None else min(layer, num_layers)

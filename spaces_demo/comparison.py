@@ -114,7 +114,7 @@ def share_table(first: SegmentedImage, second: SegmentedImage) -> str:
     rows = ["<tr><th></th><th>First</th><th>Second</th></tr>"]
     for name in names:
         cells = "".join(
-            f"<td>{_swatch(segmented, name)} {_percent(of_one[name])}</td>" if name in of_one else "<td></td>"
+            f"<td>{_swatch(segmented, name)} {percent(of_one[name])}</td>" if name in of_one else "<td></td>"
             for segmented, of_one in zip(both, shares)
         )
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
@@ -130,7 +130,8 @@ def _swatch(segmented: SegmentedImage, name: str) -> str:
     return f'<span class="swatch" style="background: rgb{colour}"></span>'
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share of 0 to 1 in HTML."""
     return f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
 
 
@@ -140,9 +141,10 @@ def agreement(is_different: np.ndarray | None) -> str:
         return "The two models have different classes, so it cannot be said on how many pixels they agree."
     if not is_different.any():
         return "Both name the same class at every pixel."
-    return (
-        f"Both name the same class at {1 - is_different.mean():.1%} of the pixels; {int(is_different.sum()):,} differ."
-    )
+    count = int(is_different.sum())
+    share = f"{1 - is_different.mean():.1%}"
+    share = "almost 100%" if share == "100.0%" else share
+    return f"Both name the same class at {share} of the pixels; {count:,} differ{'s' * (count == 1)}."
 
 
 __all__ = [
@@ -150,6 +152,7 @@ __all__ = [
     "agreement",
     "difference_picture",
     "differing_pixels",
+    "percent",
     "segment",
     "share_table",
     "with_scaling",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..evaluation.pictures import grey_picture, segmentation_palette
 from ..modeling.image_reading_unip import read_image
+from .comparison import percent
 from .models import Models, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
@@ -35,10 +36,9 @@ def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
     for index, share in shares.items():
         is_coloured = labels[index].lower() != "background"  # as in overlays
         colour = "rgb({}, {}, {})".format(*palette[index]) if is_coloured else "transparent"
-        percent = f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
         entries.append(
             f'<div><span class="swatch" style="background: {colour}"></span>{html.escape(labels[index])} '
-            f"<span>{percent}</span></div>"
+            f"<span>{percent(share)}</span></div>"
         )
     return f'<div class="legend">{"".join(entries)}</div>'
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -30,6 +31,9 @@ from unip_hf.spaces_demo.attention import (
     legend,
     measure_attention,
 )
+from unip_hf.spaces_demo.attention_tab import attention_tab
+from unip_hf.spaces_demo.models import Models
+from unip_hf.spaces_demo.temporary import session_folder
 
 
 PROCESSOR = UnipImageProcessor(num_channels=1, size={"shortest_edge": 96, "longest_edge": 640})
@@ -150,6 +154,22 @@ def test_other_vision_transformers_work_and_what_has_no_attention_says_so() -> N
 def wait_for_text(page: Any, text: str) -> str:
     page.locator("#attention-text").filter(has_text=text).wait_for()
     return page.locator("#attention-text").inner_text()
+
+
+def test_settings_of_the_image_before_do_no_harm(model: nn.Module, tmp_path: Path) -> None:
+    """A click can come between a smaller image and its settings."""
+    model.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    measured = measure_attention(model, PROCESSOR, draw_scene(1, 96, 128)[0])
+    visitor = SimpleNamespace(session_hash="someone")
+    measured.save(session_folder(visitor) / "attention.safetensors")  # type: ignore[arg-type]
+    with gr.Blocks() as blocks:
+        attention_tab(Models([str(tmp_path)]))
+    show_layer = next(function.fn for function in blocks.fns.values() if function.name == "show_layer")
+    last, (rows, columns) = len(measured.nmi), measured.grid_size
+    picture, *_ = show_layer(last + 9, 99, (500, 500), visitor)
+    token = (rows - 1, columns - 1)
+    np.testing.assert_array_equal(picture, attention_picture(measured, measured.shares(last, token), token))
 
 
 def test_clicks_and_blocks_in_a_browser(page: Any, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Two models or two scalings side by side."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import draw_scene
 from unip_hf.evaluation import segment_image, segmentation_palette
 from unip_hf.modeling.image_reading_unip import read_image
+from unip_hf.spaces_demo.compare_tab import AS_CONFIGURED, compare_tab
 from unip_hf.spaces_demo.comparison import (
     SegmentedImage,
     agreement,
@@ -21,7 +24,7 @@ from unip_hf.spaces_demo.comparison import (
     share_table,
     with_scaling,
 )
-from unip_hf.spaces_demo.models import default_inference_settings
+from unip_hf.spaces_demo.models import Models, default_inference_settings
 from unip_hf.spaces_demo.uploads import examples
 
 
@@ -74,7 +77,8 @@ def test_agreement_goes_by_names() -> None:
     second = segmented([[2, 1], [0, 1]], ["car", "person", "background"])
     is_different = differing_pixels(first, second)
     np.testing.assert_array_equal(is_different, [[False, False], [False, True]])
-    assert agreement(is_different) == "Both name the same class at 75.0% of the pixels; 1 differ."
+    assert agreement(is_different) == "Both name the same class at 75.0% of the pixels; 1 differs."
+    assert "at almost 100% of the pixels; 1 differs." in agreement(np.eye(1, 10_000, dtype=bool))
     assert agreement(is_different & False) == "Both name the same class at every pixel."
     other = segmented([[0, 0], [0, 1]], ["background", "bicycle"])
     assert differing_pixels(first, other) is None and "different classes" in agreement(None)
@@ -89,6 +93,36 @@ def test_agreement_goes_by_names() -> None:
     ]
     assert "25.0%" in rows[0] and "75.0%" in rows[0] and "background: " not in rows[0]  # as in pictures, no colour
     assert rows[1].count("%") == 1 and f"rgb{tuple(segmentation_palette(3)[2].tolist())}" in rows[1]
+
+
+def test_each_side_is_its_model_with_its_scaling(make_config: Callable, tmp_path: Path) -> None:
+    names = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        names.append(str(tmp_path / str(seed)))
+        model = UnipForSemanticSegmentation(make_config(num_channels=1, num_labels=3))
+        model.decode_head.classifier.weight.data.normal_(std=2.0)
+        model.decode_head.classifier.bias.data.zero_()
+        model.save_pretrained(names[-1])
+        UnipImageProcessor(num_channels=1, size=64).save_pretrained(names[-1])
+    models = Models(names)
+    with gr.Blocks() as blocks:
+        compare_tab(models)
+    compare = next(function.fn for function in blocks.fns.values() if function.name == "compare")
+    path, as_configured = examples()[0], (AS_CONFIGURED, 0, 100, None, None)
+    image = read_image(path)
+    expected = [segment(*models.get(name), image) for name in names]
+    is_different = differing_pixels(*expected)
+    assert is_different is not None and is_different.any() and not is_different.all()
+
+    *pictures, text, table, where = compare(path, names[0], *as_configured, names[1], *as_configured)
+    for picture, segmentation in zip(pictures, expected):
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(segmentation.picture))
+    assert text == agreement(is_different) and table == share_table(*expected)
+    np.testing.assert_array_equal(np.asarray(where["value"]), np.asarray(difference_picture(image, is_different)))
+
+    with pytest.raises(gr.Error, match="fill in both"):
+        compare(path, names[0], *as_configured, names[1], "fixed_range", 0, 100, 7000, None)
 
 
 def test_two_scalings_in_a_browser(page: Any) -> None:
