@@ -185,6 +185,12 @@ def test_the_code_of_a_page_runs(page: Path, workplace: Path) -> None:
                 run(words, is_run=page.name not in NOT_RUN)
 
 
+def test_no_block_is_overlooked() -> None:
+    for page in PAGES:
+        labels = re.findall(r"^ *(?:```|~~~)(.*)$", page.read_text(), re.MULTILINE)[::2]
+        assert set(labels) <= {"bash", "python", "json", "yaml", "bibtex", ""}, page.name
+
+
 def test_links_lead_to_files_of_the_repository() -> None:
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -204,6 +210,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = sorted(site.glob("*.html"))
     assert {page.stem for page in pages} >= {page.stem for page in PAGES[1:]}
+    assert "//" not in re.sub(r"/\*.*?\*/", "", (ROOT / "docs" / "style.css").read_text(), flags=re.DOTALL)
     for page in pages:
         loaded = re.findall(r'<(?:script|img|iframe|link)[^>]* (?:src|href)="?([^" >]+)', page.read_text())
         assert loaded and not [source for source in loaded if re.match(r"(https?:)?//", source)]
@@ -220,6 +227,9 @@ def test_the_settings_of_every_command_are_told(site: Path) -> None:
             for choice in action.choices or ():
                 assert f"<code>{html.escape(str(choice))}</code>" in section
         assert "%(" not in section
+    rows = dict(re.findall(r"<td><code>(--\w+)</code></td>(.*?)</tr>", sections[1], re.DOTALL))
+    assert list(cli.JOBS)[1] == "finetune" and "<td>required</td>" in rows["--output_dir"]
+    assert "<code>8</code>" in rows["--batch_size"] and "<code>0.0001</code>" in rows["--learning_rate"]
 
 
 def test_the_python_interface_is_told(site: Path) -> None:
