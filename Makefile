@@ -20,7 +20,7 @@ bench: .venv/ready
 	$(BIN)/unip benchmark
 
 docs: .venv/ready
-	$(BIN)/mkdocs build --strict --site-dir .venv/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .venv/site
 
 clean:
 	rm -rf .venv outputs
