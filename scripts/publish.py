@@ -64,7 +64,10 @@ def main(arguments: Sequence[str]) -> None:
         check_repo_id(options.base_model)
     if options.dry_run is None:
         check_login()
-    notes = "" if options.notes is None else options.notes.read_text(encoding="utf-8")
+    try:
+        notes = "" if options.notes is None else options.notes.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{options.notes}' is no text in UTF-8: save it as that.") from error
     with tempfile.TemporaryDirectory(prefix="unip-publish-") as temporary:
         folder = options.dry_run or Path(temporary) / "files"
         if not options.no_speed:

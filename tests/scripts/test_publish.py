@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
@@ -143,7 +144,14 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     for name in ("training_curve.png", "samples.png"):
         with Image.open(folder / name) as picture:
             assert picture.width > 150
-    without = dry_run(checkpoint, "me/without", "--no_samples")
+    environment = json.loads((folder / "environment.json").read_text())
+    assert (environment["num_steps"], environment["num_planned_steps"]) == (2, 2)
+    again_evaluated = {**results, "settings": {**results["settings"], "flip": True}}
+    (work / "results.json").write_text(json.dumps(again_evaluated))
+    without = dry_run(checkpoint, "me/without", "--no_samples", "--evaluation", "results.json")
+    second = "evaluation/yard-validation-2.json"
+    assert f"[all numbers]({second})" in (without / "README.md").read_text()
+    (without / second).unlink()
     assert (
         names(folder) - names(without) == {"samples.png"} and "samples.png" not in (without / "README.md").read_text()
     )
@@ -232,7 +240,9 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (["{best}", "yard", "--dry_run", "out"], "'yard' is no name on the Hub: it has the form USER/NAME"),
     (["{best}", "me/my yard", "--dry_run", "out"], "'me/my yard' is no name on the Hub"),
     (["{best}", "me/yard", "--dry_run", "full"], "'full' is not an empty folder"),
-    (["{best}", "me/yard", "--dry_run", "out", "--license", "My own"], "'My own' is no license as the Hub names it"),
+    (["{best}", "me/yard", "--dry_run", "new/out", "--license", "My own"],
+     "error: 'My own' is no license as the Hub names it"),
+    (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' is no text in UTF-8"),
     (["{best}", "me/yard", "--dry_run", "out", "--notes", "nowhere.md"], "nowhere.md"),
     (["{best}", "me/yard"], "Nobody is logged in to the Hub: run `hf auth login`"),
     (["{run}", "me/yard", "--dry_run", "out"], "holds several checkpoints, best, last: choose one"),
@@ -240,13 +250,25 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (["{teacher}", "me/yard", "--dry_run", "out"], "ViTModel, which is no semantic segmentation model"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_and_nothing_written(
-    arguments: list[str], message: str, home: Path, work: Path, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    message: str,
+    home: Path,
+    work: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (work / "full").mkdir()
     (work / "full" / "file").touch()
     before = set(work.rglob("*"))
-    places = {"best": home / "runs" / "yard" / "best", "run": home / "runs" / "yard", "teacher": home / "teacher"}
-    assert job(publish.main, *(word.format(**places) for word in arguments), "--no_speed") == 2
+    (home / "notes.md").write_bytes("für".encode("latin-1"))
+    places = {
+        "latin": home / "notes.md",
+        "best": home / "runs" / "yard" / "best",
+        "run": home / "runs" / "yard",
+        "teacher": home / "teacher",
+    }
+    monkeypatch.setattr("unip_hf.hub.publishing.measure_speed", lambda *_: pytest.fail("it was measured before"))
+    assert job(publish.main, *(word.format(**places) for word in arguments)) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and "Traceback" not in errors
     assert set(work.rglob("*")) == before
@@ -289,7 +311,11 @@ def test_what_is_uploaded_is_what_a_dry_run_writes(
     assert branch == ("create_branch", "trial")
     assert uploaded[1] == {name: (folder / name).read_bytes() for name in names(folder)}
     assert (uploaded[2]["revision"], uploaded[2]["commit_message"]) == ("trial", "First")
-    assert "samples.png" in uploaded[2]["delete_patterns"]
+    earlier = names(folder) | {"model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    others = {"notes.txt", "onnx/model.safetensors", "model-a/b.safetensors", "mine/modeling_unip.py"}
+    assert set(filter_repo_objects(earlier | others, allow_patterns=uploaded[2]["delete_patterns"])) == (
+        earlier - {"README.md", "config.json", "preprocessor_config.json"}  # which are always replaced
+    )
     assert "https://huggingface.co/me/yard, which is private" in capsys.readouterr().out
 
     monkeypatch.setattr(Hub, "is_private", False)

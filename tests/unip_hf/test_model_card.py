@@ -1,6 +1,7 @@
 """Model cards and data-set cards: what they say is true, and the Hub can read it."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,21 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import Dinov2Config, UperNetConfig, UperNetForSemanticSegmentation
 
-from unip_hf import UnipForLinearSegmentation, UnipForSemanticSegmentation, UnipImageProcessor, paper
+from unip_hf import UnipForLinearSegmentation, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel, paper
 from unip_hf.data.benchmarks import BENCHMARKS
 from unip_hf.data.infmix.report import InfMixReport, make_card
 from unip_hf.data.parquet import dataset_card
 from unip_hf.evaluation import load_segmentation_model
 from unip_hf.hub.checkpoints import fingerprint
-from unip_hf.hub.evaluations import find_evaluations
+from unip_hf.hub.evaluations import describe_settings, find_evaluations, public_record, read_evaluation
+from unip_hf.hub.loading import load_publishable
 from unip_hf.hub.model_card import describe_intensities, make_model_card
-from unip_hf.hub.runs import find_run, make_recipe, training_curve
-from unip_hf.hub.speed import Speed
+from unip_hf.hub.publishing import _new_name, _window_size, write_publication
+from unip_hf.hub.runs import find_run, make_recipe, path_name, training_curve
+from unip_hf.hub.speed import Speed, measure_here
 
 
 def evaluation(**fields: Any) -> dict[str, Any]:
@@ -98,6 +103,73 @@ def test_a_card_says_what_is_known_and_that_the_rest_is_not(make_config: Callabl
     text = make_model_card("me/probe", probe, UnipImageProcessor()).text
     assert "one linear classifier on blocks 1, 3" in text and "Not evaluated" in text and "Not measured." in text
     assert "Weights: not stated" in text and not re.search(r"\n{4}", text)
+    assert "grey of 8 or 16 bits, or colour of 8" in text
+
+    twice = [(f"evaluation/{number}.json", evaluation(mean_iou=number / 4)) for number in (1, 2)]
+    results = make_model_card("me/yard", model, UnipImageProcessor(), evaluations=twice).data.eval_results
+    assert [(r.metric_args["file"], r.metric_value) for r in results if r.metric_type == "mean_iou"] == [
+        ("evaluation/1.json", 0.25), ("evaluation/2.json", 0.5)
+    ]  # fmt: skip
+
+
+def test_of_another_network_no_more_is_said_than_is_known(tmp_path: Path) -> None:
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, out_features=["stage1", "stage2"],
+    )  # fmt: skip
+    config = UperNetConfig(backbone_config=backbone, hidden_size=16, pool_scales=[1], use_auxiliary_head=False)
+    model, processor = UperNetForSemanticSegmentation(config), UnipImageProcessor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = load_segmentation_model(tmp_path)
+    assert fingerprint(*again) == fingerprint(model, processor)  # also of what saving changes in the backbone's
+    again[0].config.backbone_config.layer_norm_eps *= 2
+    assert fingerprint(*again) != fingerprint(model, processor)
+    card = make_model_card("me/yard", model, processor)
+    assert card.data.tags == ["semantic-segmentation"] and "Segments images into" in card.text
+    assert "The library unip_hf, which wrote these files, implements:" in card.text
+    assert _window_size(model, []) == 512
+
+
+def test_windows_of_evaluations_and_names_of_their_files(make_config: Callable) -> None:
+    model = UnipForSemanticSegmentation(make_config(image_size=(64, 96)))
+    whole = evaluation(settings={"window_size": None})
+    assert [_window_size(model, records) for records in ([], [whole], [whole, evaluation()])] == [96, 96, 512]
+    assert [_new_name("a", taken) for taken in ([], ["a.json"], ["a-2.json", "a.json"], ["a-2.json"])] == [
+        "a.json", "a-2.json", "a-3.json", "a.json"
+    ]  # fmt: skip
+
+
+def test_a_folder_that_lacks_weights_is_not_published(make_config: Callable, tmp_path: Path) -> None:
+    UnipModel(make_config()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = min(weights)
+    del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks 1 weights, '{re.escape(name)}' among them"):
+        load_publishable(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [
+    {"settings": [1]}, {"settings": {"window_size": "wide"}}, {"settings": {"scales": ["a"]}}, {"num_images": "3"},
+    {"mean_iou": "0.5"}, {"mean_dice": float("nan")}, {"mean_dice": ...}, {"split": 3},
+    {"data_dir": 3, "dataset": "folder"},
+    {"classes": [{"name": "a", "iou": [], "accuracy": None, "dice": None, "share_of_pixels": 0.0}]},
+])  # fmt: skip
+def test_damaged_results_are_named(fields: dict[str, Any], tmp_path: Path) -> None:
+    record = {name: value for name, value in evaluation(**fields).items() if value is not ...}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"results.json' is damaged, or `unip evaluate` did not write it"):
+        read_evaluation(tmp_path)
+
+
+def test_names_instead_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "yard").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "yard")
+    found = {path: path_name(path) for path in ("/home/anna/best", "a/yard/", ".", "./", "..", "gone/..", "C:\\a\\b")}
+    assert list(found.values()) == ["best", "yard", "yard", "yard", "~", "gone/..", "b"]
+    record = {"checkpoint": "/home/anna/small/best", "data_dir": ["/home/anna/best", "."]}
+    assert public_record(record) == {"checkpoint": "small", "data_dir": ["best", "yard"]}
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -152,7 +224,8 @@ def test_evaluations_belong_to_weights_and_settings(make_config: Callable, tmp_p
 def test_recipe_and_curve_of_a_run(tmp_path: Path) -> None:
     options = {
         "model": "/home/me/runs/student/last", "data_dir": ["C:\\data\\yard", "../more"], "teacher": "timm:vit.mae",
-        "output_dir": "/home/me/out", "learning_rate": 1e-4, "flip": False, "ema_decay": None, "scale": [0.2, 1.0],
+        "output_dir": "/home/me/best", "learning_rate": 1e-4, "flip": False, "ema_decay": None, "scale": [0.2, 1.0],
+        "dataset": "folder", "batch_size": 2, "crop_size": 64,
     }  # fmt: skip
     (tmp_path / "best").mkdir()
     assert find_run(tmp_path / "best") is None
@@ -168,16 +241,114 @@ def test_recipe_and_curve_of_a_run(tmp_path: Path) -> None:
     assert run.samples.name == "step-00000006.png"  # the first of the highest, as training keeps it
     assert make_recipe(run, ["output_dir"]) == {
         "model": "student", "data_dir": ["yard", "more"], "teacher": "timm:vit.mae", "learning_rate": 1e-4,
-        "scale": [0.2, 1.0],
+        "scale": [0.2, 1.0], "dataset": "folder", "batch_size": 2, "crop_size": 64,
     }  # fmt: skip
     figure = training_curve(run.metrics)
     assert figure is not None
     loss, score = (axes.lines[0].get_xydata() for axes in figure.axes)
     np.testing.assert_allclose(loss, [[3, 1 / 3], [6, 1 / 6], [9, 1 / 9]])
     np.testing.assert_allclose(score, [[3, 0.2], [6, 0.4], [9, 0.4]])
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"run.json' is damaged"):
-        find_run(tmp_path / "best")
+    last = find_run(tmp_path / "last")
+    assert last is not None and last.samples is not None and last.num_steps == 9
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 11, "loss": 0.1}\n')
+    last = find_run(tmp_path / "last")
+    assert last is not None and last.samples is None and last.num_steps == 11  # the picture shows other weights
+    lacking = [{k: v for k, v in options.items() if k not in (name, "teacher")} for name in ("model", "crop_size")]
+    for wrong in (*lacking, {**options, "batch_size": "2"}, {**options, "dataset": None}, {**options, "teacher": 1}):
+        (tmp_path / "run.json").write_text(json.dumps({"options": wrong, "versions": {}, "num_steps": 9}))
+        with pytest.raises(ValueError, match=r"run.json' is damaged"):
+            find_run(tmp_path / "best")
+
+
+def write_run(folder: Path, options: dict[str, Any], metrics: list[dict[str, Any]], **found: Any) -> None:
+    shared = {"batch_size": 8, "crop_size": 64, "seed": 0}
+    record = {"options": {**shared, **options}, "versions": {}, "num_steps": 9, "found": found}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+
+
+def test_a_card_says_where_a_checkpoint_comes_from(
+    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nmi = {"step": 9, "nmi/teacher": 0.091, "nmi/tiny": 0.082, "nmi/small": 0.073}
+    distill = {"teacher": "timm:vit.mae", "students": ["tiny", "small"], "dataset": "infmix"}
+    write_run(tmp_path / "pre", distill, [nmi], teacher_layer=2, teacher_nmi=[0.5, 0.25, 0.125])
+    (tmp_path / "pre" / "last" / "small").mkdir(parents=True)
+    student = UnipForSemanticSegmentation(make_config(image_size=(64, 96)))
+
+    def text_of(checkpoint: Path, **fields: Any) -> str:
+        return make_model_card("me/yard", student, UnipImageProcessor(), find_run(checkpoint), **fields).text
+
+    text = text_of(tmp_path / "pre" / "last" / "small")
+    assert "of block 2 (NMI 0.250) of the teacher `timm:vit.mae` on the data *InfMix*" in text
+    assert "attention was 0.073 on sample images, the teacher's 0.091" in text
+    assert "| Started from | random weights |" in text and "| for 96x64 pixels" in text
+
+    finetune = {"model": str(tmp_path / "pre" / "last" / "small"), "dataset": "soda", "validation_split": "val"}
+    write_run(tmp_path / "run", finetune, [{"step": 3, "mean_iou": 0.4}, {"step": 9, "mean_iou": 0.2}])
+    text = text_of(tmp_path / "run" / "best", data_license="what I think")
+    assert "It is the checkpoint after 3 updates, the best of 2 by mean IoU on the split `val`" in text
+    assert "`small`, pre-trained on the attention (NMI-HAD) of block 2" in text
+    assert BENCHMARKS["soda"].LICENSE in text and "what I think" not in text
+    assert "the best of" not in text_of(tmp_path / "run" / "last")
+    assert find_run(tmp_path / "run" / "last").evaluated_step == 9  # type: ignore[union-attr]
+    assert "9 updates of 8 images" in text
+    elsewhere = [("1.json", evaluation(dataset="mfnet"))]
+    assert "; how it does on other data was not measured." in text_of(tmp_path / "run" / "last")
+    assert "other data, but for those under Results, was" in text_of(tmp_path / "run" / "best", evaluations=elsewhere)
+
+    (tmp_path / "run" / "best").mkdir()
+    options = {"model": str(tmp_path / "run" / "best"), "dataset": "mfnet"}
+    for logged, said in (([4], "4 updates (of 9 planned) of 8"), ([], "An unknown number of updates (of 9 planned)")):
+        write_run(tmp_path / "next", options, [{"step": step, "mean_iou": 0.5} for step in logged])
+        assert said in text_of(tmp_path / "next" / "last")
+    text = text_of(tmp_path / "next" / "last")
+    assert f"| Started from | `run`, fine-tuned on the data *{BENCHMARKS['soda'].TITLE}* |" in text
+    os.utime(tmp_path / "next" / "run.json", (0, 0))  # another run has taken the place of the one before
+    text = text_of(tmp_path / "next" / "last")
+    assert "| Started from | `run`, of which nothing more is recorded |" in text
+
+    student.save_pretrained(tmp_path / "run" / "last")
+    UnipImageProcessor().save_pretrained(tmp_path / "run" / "last")
+    options = {"data_license": "what I think", "with_speed": False}
+    written = write_publication(tmp_path / "run" / "last", "me/yard", tmp_path / "out", **options)
+    assert len(written.warnings) == 1 and "so that --data_license is not used" in written.warnings[0]
+
+    monkeypatch.setattr("unip_hf.hub.model_card.is_hub_name", lambda name: name == "they/unip")
+    write_run(tmp_path / "run", {"model": "they/unip", "dataset": "mfnet", "dataset_config": "rgb"}, [])
+    card = make_model_card("me/yard", student, UnipImageProcessor(), find_run(tmp_path / "run" / "last"))
+    assert card.data.base_model == "they/unip" and "rgb" in card.data.tags and "infrared" not in card.data.tags
+
+
+def test_how_an_evaluation_was_made_is_said() -> None:
+    settings = {"window_size": None, "flip": False, "scales": [0.75, 1.0]}
+    assert describe_settings(evaluation(settings=settings, mixed_precision="bf16")) == (
+        "whole images, averaged over the scales 0.75, 1; bf16"
+    )
+
+
+@pytest.mark.parametrize(("settings", "is_said"), [
+    ({}, True), ({"intensity_scaling": "percentiles"}, True), ({"intensity_scaling": "dtype_range"}, False),
+])  # fmt: skip
+def test_a_card_warns_of_images_scaled_one_by_one(
+    settings: dict[str, Any], is_said: bool, make_config: Callable
+) -> None:
+    model = UnipForSemanticSegmentation(make_config())
+    text = make_model_card("me/yard", model, UnipImageProcessor(**settings)).text
+    assert ("Each image is scaled by itself" in text) == is_said
+
+
+def test_speed_is_the_median_after_the_first_pass(
+    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    UnipForSemanticSegmentation(make_config()).save_pretrained(tmp_path)
+    clock = iter([0, 50, 100, 103, 200, 201, 300, 302, 400, 404, 500, 505])  # 50 s, then 3, 1, 2, 4, 5
+    monkeypatch.setattr("unip_hf.hub.speed.time.perf_counter", lambda: next(clock))
+    speed = measure_here(tmp_path, 64, "cpu")
+    assert speed.seconds == 3 and speed.size == 64 and speed.dtype == "float32"
+    assert speed.megabytes is None or 50 < speed.megabytes < 50_000
 
 
 def test_dataset_cards_are_complete_and_valid() -> None:

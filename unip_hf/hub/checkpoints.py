@@ -54,14 +54,20 @@ def fingerprint(model: nn.Module, processor: Any) -> str:
         SHA-256 as 64 hexadecimal digits.
     """
     parts: list[Any] = [model.config, processor]
-    settings = [
-        {key: value for key, value in part.to_dict().items() if key not in _CHANGED_BY_SAVING} for part in parts
-    ]
+    settings = [_kept_by_saving(part.to_dict()) for part in parts]
     content = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         content.update(name.encode())
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
+
+
+def _kept_by_saving(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _kept_by_saving(value) if isinstance(value, dict) and "model_type" in value else value  # e.g. a backbone
+        for key, value in settings.items()
+        if key not in _CHANGED_BY_SAVING
+    }
 
 
 _CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}

@@ -2,6 +2,7 @@
 """The evaluations of a checkpoint: which `results.json` belong to its weights, and what they say."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from huggingface_hub import EvalResult
 
 from ..evaluation.results import SUMMARY, to_eval_results
 from .data_facts import DataFacts, data_facts
-from .runs import path_name
+from .runs import without_folders
 
 
 NEEDED = ("dataset", "split", "num_images", "settings", "classes", *SUMMARY)
+CLASS_COLUMNS = ("iou", "accuracy", "dice", "share_of_pixels")
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -33,11 +35,18 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         missing = [name for name in NEEDED if name not in record]
-        if missing or not all(
-            {"name", "iou", "accuracy", "dice", "share_of_pixels"} <= set(c) for c in record["classes"]
-        ):
+        if missing or not all({"name", *CLASS_COLUMNS} <= set(found) for found in record["classes"]):
             raise ValueError(f"it has no {missing or 'numbers of its classes'}")
-    except (ValueError, TypeError) as error:
+        numbers = [record[name] for name in SUMMARY]
+        numbers += [found[column] for found in record["classes"] for column in CLASS_COLUMNS]
+        if not all(value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in numbers):
+            raise ValueError("a result is no number")
+        window = record["settings"].get("window_size")
+        if not all(isinstance(value, int) for value in (record["num_images"], window or 0)):
+            raise ValueError("a size is no whole number")
+        describe_settings(record)
+        evaluation_name(record)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or `unip evaluate` did not write it: {error}.") from error
     return record
 
@@ -94,19 +103,25 @@ def evaluation_name(record: dict[str, Any]) -> str:
 
 def public_record(record: dict[str, Any]) -> dict[str, Any]:
     """The record without the folders of the machine."""
-    hidden = {name: path_name(record[name]) for name in ("checkpoint", "data_dir") if record.get(name)}
-    return {**record, **hidden}
+    names = [name for name in ("checkpoint", "data_dir") if record.get(name)]
+    return {**record, **{name: without_folders(record[name], name == "checkpoint") for name in names}}
 
 
-def evaluation_results(records: Sequence[dict[str, Any]]) -> list[EvalResult]:
+def evaluation_results(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> list[EvalResult]:
     """
     Entries of the model index; their values are those of the files, to the last digit. Of several evaluations of the
-    same images they say how each was made.
+    same images they say how each was made, and which file it is where that does not tell them apart.
+
+    Args:
+        evaluations: File name in the repository and content of each.
     """
     results = []
-    for record in records:
-        facts = evaluated_data(record)
-        same = [other for other in records if evaluation_name(other) == evaluation_name(record)]
+    for file, record in evaluations:
+        facts, settings = evaluated_data(record), describe_settings(record)
+        same = [describe_settings(r) for _, r in evaluations if evaluation_name(r) == evaluation_name(record)]
+        how = {"inference": settings} if len(same) > 1 else None
+        if how is not None and same.count(settings) > 1:
+            how["file"] = file
         results += to_eval_results(
             record,
             {found["name"]: found["iou"] for found in record["classes"]},
@@ -114,7 +129,7 @@ def evaluation_results(records: Sequence[dict[str, Any]]) -> list[EvalResult]:
             record["split"],
             facts.name if record["dataset"] == "folder" else record.get("dataset_config"),
             facts.title,
-            {"inference": describe_settings(record)} if len(same) > 1 else None,
+            how,
         )
     return results
 

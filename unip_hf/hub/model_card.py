@@ -75,7 +75,7 @@ def make_model_card(
         base_model=base_model,
         model_name=repo_id.rpartition("/")[2],
         tags=_tags(is_segmentation, is_unip, data),
-        eval_results=evaluation_results([record for _, record in evaluations]) or None,
+        eval_results=evaluation_results(evaluations) or None,
     )
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else describe_origin(run)
     card = ModelCard.from_template(
@@ -97,12 +97,14 @@ def make_model_card(
         results=[_result(file, record) for file, record in evaluations],
         no_results="Not evaluated, or not with these weights." if is_segmentation else "It has no segmentation head.",
         speeds=[_speed_row(speed) for speed in speeds],
-        limits_of_data=_limits_of_data(run, data),
+        limits_of_data=_limits_of_data(run, data, [record for _, record in evaluations]),
         torch_version=torch.__version__,
         weights_license=f"`{license}`" if license else NOT_STATED,
         data_license=_data_license(data, data_license),
         version=__version__,
-        citation_reason="The network is that of:" if is_unip else "The network was trained as described in:",
+        citation_reason="The network is that of:"
+        if is_unip
+        else "The library unip_hf, which wrote these files, implements:",
         citation=paper.CITATION,
     )
     check_model_card(card)
@@ -140,7 +142,7 @@ def loading_code(repo_id: str, model: PreTrainedModel) -> str:
         "from PIL import Image",
         f"from transformers import AutoImageProcessor, {auto_class}",
         "",
-        'image = Image.open("your-image.png")  # 8 or 16 bits, grey or colour',
+        'image = Image.open("your-image.png")  # grey of 8 or 16 bits, or colour of 8',
         f'processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)',
         f'model = {auto_class}.from_pretrained("{repo_id}"{trust})',
         'outputs = model(**processor(image, return_tensors="pt"))',
@@ -203,8 +205,16 @@ def _plain(text: object) -> str:
 
 def _tags(is_segmentation: bool, is_unip: bool, data: DataFacts | None) -> list[str]:
     tags = ["semantic-segmentation"] if is_segmentation else []
-    tags += ["infrared", "thermal"] if data is None or data.modality in ("thermal", "both") else [data.modality]
+    if _is_infrared(is_unip, data):
+        tags += ["infrared", "thermal"]
+    elif data is not None:
+        tags.append(data.modality)
     return tags + (["unip", f"arxiv:{paper.ARXIV_ID}"] if is_unip else [])
+
+
+def _is_infrared(is_unip: bool, data: DataFacts | None) -> bool:
+    """Whether it is for infrared images, as far as that is known."""
+    return is_unip if data is None else data.modality in ("thermal", "both")
 
 
 def _trained_on(run: TrainingRun | None, data: DataFacts | None) -> str:
@@ -214,9 +224,13 @@ def _trained_on(run: TrainingRun | None, data: DataFacts | None) -> str:
     return f"{how} on the data *{_plain(data.title)}*"
 
 
-def _limits_of_data(run: TrainingRun | None, data: DataFacts | None) -> str:
+def _limits_of_data(run: TrainingRun | None, data: DataFacts | None, records: Sequence[dict[str, Any]]) -> str:
     trained = _trained_on(run, data)
-    return f"It was {trained} and on no other." if trained else "What it was trained on is not recorded."
+    if data is None or not trained:
+        return "What it was trained on is not recorded."
+    others = {evaluated_data(record).name for record in records} - {data.name}
+    but = ", but for those under Results," if others else ""
+    return f"It was {trained}; how it does on other data{but} was not measured."
 
 
 def _summary(model: PreTrainedModel, run: TrainingRun | None, data: DataFacts | None) -> str:
@@ -224,8 +238,9 @@ def _summary(model: PreTrainedModel, run: TrainingRun | None, data: DataFacts | 
     where = ", ".join(["", *filter(None, [_trained_on(run, data)])])
     if kind in ENCODERS:
         return f"A [UNIP]({paper.URL}) encoder for infrared images{where}, to be fine-tuned."
-    network = f"a [UNIP]({paper.URL}) network" if model.config.model_type == "unip" else f"`{kind}`"
-    images = "images" if data and data.modality in ("rgb", "depth") else "infrared images"
+    is_unip = model.config.model_type == "unip"
+    network = f"a [UNIP]({paper.URL}) network" if is_unip else f"`{kind}`"
+    images = "infrared images" if _is_infrared(is_unip, data) else "images"
     return f"Segments {images} into {model.config.num_labels} classes: {network}{where}."
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..modeling.configuration_unip import UNIP_SIZES
 from .data_facts import DataFacts, data_facts
-from .runs import TrainingRun, find_run, is_hub_name, path_name, without_folders
+from .runs import TrainingRun, checkpoint_name, find_run, is_hub_name, without_folders
 
 
 def training_data(run: TrainingRun | None) -> DataFacts | None:
@@ -18,18 +18,25 @@ def training_data(run: TrainingRun | None) -> DataFacts | None:
 
 
 def describe_origin(run: TrainingRun | None) -> str:
-    """What training started from, and, as far as records go back, how that was pre-trained."""
+    """What training started from, and, as far as records go back, how that was trained."""
     if run is None:
         return "not recorded"
     if run.is_pretraining:
         starts = run.options.get("students") or []
-        own = [start for start in starts if path_name(start) == run.checkpoint]
+        own = [start for start in starts if checkpoint_name(start) == run.checkpoint]
         return ", ".join(_start(start) for start in own or starts)
     model = run.options["model"]
-    pretraining = find_run(Path(model)) if Path(model).is_dir() else None
-    if pretraining is not None and pretraining.is_pretraining:
-        return f"`{path_name(model)}`, {_distillation(pretraining)}"
-    return _start(model)
+    before = find_run(Path(model)) if Path(model).is_dir() else None
+    if before is None or _started(before) > _started(run):  # another run, which took the place of the one before
+        return _start(model)
+    data = training_data(before)
+    how = "trained" if before.options.get("model") in UNIP_SIZES else "fine-tuned"
+    what = _distillation(before) if before.is_pretraining else f"{how} on the data *{data.title if data else ''}*"
+    return f"`{checkpoint_name(model)}`, {what}"
+
+
+def _started(run: TrainingRun) -> int:
+    return (run.folder / "run.json").stat().st_mtime_ns
 
 
 def _start(model: str) -> str:
@@ -37,16 +44,16 @@ def _start(model: str) -> str:
         return "random weights"
     if is_hub_name(model):
         return f"[{model}](https://huggingface.co/{model})"
-    return f"`{path_name(model)}`, of which nothing more is recorded"
+    return f"`{checkpoint_name(model)}`, of which nothing more is recorded"
 
 
 def _distillation(run: TrainingRun) -> str:
-    data = training_data(run)
+    data, teacher = training_data(run), without_folders(run.options["teacher"], is_checkpoint=True)
     layer: Any = run.found.get("teacher_layer")
     nmi = f" (NMI {run.found['teacher_nmi'][layer - 1]:.3f})" if "teacher_nmi" in run.found else ""
     return (
         f"pre-trained on the attention (NMI-HAD) of block {layer}{nmi} of the teacher "
-        f"`{without_folders(run.options['teacher'])}` on the data *{data.title if data else 'unknown'}*"
+        f"`{teacher}` on the data *{data.title if data else 'unknown'}*"
     )
 
 
@@ -56,7 +63,10 @@ def describe_training(run: TrainingRun | None) -> str:
         return "How it was trained is not recorded."
     options = run.options
     command = "distill" if run.is_pretraining else "finetune"
-    parts = [f"{run.num_steps:,} updates" if run.num_steps else "An unknown number of updates"]
+    made, planned = run.num_steps, run.num_planned_steps
+    parts = ["An unknown number of updates" if made is None else f"{made:,} updates"]
+    if planned and (made is None or made < planned):
+        parts[0] += f" (of {planned:,} planned)"
     parts[0] += f" of {options['batch_size']:,} images, crops of {options['crop_size']} pixels"
     if options.get("learning_rate"):
         parts.append(f"learning rate {options['learning_rate']:g}")
@@ -74,10 +84,13 @@ def describe_training(run: TrainingRun | None) -> str:
         sentences.insert(0, _distillation(run)[:1].upper() + _distillation(run)[1:] + ".")
         sentences += _student_attention(run)
     elif run.checkpoint == "best" and len(run.validation_scores) > 1:
+        split = options.get("validation_split", "validation")
         sentences.append(
             f"It is the checkpoint after {run.evaluated_step:,} updates, the best of {len(run.validation_scores)} by "
-            f"mean IoU on the split `{options['validation_split']}`: numbers on that split favour it."
+            f"mean IoU on the split `{split}`: numbers on that split favour it."
         )
+    elif run.checkpoint == "best" and run.evaluated_step is not None and run.evaluated_step != made:
+        sentences.append(f"It is the checkpoint after {run.evaluated_step:,} updates.")
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     sentences.append(
         f"All options are in [recipe.yaml](recipe.yaml), for `unip {command} --config recipe.yaml`; the libraries in "

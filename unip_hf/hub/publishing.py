@@ -1,15 +1,16 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Makes the folder that is published of a checkpoint."""
 
+import itertools
 import json
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
 from ..evaluation.results import CARD_TEXT, load_card
@@ -20,12 +21,28 @@ from .loading import load_publishable
 from .model_card import make_model_card
 from .provenance import training_data
 from .runs import TrainingRun, find_run, make_recipe, training_curve
-from .speed import measure_speed
+from .speed import Speed, measure_speed
 
 
 CURVE, SAMPLES, RECIPE, ENVIRONMENT = "training_curve.png", "samples.png", "recipe.yaml", "environment.json"
-# What of an earlier upload goes when it is not written any more.
-REPLACED_PATTERNS = (CURVE, SAMPLES, RECIPE, ENVIRONMENT, "evaluation/*.json", "*.safetensors*", "*_unip*.py")
+# What of an earlier upload goes when it is not written any more. A star would also stand for folders.
+REPLACED_PATTERNS = (
+    CURVE,
+    SAMPLES,
+    RECIPE,
+    ENVIRONMENT,
+    "evaluation/*.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors",
+    "configuration_unip.py",
+    "image_processing_unip.py",
+    "image_reading_unip.py",
+    "modeling_unip.py",
+    "modeling_unip_layers.py",
+    "modeling_unip_pretraining.py",
+    "modeling_unip_segmentation.py",
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,34 @@ def write_publication(
     records, warnings = find_evaluations(checkpoint, fingerprint(model, processor), evaluations)
     warnings += check_own_card(checkpoint)
     run = find_run(checkpoint)
+    data = training_data(run)
+    if data_license is not None and data is not None and data.license is not None:
+        warnings.append(f"The licence of {data.title} is known, so that --data_license is not used: {data.license}.")
     figure = None if run is None else training_curve(run.metrics)
-    samples = run.samples if run is not None and with_samples else None
+    picture = run.samples.read_bytes() if run is not None and run.samples is not None and with_samples else None
+    files: list[str] = []
+    for record in records:
+        files.append(_new_name(f"evaluation/{evaluation_name(record)}", files))
+
+    def make_card(speeds: Sequence[Speed]) -> ModelCard:
+        return make_model_card(
+            repo_id,
+            model,
+            processor,
+            run,
+            list(zip(files, records)),
+            speeds,
+            curve=CURVE if figure is not None else None,
+            samples=SAMPLES if picture is not None else None,
+            license=license,
+            data_license=data_license,
+            base_model=base_model,
+            notes=notes,
+        )
+
+    card = make_card(())  # what the Hub would refuse is refused before anything is measured or written
+    if with_speed:
+        card = make_card(measure_speed(checkpoint, _window_size(model, records)))
     with write_whole(output_dir) as staged:
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
@@ -91,32 +134,15 @@ def write_publication(
             _write_run(staged, run, ignored_options)
         if figure is not None:
             figure.savefig(staged / CURVE, format="png", dpi=120)
-        if samples is not None:
-            shutil.copyfile(samples, staged / SAMPLES)
-        files: list[str] = []
-        for record in records:
-            files.append(_new_name(f"evaluation/{evaluation_name(record)}", files))
-            (staged / files[-1]).parent.mkdir(exist_ok=True)
+        if picture is not None:
+            (staged / SAMPLES).write_bytes(picture)
+        for file, record in zip(files, records):
+            (staged / file).parent.mkdir(exist_ok=True)
             text = json.dumps(public_record(record), indent=2, allow_nan=False)
-            (staged / files[-1]).write_text(text + "\n", encoding="utf-8")
-        card = make_model_card(
-            repo_id,
-            model,
-            processor,
-            run,
-            list(zip(files, records)),
-            measure_speed(staged, _window_size(model, records)) if with_speed else (),
-            curve=CURVE if figure is not None else None,
-            samples=SAMPLES if samples is not None else None,
-            license=license,
-            data_license=data_license,
-            base_model=base_model,
-            notes=notes,
-        )
+            (staged / file).write_text(text + "\n", encoding="utf-8")
         card.save(staged / "README.md")
         written = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
-    data = training_data(run)
-    shown = f"{data.title} (licence: {data.license or data_license or 'not known'})" if data and samples else None
+    shown = f"{data.title} (licence: {data.license or data_license or 'not known'})" if data and picture else None
     return Publication(written, shown, warnings)
 
 
@@ -142,13 +168,14 @@ def _write_run(folder: Path, run: TrainingRun, ignored_options: Collection[str])
     recipe = yaml.safe_dump(make_recipe(run, ignored_options), sort_keys=False, allow_unicode=True)
     head = f"# unip {command} --config {RECIPE} --output_dir ...\n# Of folders and files only the names are given.\n"
     (folder / RECIPE).write_text(head + recipe, encoding="utf-8")
-    environment = {"versions": run.versions, "num_steps": run.num_steps, **run.found}
+    counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
+    environment = {"versions": run.versions, **counts, **run.found}
     (folder / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
 
 def _new_name(stem: str, taken: Sequence[str]) -> str:
-    number = sum(name == f"{stem}.json" or name.startswith(f"{stem}-") for name in taken)
-    return f"{stem}-{number + 1}.json" if number else f"{stem}.json"
+    names = itertools.chain([f"{stem}.json"], (f"{stem}-{number}.json" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _window_size(model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> int:

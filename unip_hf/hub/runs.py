@@ -2,6 +2,7 @@
 """What a checkpoint's training run left beside it: options, versions, metrics, pictures."""
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class TrainingRun:
         options: What it was started with.
         versions: Of the libraries.
         found: What it found out itself: `teacher_layer`, `teacher_nmi`, `num_images` of pre-training.
-        num_steps: Updates.
+        num_planned_steps: Updates that it was to make.
         metrics: Lines of its log.
     """
 
@@ -38,12 +39,17 @@ class TrainingRun:
     options: dict[str, Any]
     versions: dict[str, str]
     found: dict[str, Any]
-    num_steps: int | None
+    num_planned_steps: int | None
     metrics: list[dict[str, Any]]
 
     @property
     def is_pretraining(self) -> bool:
         return "teacher" in self.options
+
+    @property
+    def num_steps(self) -> int | None:
+        """Updates that were made, as far as the log goes; `None` if nothing was logged."""
+        return max((line["step"] for line in self.metrics), default=None)
 
     @property
     def validation_scores(self) -> dict[int, float]:
@@ -61,6 +67,8 @@ class TrainingRun:
     @property
     def samples(self) -> Path | None:
         """The picture of this checkpoint's predictions on validation images, if there is one."""
+        if self.checkpoint != "best" and self.evaluated_step != self.num_steps:
+            return None  # training went on after it, and was not finished
         picture = self.folder / "predictions" / f"step-{self.evaluated_step or 0:08d}.png"
         return picture if picture.is_file() else None
 
@@ -85,11 +93,19 @@ def find_run(checkpoint: Path) -> TrainingRun | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         options, versions = dict(record["options"]), dict(record["versions"])
-        found, num_steps = dict(record.get("found") or {}), record.get("num_steps")
+        found, num_planned_steps = dict(record.get("found") or {}), record.get("num_steps")
+        if not (
+            isinstance(options["dataset"], str)
+            and isinstance(options["batch_size"], int)
+            and isinstance(options["crop_size"], int)
+            and isinstance(options["teacher" if "teacher" in options else "model"], str)
+            and isinstance(num_planned_steps, (int, type(None)))
+        ):
+            raise TypeError("an option of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or no training run of this library wrote it.") from error
     metrics = read_metrics(folder / "metrics.jsonl")
-    return TrainingRun(folder, checkpoint.name, options, versions, found, num_steps, metrics)
+    return TrainingRun(folder, checkpoint.name, options, versions, found, num_planned_steps, metrics)
 
 
 def is_hub_name(name: str) -> bool:
@@ -103,20 +119,27 @@ def is_hub_name(name: str) -> bool:
 
 
 def path_name(path: str) -> str:
-    """The last part of a path, of a run's `best` or `last` the one before: what may be said of it in public."""
-    parts = [part for part in re.split(r"[\\/]+", path) if part]
-    if len(parts) > 1 and parts[-1] in ("best", "last"):
-        parts.pop()
-    return parts[-1] if parts else path
+    """The last part of a path, of `.` and `..` the name of that folder here: what may be said of it in public."""
+    if Path(path).resolve() == Path(os.path.expanduser("~")).resolve():
+        return "~"  # its name is that of the user
+    parts = [part for part in re.split(r"[\\/]+", path) if part not in ("", ".")]
+    if parts and parts[-1] != "..":
+        return parts[-1]
+    return (Path(path).resolve().name if Path(path).exists() else "") or path
 
 
-def without_folders(value: Any) -> Any:
-    """Options without the folders of the machine: of each path, in lists as well, what [`path_name`] leaves."""
+def checkpoint_name(path: str) -> str:
+    """Of a run's `best` or `last` the name of the run, of other checkpoints that of their folder."""
+    return path_name(re.sub(r"(?<=[^\\/])[\\/]+(best|last)[\\/]*$", "", path))
+
+
+def without_folders(value: Any, is_checkpoint: bool = False) -> Any:
+    """Options without the folders of the machine: of each path, in lists as well, the name of what it leads to."""
     if isinstance(value, list):
-        return [without_folders(part) for part in value]
-    if not isinstance(value, str) or not re.search(r"[\\/]", value) or is_hub_name(value):
+        return [without_folders(part, is_checkpoint) for part in value]
+    if not isinstance(value, str) or not re.search(r"[\\/]|^\.\.?$", value) or is_hub_name(value):
         return value
-    return path_name(value)
+    return checkpoint_name(value) if is_checkpoint else path_name(value)
 
 
 def make_recipe(run: TrainingRun, ignored_options: Collection[str]) -> dict[str, Any]:
@@ -128,7 +151,7 @@ def make_recipe(run: TrainingRun, ignored_options: Collection[str]) -> dict[str,
         ignored_options: Names of options that do not change what is computed.
     """
     return {
-        name: without_folders(value)
+        name: without_folders(value, is_checkpoint=name in ("model", "students", "teacher"))
         for name, value in run.options.items()
         if name not in ignored_options and value is not None and value is not False
     }
@@ -180,6 +203,7 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> "Figure | None":
 
 __all__ = [
     "TrainingRun",
+    "checkpoint_name",
     "find_run",
     "is_hub_name",
     "make_recipe",

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,8 +82,8 @@ def peak_megabytes() -> float | None:
 
 def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> Speed:
     """Loads a model and runs it in this process, see [`measure_speed`]."""
-    model, _ = load_publishable(checkpoint)
-    model = model.eval().to(device)
+    loaded: Any = load_publishable(checkpoint)[0]
+    model = loaded.to(device)
     dtype = next(model.parameters()).dtype
     pixel_values = torch.zeros(1, getattr(model.config, "num_channels", 3), size, size, device=device, dtype=dtype)
     seconds = []
