@@ -69,7 +69,8 @@ def _read_pil_image(image: Image.Image, name: str, keep_palette_ids: bool) -> np
     if image.mode not in (*GREY_MODES, "RGB", "P", "1", "YCbCr", "LAB", "HSV"):
         raise ValueError(
             f"{name} has the mode {image.mode}. A further channel may be transparency or, as in MFNet, the thermal "
-            "image: pass the array of the channels you mean, e.g. np.asarray(image)[..., 3] for MFNet."
+            "image: save it without transparency, or pass the array of the channels you mean, e.g. "
+            "np.asarray(image)[..., 3] for MFNet."
         )
     image = ImageOps.exif_transpose(image)
     if image.mode == "1" and not keep_palette_ids:

@@ -36,6 +36,8 @@ def command_parser() -> argparse.ArgumentParser:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
+    if options.port is not None and not 0 < options.port < 65536:
+        raise ValueError(f"--port is a number from 1 to 65535, not {options.port}.")
     if options.model is None:
         if not QUICKSTART.is_dir():
             raise ValueError(
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise ValueError("The demo needs gradio: pip install gradio") from error
+        raise ValueError('The demo needs gradio: pip install ".[demo]" in the folder of this project.') from error
     from transformers.utils import logging
 
     from unip_hf.spaces_demo.interface import build_interface, launch_settings

@@ -80,7 +80,10 @@ def main(arguments: Sequence[str]) -> None:
 
     check_repo_id(options.repo_id)
     for model in options.model:
-        if Path(model).exists():
+        card = Path(model) / "README.md"
+        # The folder of a dry run may lie here under the very name that the model has on the Hub.
+        is_publication = card.is_file() and f'from_pretrained("{model}"' in card.read_text(encoding="utf-8")
+        if Path(model).exists() and not is_publication:
             raise ValueError(
                 f"{model!r} lies on this machine, where a Space cannot read it: publish it first, with unip publish "
                 f"{model} USER/NAME, and give that name."

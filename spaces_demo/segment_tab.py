@@ -54,17 +54,12 @@ def example_uploads() -> tuple[list[Image.Image], list[str]]:
     return [Image.fromarray(picture) for picture in (*pictures, sheet)], [*scenes, str(pages)]
 
 
-def _result_folder(request: gr.Request) -> Path:
-    """Where what a visitor has segmented lies, once it is there."""
-    return session_folder(request) / "segmentation"
-
-
 def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path, progress: Any) -> list[str]:
     """
     Segments an upload with a model of this name.
 
     Args:
-        folder: To be made, for [`Segmentation`].
+        folder: Empty, or to be made, for [`Segmentation`].
         progress: Called as `gr.Progress`.
 
     Returns:
@@ -108,13 +103,19 @@ def segment_tab(models: Models) -> None:
         """Of `shown` and `results`."""
         if not paths:
             raise error_message("Upload an image first.")
-        folder = _result_folder(request)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
-            notes = compute(name, paths, f"{staging}/result")
+        # Each result has a folder of its own: another page event may still read the one before.
+        folders = session_folder(request) / "segmentations"
+        folders.mkdir(parents=True, exist_ok=True)
+        before = list(folders.iterdir())
+        folder = tempfile.mkdtemp(dir=folders)
+        try:
+            notes = compute(name, paths, folder)
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            Path(staging, "result").rename(folder)
-        segmentation = Segmentation(folder)
+            raise
+        for old in before:
+            shutil.rmtree(old, ignore_errors=True)
+        segmentation = Segmentation(Path(folder))
         count = len(segmentation.names)
         ending = "s" if count > 1 else ""
         overlays = segmentation.write_overlays(opacity / 100)
@@ -125,13 +126,13 @@ def segment_tab(models: Models) -> None:
             gr.update(value=segmentation.write_masks(), label=f"Download mask{ending}", interactive=True),
             gr.update(value=overlays, label=f"Download overlay{ending}", interactive=True),
             paths,
+            folder,
         ]
 
-    def clear(request: gr.Request) -> list[Any]:
+    def clear() -> list[Any]:
         """Of `shown` and `results`: what is there belongs to another upload."""
-        shutil.rmtree(_result_folder(request), ignore_errors=True)
         unavailable = gr.update(value=None, interactive=False)
-        return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, []]
+        return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, [], None]
 
     def segment_example(name: str, index: int, opacity: float, request: gr.Request) -> list[Any]:
         return segment(name, [example_paths[index]], opacity, request)
@@ -139,20 +140,20 @@ def segment_tab(models: Models) -> None:
     def segment_again(name: str, paths: list[str], opacity: float, request: gr.Request) -> list[Any]:
         return segment(name, paths, opacity, request) if paths else [gr.skip()] * len(shown + results)
 
-    def show_again(frame: int, opacity: float, request: gr.Request) -> list[Any]:
-        return show(Segmentation(_result_folder(request)), int(frame) - 1, opacity)
+    def show_again(folder: str | None, frame: int, opacity: float) -> list[Any]:
+        return show(Segmentation(Path(folder)), int(frame) - 1, opacity) if folder else [gr.skip()] * len(shown)
 
-    def blend_again(frame: int, opacity: float, request: gr.Request) -> Image.Image | dict:
-        folder = _result_folder(request)
-        return Segmentation(folder).picture(int(frame) - 1, opacity / 100) if folder.is_dir() else gr.skip()
+    def blend_again(folder: str | None, frame: int, opacity: float) -> Image.Image | dict:
+        return Segmentation(Path(folder)).picture(int(frame) - 1, opacity / 100) if folder else gr.skip()
 
-    def write_overlays(opacity: float, request: gr.Request) -> Any:
-        folder = _result_folder(request)
-        return gr.update(value=Segmentation(folder).write_overlays(opacity / 100)) if folder.is_dir() else gr.skip()
+    def write_overlays(folder: str | None, opacity: float) -> Any:
+        return gr.update(value=Segmentation(Path(folder)).write_overlays(opacity / 100)) if folder else gr.skip()
 
-    def describe_pixel(frame: int, event: gr.SelectData, request: gr.Request) -> str:
+    def describe_pixel(folder: str | None, frame: int, event: gr.SelectData) -> str:
+        if not folder:
+            return ""
         x, y = event.index
-        return html.escape(Segmentation(_result_folder(request)).describe_pixel(int(frame) - 1, x, y))
+        return html.escape(Segmentation(Path(folder)).describe_pixel(int(frame) - 1, x, y))
 
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -182,21 +183,23 @@ def segment_tab(models: Models) -> None:
                 mask = gr.DownloadButton("Download mask", size="md", interactive=False, elem_id="mask")
                 overlay = gr.DownloadButton("Download overlay", size="md", interactive=False, elem_id="overlay")
     latest = gr.State([])  # paths of the upload that is shown
+    result = gr.State()  # folder of its segmentation
 
-    shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest]
+    shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest, result]
     private: dict[str, Any] = {"api_visibility": "private"}
     light = {"show_progress": "hidden", "trigger_mode": "always_last", **private}
-    heavy: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture}
+    heavy: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture, "trigger_mode": "always_last"}
     heavy |= {"concurrency_limit": 1, "concurrency_id": "model"}
     cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "show_progress": "hidden", **private}
+    cleared["trigger_mode"] = "multiple"
     files.upload(**cleared).then(segment, [model, files, opacity], api_name="segment", **heavy)
     directory.upload(**cleared).then(segment, [model, directory, opacity], **private, **heavy)
     dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **private, **heavy)
     model.change(segment_again, [model, latest, opacity], **private, **heavy)
-    frame.input(show_again, [frame, opacity], shown, **light)
-    opacity.input(blend_again, [frame, opacity], picture, **light)
-    opacity.input(write_overlays, opacity, overlay, **light)
-    picture.select(describe_pixel, frame, pixel, **light)
+    frame.input(show_again, [result, frame, opacity], shown, **light)
+    opacity.input(blend_again, [result, frame, opacity], picture, **light)
+    opacity.input(write_overlays, [result, opacity], overlay, **light)
+    picture.select(describe_pixel, [result, frame], pixel, **light)
 
 
 __all__ = ["legend", "segment_tab", "segment_upload"]

@@ -126,7 +126,8 @@ def read_upload(path: str | Path) -> np.ndarray:
     path = Path(path)
     source = describe_upload(path)
     with readable_errors(path):
-        return next(read_frames(source)).load()
+        frames = read_frames(source)  # which keeps the file open
+        return next(frames).load()
 
 
 def _check_archive(path: Path) -> None:

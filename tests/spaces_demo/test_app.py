@@ -130,6 +130,18 @@ def test_a_wrong_file_is_refused_and_the_next_one_works(page: object, tmp_path: 
     assert text_of(page, "#frame", "of 4")
 
 
+def test_of_quick_clicks_the_last_one_wins(page: object) -> None:
+    examples = page.locator("#examples img")
+    for first, second, gap in ((4, 2, 100), (0, 1, 100), (3, 0, 250)):
+        examples.nth(first).click()
+        page.wait_for_timeout(gap)
+        examples.nth(second).click()
+        text_of(page, "#pixel", f"scene-{second + 1}:")
+        page.wait_for_timeout(700)
+        assert f"scene-{second + 1}:" in page.locator("#pixel").inner_text()
+        assert page.locator("#segmentation img").count() == 1 and page.locator("#mask").is_enabled()
+
+
 def draw_png(path: Path) -> Path:
     Image.fromarray(draw_scene(5, 120, 160)[0]).save(path)
     return path

@@ -101,3 +101,13 @@ def test_the_demo_says_which_model_it_needs(
     assert "run `unip quickstart` first" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere"]) == 2
     assert "There is no checkpoint folder 'nowhere'" in capsys.readouterr().err
+    assert cli.run(demo.main, ["--model", "nowhere", "--port", "70000"]) == 2
+    assert "--port is a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_a_publication_may_lie_here_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me" / "tiny").mkdir(parents=True)
+    (tmp_path / "me" / "tiny" / "README.md").write_text('model = AutoModel.from_pretrained("me/tiny")')
+    assert cli.run(publish_space.main, ["me/demo", "--model", "me/tiny", "--dry_run", "space"]) == 0
+    assert "models:\n- me/tiny" in (tmp_path / "space" / "README.md").read_text()

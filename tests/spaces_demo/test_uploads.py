@@ -72,6 +72,13 @@ def test_images_keep_their_depth(tmp_path: Path) -> None:
     assert video.shape == (48, 64, 3) and video.dtype == np.uint8
 
 
+def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
+    pages = [draw(seed) for seed in range(2)]
+    images = [Image.fromarray(page) for page in pages]
+    images[0].save(tmp_path / "pages.tif", save_all=True, append_images=images[1:])
+    np.testing.assert_array_equal(read_upload(tmp_path / "pages.tif"), pages[0])
+
+
 def test_what_is_too_large_is_known_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "read_frames", None)  # nothing is decoded
     for width, height in ((20_000, 10_000), (10_000, 10_000)):
