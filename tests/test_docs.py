@@ -172,7 +172,11 @@ def run(words: list[str], is_run: bool) -> None:
     assert status == 0, f"unip {job} {' '.join(arguments)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem == "deploy" else page for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_the_code_of_a_page_runs(page: Path, workplace: Path) -> None:
     names: dict[str, object] = {}
     for language, block in BLOCK.findall(page.read_text()):

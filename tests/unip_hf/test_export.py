@@ -319,6 +319,12 @@ def test_a_missing_package_is_named(
         ExportedModel(tmp_path / FORMATS[format], UnipConfig())
 
 
+def test_weights_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").touch()
+    with pytest.raises(FileNotFoundError, match="there is no model.bin"):
+        ExportedModel(tmp_path / "model.xml", UnipConfig())
+
+
 def test_exported_models_are_evaluated_as_others(exported: Path, checkpoint: Path) -> None:
     generator = np.random.default_rng(0)
     rows = [

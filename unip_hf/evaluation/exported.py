@@ -142,9 +142,9 @@ class ExportedModel(nn.Module):
         self.name = str(file)
         if not file.is_file():
             raise FileNotFoundError(f"There is no file {self.name!r}.")
+        require_package(RUNTIMES[file.suffix])
         if file.suffix == ".xml" and not file.with_suffix(".bin").is_file():
             raise FileNotFoundError(f"Beside {self.name!r} there is no {file.with_suffix('.bin').name}: keep both.")
-        require_package(RUNTIMES[file.suffix])
         try:
             self._run = RUNNERS[file.suffix](file, torch.device(device or "cpu"))
         except Exception as error:  # each runtime has its own kinds
