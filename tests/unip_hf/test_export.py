@@ -321,7 +321,7 @@ def test_a_missing_package_is_named(
 
 def test_weights_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.xml").touch()
-    with pytest.raises(FileNotFoundError, match="there is no model.bin"):
+    with pytest.raises(FileNotFoundError, match=r"there is no model\.bin"):
         ExportedModel(tmp_path / "model.xml", UnipConfig())
 
 
