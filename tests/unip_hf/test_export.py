@@ -319,6 +319,16 @@ def test_a_missing_package_is_named(
         ExportedModel(tmp_path / FORMATS[format], UnipConfig())
 
 
+def test_percentiles_lie_between_values(make_config: Callable) -> None:
+    frame = np.random.default_rng(0).integers(0, 60_000, (5, 7)).astype(np.uint16)  # few values, far apart
+    processor = UnipImageProcessor(num_channels=1, intensity_percentiles=(12.5, 77.7))
+    network = EndToEndSegmentation(
+        UnipForSemanticSegmentation(make_config(num_channels=1)), processor, frame.shape, torch.uint16
+    )
+    scaled = network._scale(torch.from_numpy(frame[None].astype(np.float32)))[0]
+    np.testing.assert_allclose(scaled, processor.scale_intensities(frame), atol=1e-6)
+
+
 def test_weights_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.xml").touch()
     with pytest.raises(FileNotFoundError, match=r"there is no model\.bin"):
