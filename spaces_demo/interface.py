@@ -24,7 +24,7 @@ TABS: dict[str, Callable[[Models], None]] = {
 }
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
 MAX_WAITING = 50  # requests in the queue
-MAX_SESSIONS = 100  # pages that are kept in memory, about a megabyte each
+MAX_SESSIONS = 60  # pages that are kept in memory, open or closed: more than can wait
 
 
 def build_interface(models: Models) -> gr.Blocks:

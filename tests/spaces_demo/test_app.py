@@ -165,7 +165,7 @@ def resident(pid: int) -> int:
 
 
 def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo_model: Path, tmp_path: Path) -> None:
-    image = Image.fromarray(draw_scene(11, 240, 320)[0])
+    image = Image.fromarray(draw_scene(11, 512, 640)[0])
     image.save(tmp_path / "scene.png")
     expected = pixels(predicted(demo_model, tmp_path / "scene.png", tmp_path) / "masks" / "scene.png")
 
@@ -183,9 +183,12 @@ def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo
         answers = list(threads.map(request, range(20)))
     for ids in answers:
         np.testing.assert_array_equal(ids, expected)
-    assert resident(demo.process.pid) - before < 200 * 2**20
     sessions = next(demo.temporary.glob("unip-demo-*")) / "sessions"
-    deadline = time.monotonic() + 20
-    while any(sessions.iterdir()) and time.monotonic() < deadline:
+
+    def is_left() -> dict[str, bool]:
+        return {"memory": resident(demo.process.pid) - before > 16 * 2**20, "files": any(sessions.iterdir())}
+
+    deadline = time.monotonic() + 30
+    while any(is_left().values()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not any(sessions.iterdir()), "what a closed page left"
+    assert not any(is_left().values()), is_left()
