@@ -68,6 +68,8 @@ def main(arguments: Sequence[str]) -> None:
         notes = "" if options.notes is None else options.notes.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{options.notes}' is no text in UTF-8: save it as that.") from error
+    except OSError as error:
+        raise ValueError(f"--notes '{options.notes}' cannot be read: {error.strerror}.") from error
     with tempfile.TemporaryDirectory(prefix="unip-publish-") as temporary:
         folder = options.dry_run or Path(temporary) / "files"
         if not options.no_speed:

@@ -76,6 +76,7 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
+    from unip_hf.evaluation.exported import is_exported
     from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
 
     check_repo_id(options.repo_id)
@@ -83,6 +84,10 @@ def main(arguments: Sequence[str]) -> None:
         card = Path(model) / "README.md"
         # The folder of a dry run may lie here under the very name that the model has on the Hub.
         is_publication = card.is_file() and f'from_pretrained("{model}"' in card.read_text(encoding="utf-8")
+        if is_exported(model):
+            raise ValueError(
+                f"{model!r} is an exported model: a Space takes models from the Hub. Publish its checkpoint."
+            )
         if Path(model).exists() and not is_publication:
             raise ValueError(
                 f"{model!r} lies on this machine, where a Space cannot read it: publish it first, with unip publish "

@@ -243,7 +243,7 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (["{best}", "me/yard", "--dry_run", "new/out", "--license", "My own"],
      "error: 'My own' is no license as the Hub names it"),
     (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' is no text in UTF-8"),
-    (["{best}", "me/yard", "--dry_run", "out", "--notes", "nowhere.md"], "nowhere.md"),
+    (["{best}", "me/yard", "--dry_run", "out", "--notes", "nowhere.md"], "'nowhere.md' cannot be read"),
     (["{best}", "me/yard"], "Nobody is logged in to the Hub: run `hf auth login`"),
     (["{run}", "me/yard", "--dry_run", "out"], "holds several checkpoints, best, last: choose one"),
     (["nowhere", "me/yard", "--dry_run", "out"], "There is no checkpoint folder 'nowhere'"),

@@ -74,6 +74,7 @@ def test_requirements_are_those_of_the_project() -> None:
     ("arguments", "reason"),
     [
         (["me/demo", "--model", "model"], "publish it first, with unip publish model USER/NAME"),
+        (["me/demo", "--model", "exported"], "'exported' is an exported model"),
         (["demo", "--model", "me/tiny"], "'demo' is no name on the Hub"),
         (["me/demo", "--model", "tiny"], "'tiny' is no name on the Hub"),
         (["me/demo", "--model", "me/tiny", "--dry_run", "model"], "'model' is not an empty folder"),
@@ -89,6 +90,8 @@ def test_wrong_arguments_of_publish_space(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").symlink_to(demo_model)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "model.onnx").touch()
     assert cli.run(publish_space.main, arguments) == 2
     assert reason in capsys.readouterr().err
 

@@ -252,6 +252,9 @@ def test_files_that_cannot_be_used(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text('{"schema_version": 1, "components": {}}')
     with pytest.raises(ValueError, match="was not written by `unip export`"):
         load_segmentation_model(tmp_path)
+    (tmp_path / "export.json").unlink()
+    with pytest.raises(ValueError, match=r"beside it there is no export\.json"):
+        load_segmentation_model(tmp_path)
 
     model, _ = load_segmentation_model(exported)
     with pytest.raises(ValueError, match=r"cannot take an input float32 \(1, 2, 64, 64\)"):

@@ -262,9 +262,14 @@ def _first_line(error: Exception) -> str:
 
 
 def is_exported(checkpoint: str | os.PathLike) -> bool:
-    """Whether this is a file of `unip export`, by its suffix, or a folder with one."""
+    """Whether this is a file of `unip export`, by its suffix, or a folder with one but no weights besides."""
     path = Path(checkpoint)
-    return (path.suffix in RUNTIMES and not path.is_dir()) or (path / DESCRIPTION).is_file()
+    if not path.is_dir():
+        return path.suffix in RUNTIMES
+    has_weights = any([*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")])
+    return (path / DESCRIPTION).is_file() or (
+        not has_weights and any(file.suffix in RUNTIMES for file in path.iterdir())
+    )
 
 
 def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.device | None = None) -> ExportedModel:
