@@ -18,7 +18,7 @@ from PIL import Image
 
 from unip_hf import UnipConfig, UnipForLinearSegmentation, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
 from unip_hf.evaluation import InferenceSettings, evaluate_dataset, load_segmentation_model, segment_image
-from unip_hf.evaluation.exported import EndToEndModel, ExportedModel
+from unip_hf.evaluation.exported import EndToEndModel, ExportedModel, is_exported
 from unip_hf.hub.end_to_end import EndToEndSegmentation
 from unip_hf.hub.export import export_model
 
@@ -261,6 +261,16 @@ def test_files_that_cannot_be_used(exported: Path, tmp_path: Path) -> None:
         model(torch.zeros(1, 2, 64, 64))
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="no mixed precision"):
         model(torch.zeros(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_checkpoint_may_have_an_export_beside_its_weights(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    assert is_exported(tmp_path)
+    (tmp_path / weights).touch()
+    assert not is_exported(tmp_path) and is_exported(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").unlink()
+    assert not is_exported(tmp_path)
 
 
 class Explosive:
