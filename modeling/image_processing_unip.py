@@ -44,6 +44,7 @@ class UnipImageProcessorKwargs(ImagesKwargs, total=False):
     """Settings of [`UnipImageProcessor`] that the stock image processors do not have; documented there."""
 
     num_channels: int
+    antialias: bool
     intensity_scaling: str | None
     intensity_percentiles: list[float] | tuple[float, float]
     intensity_range: list[float] | tuple[float, float] | None
@@ -77,7 +78,10 @@ class UnipImageProcessor(BaseImageProcessor):
             Edges are limits and the aspect ratio is kept (the published evaluation), `longest_edge` may be left out;
             or `height` and `width`; a number is both.
         resample (`int`, *optional*, defaults to 2):
-            `PIL.Image.Resampling`: 0 nearest, 2 bilinear, 3 bicubic; with antialiasing. Masks always use nearest.
+            `PIL.Image.Resampling`: 0 nearest, 2 bilinear, 3 bicubic. Masks always use nearest.
+        antialias (`bool`, *optional*, defaults to `True`):
+            Whether bilinear and bicubic average all pixels that fall into one where an image shrinks. `False` resizes
+            as OpenCV does, and the published code with it.
         do_rescale (`bool`, *optional*, defaults to `True`):
             Whether to scale intensities. `False` takes the values as they are.
         intensity_scaling (`str`, *optional*):
@@ -106,6 +110,7 @@ class UnipImageProcessor(BaseImageProcessor):
         do_resize: bool = True,
         size: dict[str, int] | int | None = None,
         resample: int = 2,
+        antialias: bool = True,
         do_rescale: bool = True,
         intensity_scaling: str | None = None,
         intensity_percentiles: Sequence[float] = (1.0, 99.0),
@@ -128,6 +133,7 @@ class UnipImageProcessor(BaseImageProcessor):
         size = {"height": size, "width": size} if isinstance(size, int) else size
         self.size = dict(size or {"shortest_edge": 512, "longest_edge": 2048})
         self.resample = int(resample)
+        self.antialias = antialias
         self.do_rescale = do_rescale
         self.intensity_scaling = intensity_scaling
         self.intensity_percentiles = list(intensity_percentiles)
@@ -259,7 +265,7 @@ class UnipImageProcessor(BaseImageProcessor):
         size = self.output_size(*pixels.shape[-2:])
         if size != pixels.shape[-2:]:
             mode = RESAMPLING_MODES[self.resample]
-            antialias = mode != "nearest-exact"
+            antialias = self.antialias and mode != "nearest-exact"
             pixels = nn.functional.interpolate(pixels[None], size=size, mode=mode, antialias=antialias)[0]
             if self.do_rescale:
                 pixels = pixels.clamp(0.0, 1.0)  # bicubic overshoots

@@ -66,8 +66,8 @@ def convert(options: argparse.Namespace) -> None:
     names = ("num_attention_heads", "last_layer_num_attention_heads", "feature_layers", "image_size", "num_channels")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     model = convert_checkpoint({"model": tensors, **beside}, classes[options.model], **overrides)
-    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, pre-training with the defaults.
-    fine_tuned: dict[str, Any] = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255]}
+    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
+    fine_tuned: dict[str, Any] = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
     settings = fine_tuned if "segmentation" in options.model else {}
 
     with write_whole(options.target) as staged:

@@ -128,6 +128,13 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="resize at random (0.5 to 2)")
     images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
     images.add_argument("--no_photometric_distortion", action="store_true", help="where absolute temperatures matter")
+    images.add_argument("--no_antialias", action="store_true", help="resize images as OpenCV and the published code")
+    images.add_argument(
+        "--mask_interpolation",
+        choices=["nearest-exact", "nearest"],
+        default="nearest-exact",
+        help="of training masks; nearest as OpenCV and the published code\n(default: %(default)s)",
+    )
     images.add_argument("--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"])
     images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
     images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
@@ -151,6 +158,8 @@ def make_image_processor(
     if "image_mean" in given or "image_std" in given:
         settings["do_normalize"] = True
     edges = {name: given[name] for name in ("shortest_edge", "longest_edge") if name in given}
+    if given.get("no_antialias"):
+        settings["antialias"] = False
     if edges:
         before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
         settings["size"] = {**before, **edges}
@@ -170,6 +179,7 @@ def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor")
         tuple(options.ratio_range),
         flip_probability=options.flip_probability,
         photometric_distortion=not options.no_photometric_distortion,
+        mask_interpolation=options.mask_interpolation,
     )
 
 

@@ -196,6 +196,7 @@ def test_what_datasets_keeps_in_sixteen_bits_is_read_in_sixteen_bits(counts: np.
 def test_saves_and_loads_its_settings(tmp_path: Path) -> None:
     settings = {
         "num_channels": 1,
+        "antialias": False,
         "intensity_scaling": "fixed_range",
         "intensity_range": [20.0, 40.0],
         "counts_to_celsius": [0.04, -273.15],

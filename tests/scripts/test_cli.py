@@ -33,7 +33,8 @@ def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, t
     assert f"Wrote {tmp_path / 'model'}" in done.stdout and "Not used: final norm" in done.stderr
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
     assert model.config.id2label[2] == "c"
-    assert AutoImageProcessor.from_pretrained(tmp_path / "model").image_std == [47.8976 / 255]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    assert processor.image_std == [47.8976 / 255] and processor.antialias is False
 
     done = unip("convert", "--to-published", tmp_path / "model", tmp_path / "back.pth")
     assert done.returncode == 0, done.stderr
@@ -61,7 +62,7 @@ def test_convert_tells_kinds_apart_and_replaces_only_when_told(
     assert (again.config.num_channels, again.config.image_size) == (1, 128)
     assert again.config.last_layer_num_attention_heads == 2
     processor = AutoImageProcessor.from_pretrained(tmp_path / "again")
-    assert processor.num_channels == 1 and processor.image_std == [0.1871]
+    assert processor.num_channels == 1 and processor.image_std == [0.1871] and processor.antialias is True
 
     probe = UnipForLinearSegmentation(make_config(feature_layers=[2], last_layer_num_attention_heads=None))
     probe.save_pretrained(tmp_path / "probe")

@@ -148,6 +148,7 @@ def test_linear_models_of_three_channels_and_other_libraries(tmp_path: Path) -> 
         {"intensity_scaling": "fixed_range", "intensity_range": (50, 120), "do_resize": False},
         {"intensity_scaling": "fixed_range", "intensity_range": (-3, 40), "counts_to_celsius": (-0.4, 50)},
         {"intensity_scaling": "dtype_range", "resample": 3, "size": {"shortest_edge": 100}},
+        {"antialias": False, "resample": 3, "size": {"height": 33, "width": 40}},
         {"do_rescale": False, "do_normalize": False, "resample": 0},
         {"image_mean": (0.2, 0.3, 0.4), "image_std": (0.1, 0.2, 0.3), "num_channels": 3},
     ],

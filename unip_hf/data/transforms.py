@@ -28,20 +28,29 @@ def uniform(low: float, high: float) -> float:
 
 class RandomResize(v2.Transform):
     """
-    Resizes to the evaluation size times a random ratio, keeping the aspect: bilinear with antialiasing for images,
-    nearest neighbour for masks.
+    Resizes to the evaluation size times a random ratio, keeping the aspect: bilinear for images, nearest neighbour for
+    masks.
 
     Args:
         output_size: Evaluation size for a height and width, such as [`UnipImageProcessor.output_size`].
         ratio_range (`tuple[float, float]`): Lowest and highest ratio.
+        antialias (`bool`, *optional*, defaults to `True`): For images; `False` as OpenCV and the published code.
+        mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): `"nearest-exact"` takes the pixel at
+            the centre, as Pillow; `"nearest"` rounds down, as OpenCV and the published code.
     """
 
     def __init__(
-        self, output_size: Callable[[int, int], tuple[int, int]], ratio_range: tuple[float, float] = (0.5, 2.0)
+        self,
+        output_size: Callable[[int, int], tuple[int, int]],
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        antialias: bool = True,
+        mask_interpolation: str = "nearest-exact",
     ):
         super().__init__()
         self.output_size = output_size
         self.ratio_range = ratio_range
+        self.antialias = antialias
+        self.mask_interpolation = mask_interpolation
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = self.output_size(*flat_inputs[0].shape[-2:])
@@ -49,10 +58,11 @@ class RandomResize(v2.Transform):
         return {"size": [max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if isinstance(inpt, tv_tensors.Mask):  # torchvision's nearest is half a pixel off
-            resized = nn.functional.interpolate(inpt[None, None].double(), size=params["size"], mode="nearest-exact")
+        if isinstance(inpt, tv_tensors.Mask):  # torchvision takes "nearest" for all masks
+            ids = inpt[None, None].double()
+            resized = nn.functional.interpolate(ids, size=params["size"], mode=self.mask_interpolation)
             return tv_tensors.wrap(resized[0, 0].long(), like=inpt)
-        return functional.resize(inpt, params["size"], antialias=True)
+        return functional.resize(inpt, params["size"], antialias=self.antialias)
 
 
 class RandomCategoryCrop(v2.Transform):
@@ -182,18 +192,21 @@ def training_transforms(
     max_category_ratio: float = 0.75,
     flip_probability: float = 0.5,
     photometric_distortion: bool = True,
+    mask_interpolation: str = "nearest-exact",
 ) -> Transform:
     """
     The published augmentation: resize by a random ratio, crop with at most 75 % of one class, flip, photometric
     distortion, normalise, pad.
 
     Args:
-        processor ([`UnipImageProcessor`]): Scales intensities, gives the size before the ratio, mean and deviation.
+        processor ([`UnipImageProcessor`]): Scales intensities, gives the size before the ratio, antialiasing, mean and
+            deviation.
         crop_size (`int`, *optional*, defaults to 512): Side of the output in pixels.
         ratio_range (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`): Of the resize.
         max_category_ratio (`float`, *optional*, defaults to 0.75): Largest share of one class in a crop, 0 to 1.
         flip_probability (`float`, *optional*, defaults to 0.5): Of a horizontal flip.
         photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness and contrast vary.
+        mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): As in [`RandomResize`].
 
     Returns:
         A callable from an image, `(height, width, channels)` of any depth, and ids, `(height, width)`, to
@@ -210,10 +223,12 @@ def training_transforms(
             f"flip_probability a probability, unlike {crop_size}, {ratio_range}, {max_category_ratio}, "
             f"{flip_probability}."
         )
+    if mask_interpolation not in ("nearest", "nearest-exact"):
+        raise ValueError(f'mask_interpolation must be "nearest" or "nearest-exact", got {mask_interpolation!r}.')
     return v2.Compose(
         [
             Prepare(processor),
-            RandomResize(processor.output_size, ratio_range),
+            RandomResize(processor.output_size, ratio_range, processor.antialias, mask_interpolation),
             RandomCategoryCrop(crop_size, max_category_ratio),
             v2.RandomHorizontalFlip(flip_probability),
             PhotometricDistortion() if photometric_distortion else v2.Identity(),

@@ -36,7 +36,7 @@ class EndToEndSegmentation(nn.Module):
         # Resizing is linear, and the same in each row and each column: two matrices, got by resizing unit vectors.
         def weights(size: int, new_size: int) -> torch.Tensor:
             units = torch.eye(size)[None, None]
-            antialias = mode != "nearest-exact"
+            antialias = processor.antialias and mode != "nearest-exact"
             return nn.functional.interpolate(units, (new_size, size), mode=mode, antialias=antialias)[0, 0]
 
         self.row_weights: torch.Tensor
