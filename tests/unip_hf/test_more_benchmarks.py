@@ -215,10 +215,11 @@ LISTS = {
 
 
 def depth_files(
-    prefix: str = "NYUDepthv2/", depth: str = "Depth", labels: str = "Label", lists: str = "pairs", classes: int = 41
-) -> Files:
+    prefix: str = "NYUDepthv2/", depth: str = "Depth", labels: str = "Label", lists: str = "pairs", classes: int = 41,
+    suffix: str = "",
+) -> Files:  # fmt: skip
     """Depth images of 16 bits, of 8 bits, and of 8 bits in three channels."""
-    files = {f"{prefix}{split}.txt": text.encode() for split, text in zip(("train", "test"), LISTS[lists])}
+    files = {f"{prefix}{split}{suffix}.txt": text.encode() for split, text in zip(("train", "test"), LISTS[lists])}
     for number, encoded_depth in enumerate((deep(0), grey(1), colour(2), deep(3))):
         files[f"{prefix}RGB/{number}.jpg"] = colour(number, "JPEG")
         files[f"{prefix}{depth}/{number}.png"] = encoded_depth
@@ -233,7 +234,9 @@ def depth_files(
         *((NYUv2Depth, {"lists": lists}, "data") for lists in LISTS),
         (NYUv2Depth, {"depth": "depth", "labels": "labels", "prefix": ""}, "nyu.zip"),
         (NYUv2Depth, {"labels": "Labels"}, "nyu.zip"),
+        (NYUv2Depth, {"labels": "Lable_single_channel", "suffix": "_depth"}, "data"),
         (SUNRGBDDepth, {"prefix": "SUNRGBD/", "labels": "labels", "classes": 38}, "sun.zip"),
+        (SUNRGBDDepth, {"prefix": "SUNRGBD/", "labels": "labels", "classes": 38, "suffix": "_depth"}, "data"),
     ],
 )
 def test_depth(
@@ -275,7 +278,8 @@ def test_depth_in_folders_of_splits(load: Callable, tmp_path: Path) -> None:
     ({"Depth/2.png": None}, "depth", r"of names in train.txt: '2' \(image\)"),
     ({"RGB/1.jpg": None}, "both", r"of names in test.txt: '1' \(rgb\)"),
     ({"Label/0.png": None}, "rgb", r"of names in train.txt: '0' \(annotation\)"),
-    ({"test.txt": None}, "depth", "has no list 'test.txt'"),
+    ({"test.txt": None}, "depth", "has no list 'test.txt' or 'test_depth.txt'"),
+    ({"test.txt": None, "test_depth.txt": b"7\n"}, "depth", r"of names in test_depth.txt: '7' \(image"),
     ({"test.txt": b"\n"}, "depth", "test.txt' is empty"),
     ({"test.txt": b"0\n"}, "depth", "0.png' stands in 'train' and in 'test'"),
     ({"train.txt": b"RGB/0.jpg\n0\n"}, "depth", "two examples of the same name in 'train'"),

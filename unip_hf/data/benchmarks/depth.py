@@ -17,7 +17,8 @@ NYU_40_CLASSES = (
     "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
     "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
 )  # fmt: skip
-RGB_FOLDERS, DEPTH_FOLDERS, LABEL_FOLDERS = ("RGB",), ("Depth",), ("Label", "Labels")
+RGB_FOLDERS, DEPTH_FOLDERS = ("RGB",), ("Depth",)
+LABEL_FOLDERS = ("Label", "Labels", "Lable_single_channel")  # the last one as the published configuration spells it
 
 
 class DepthBenchmark(InfraredBenchmark):
@@ -28,8 +29,9 @@ class DepthBenchmark(InfraredBenchmark):
     `rgb`, `image` is the visible image and the depth images are not needed; `both`, `image` is the depth image and a
     further column, `rgb`, the visible one. Depth images of 8 or 16 bits, with one channel or three, stay as they are.
 
-    A line of a list names an image in any of the usual forms: `0`, `0.jpg`, `RGB/0.jpg`, `RGB/0.jpg Label/0.png`.
-    Images that no list names are left out.
+    The lists are `train.txt` and `test.txt`, or, as in the published configurations, `train_depth.txt` and
+    `test_depth.txt`. A line names an image in any of the usual forms: `0`, `0.jpg`, `RGB/0.jpg`,
+    `RGB/0.jpg Label/0.png`. Images that no list names are left out.
 
     Masks hold 0 for background and the classes from 1 on. One that holds 0 and 255 is taken for what remains when 1
     has been subtracted from all ids, and raises a `ValueError`.
@@ -52,14 +54,15 @@ class DepthBenchmark(InfraredBenchmark):
         depth = self.find_images(files, *DEPTH_FOLDERS, is_required=modality != "rgb")
         rgb = self.find_images(files, *RGB_FOLDERS, is_required=modality != "depth")
         annotations = self.find_images(files, *LABEL_FOLDERS, is_required=is_whole)
-        lists = {split: self.read_list(files, f"{split}.txt") for split in self.NUM_EXAMPLES}
-        if not any(lists.values()):
+        splits = {}
+        for split in self.NUM_EXAMPLES:
+            lists = (f"{split}.txt", f"{split}_depth.txt")
+            names = self.read_list(files, *lists)
+            if names is not None:
+                source = next(name for name in lists if files.find_file(name) is not None)
+                splits[split] = self.pair(names, depth, annotations, rgb, source)
+        if not splits:
             raise ValueError(f"{files.data_dir!r} has no list that says which images are in which split.")
-        splits = {
-            split: self.pair(names, depth, annotations, rgb, source=f"{split}.txt")
-            for split, names in lists.items()
-            if names is not None
-        }
         self.leave_out_unlisted(rgb if modality == "rgb" else depth, splits)
         return splits
 
@@ -98,8 +101,9 @@ class NYUv2Depth(DepthBenchmark):
   year={2012}
 }"""
     LAYOUT = """\
-  NYUDepthv2/RGB/0.jpg  NYUDepthv2/Depth/0.png  NYUDepthv2/Label/0.png  (or Labels; 0 background, 1 to 40 classes)
-  NYUDepthv2/train.txt  NYUDepthv2/test.txt"""
+  NYUDepthv2/RGB/0.jpg  NYUDepthv2/Depth/0.png  NYUDepthv2/Label/0.png  (or Labels, or
+  Lable_single_channel; 0 background, 1 to 40 classes)
+  NYUDepthv2/train.txt  NYUDepthv2/test.txt  (or train_depth.txt, test_depth.txt)"""
     CLASSES = ("background", *NYU_40_CLASSES)
     NUM_EXAMPLES = {"train": 795, "test": 654}
 
@@ -123,7 +127,7 @@ class SUNRGBDDepth(DepthBenchmark):
 }"""
     LAYOUT = """\
   SUNRGBD/RGB/0.jpg  SUNRGBD/Depth/0.png  SUNRGBD/labels/0.png  (0 background, 1 to 37 classes)
-  SUNRGBD/train.txt  SUNRGBD/test.txt"""
+  SUNRGBD/train.txt  SUNRGBD/test.txt  (or train_depth.txt, test_depth.txt)"""
     CLASSES = ("background", *NYU_40_CLASSES[:37])
     NUM_EXAMPLES = {"train": 5285, "test": 5050}
 
