@@ -193,9 +193,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model = prepare_batch_norm(options, model, accelerator, per_device)
-    layer_decay = options.layer_decay if task == "fine_tuning" else 1.0
-    groups = layer_decay_parameter_groups(model, options.learning_rate, layer_decay, options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    groups: Iterable[Any] = [p for p in model.parameters() if p.requires_grad]  # probes: biases decay, as published
+    if task == "fine_tuning":
+        groups = layer_decay_parameter_groups(model, options.learning_rate, options.layer_decay, options.weight_decay)
+    optimizer = torch.optim.AdamW(groups, options.learning_rate, (0.9, 0.999), weight_decay=options.weight_decay)
     if options.compile:
         model.compile()
 

@@ -295,7 +295,8 @@ def test_the_recipe_reaches_the_optimizer_and_the_model(
     assert loss == 0 and all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
     assert cli.main(command(student, images, tmp_path / "probe", "--layerwise_probe")) == 0
-    assert {group["lr_scale"] for group in seen["groups"]} == {1.0} and not seen["model"].unip.training
+    (group,) = seen["groups"]  # the bias decays as the weight does
+    assert (group["lr"], group["weight_decay"]) == (1e-4, 0.05) and not seen["model"].unip.training
     trained = {name for name, parameter in seen["model"].named_parameters() if parameter.requires_grad}
     assert trained == {"classifier.weight", "classifier.bias"}
 
