@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from unip_hf.data.loading import BUILDERS
+from unip_hf.data.transforms import RandomResize
 from unip_hf.modeling.configuration_unip import UNIP_SIZES
 from unip_hf.scripts import distill, finetune, options
 from unip_hf.scripts.cli import run
-from unip_hf.scripts.options import find_recipe, make_image_processor
+from unip_hf.scripts.options import find_recipe, make_image_processor, make_transform
 from unip_hf.training import polynomial_schedule
 
 
@@ -19,14 +20,15 @@ RECIPES = {path.stem: path for path in (Path(options.__file__).parent / "recipes
 GUIDE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
 
 # In the name: dataset, configuration, reported images, classes, updates, warm-up, updates between evaluations, crop.
+# The longest edge and the stride are 2048 and 341 everywhere.
 EXPERIMENTS = {
     "soda": ("soda", None, "test", 21, 14400, 1500, 800, 512),
     "mfnet": ("mfnet", None, "validation+test", 9, 9800, 1000, 700, 512),
     "scut-seg": ("scut-seg", None, "validation", 10, 16800, 1700, 800, 512),
     "mfnet-rgb": ("mfnet", "rgb", "validation+test", 9, 9800, 1000, 700, 512),
     "nyuv2-depth": ("nyuv2-depth", "depth", "test", 41, 9800, 1000, 700, 480),
-    "sun-rgbd-depth": ("sun-rgbd-depth", "depth", "test", 38, 65000, 6000, 5000, 480),
-    "ade20k": ("ade20k", None, "validation", 150, 75000, 7500, 5000, 512),
+    "sun-rgbd-depth": ("sun-rgbd-depth", "depth", "test", 38, 65000, 6000, 1000, 480),
+    "ade20k": ("ade20k", None, "validation", 150, 75000, 1500, 1000, 512),
 }
 INFRARED = ("soda", "mfnet", "scut-seg")
 LONG = {("soda", 200): (28800, 3000, 1600), ("mfnet", 300): (29400, 3000, 2100)}
@@ -36,6 +38,8 @@ STUDENTS = ("tiny", "small", "base")
 
 TRAINING_RECIPES = [
     *(f"fine-tuning-{size}-{data}" for size in UNIP_SIZES for data in INFRARED),
+    *(f"fine-tuning-baseline-{size}-{data}" for size in STUDENTS for data in INFRARED),
+    "fine-tuning-baseline-base-mfnet-rgb",
     *(f"linear-probing-{size}-{data}" for size in UNIP_SIZES for data in INFRARED),
     *(f"layerwise-probing-{data}" for data in EXPERIMENTS),
     *(f"fine-tuning-{epochs}-epochs-{size}-{data}" for data, epochs in LONG for size in STUDENTS),
@@ -59,7 +63,9 @@ GIGA_MULTIPLY_ADDS = {"tiny": 41.5, "small": 155.9, "base": 603.3, "large": 1244
 def expected_options(name: str) -> dict:
     """What the words of a file name stand for."""
     words = re.fullmatch(
-        r"(?P<task>[a-z]+-[a-z]+)(-(?P<epochs>\d+)-epochs)?(-(?P<size>tiny|small|base|large))?-(?P<data>[a-z].+)", name
+        r"(?P<task>[a-z]+-[a-z]+)(-(?P<epochs>\d+)-epochs)?(?P<baseline>-baseline)?"
+        r"(-(?P<size>tiny|small|base|large))?-(?P<data>[a-z].+)",
+        name,
     )
     assert words is not None
     dataset, config, split, _, num_steps, num_warmup_steps, evaluate_every, crop_size = EXPERIMENTS[words["data"]]
@@ -67,9 +73,11 @@ def expected_options(name: str) -> dict:
         num_steps, num_warmup_steps, evaluate_every = LONG[words["data"], int(words["epochs"])]
     is_large, is_fine_tuning = words["size"] == "large", words["task"] == "fine-tuning"
     is_infrared = words["data"] in INFRARED
+    is_baseline = is_large or words["baseline"] is not None  # there is no UNIP-L
+    four_blocks = [8, 12, 16, 24] if is_large else [4, 6, 8, 12]
     layers = {
-        "fine-tuning": [8, 12, 16, 24] if is_large else [12],
-        "linear-probing": [8, 12, 16, 24] if is_large else [4, 6, 8, 12],
+        "fine-tuning": four_blocks if is_baseline else [12],
+        "linear-probing": four_blocks,
         "layerwise-probing": None,  # all
     }
     return {
@@ -84,10 +92,12 @@ def expected_options(name: str) -> dict:
         "drop_path_rate": (0.2 if is_large else 0.1) if is_fine_tuning else 0.0,
         "crop_size": crop_size,
         "shortest_edge": crop_size,
-        "longest_edge": 4 * crop_size,
+        "longest_edge": 2048,
         "ratio_range": [0.5, 2.0],
         "flip_probability": 0.5,
         "no_photometric_distortion": False,
+        "no_antialias": True,
+        "mask_interpolation": "nearest",
         "intensity_scaling": None if "depth" in name else "dtype_range",
         "image_mean": [pytest.approx(96.9255 / 255, abs=1e-6)] if is_infrared else [0.485, 0.456, 0.406],
         "image_std": [pytest.approx(47.8976 / 255, abs=1e-6)] if is_infrared else [0.229, 0.224, 0.225],
@@ -95,7 +105,7 @@ def expected_options(name: str) -> dict:
         "num_steps": num_steps,
         "num_warmup_steps": num_warmup_steps,
         "learning_rate": 1e-4,
-        "layer_decay": 0.85 if is_fine_tuning else 1.0,
+        "layer_decay": (0.65 if is_baseline else 0.85) if is_fine_tuning else 1.0,
         "weight_decay": 0.05,
         "loss_average": "all_pixels",
         "max_gradient_norm": None,
@@ -105,7 +115,7 @@ def expected_options(name: str) -> dict:
         "seed": 0,
         "evaluate_every": evaluate_every,
         "window_size": crop_size,
-        "stride": {512: 341, 480: 320}[crop_size],
+        "stride": 341,
         "whole_image": False,
     }
 
@@ -115,7 +125,7 @@ def parsed(*arguments: str) -> dict:
 
 
 def test_the_families_are_complete() -> None:
-    assert len(TRAINING_RECIPES) == 24 + 7 + 6 and len(DISTILLATION_RECIPES) == 9
+    assert len(TRAINING_RECIPES) == 12 + 10 + 12 + 7 + 6 and len(DISTILLATION_RECIPES) == 9
     assert set(RECIPES) == {*TRAINING_RECIPES, *DISTILLATION_RECIPES}
     assert {path.suffix for path in RECIPES.values()} == {".yaml"}
 
@@ -211,11 +221,14 @@ def test_recipes_are_found_by_name_and_files_come_first(
         find_recipe(Path("."))
 
 
-def test_mean_and_deviation_reach_the_processor() -> None:
+def test_mean_deviation_and_resizing_reach_the_processor() -> None:
     namespace = finetune.parse_arguments(["--model", "m", "--output_dir", "o", "--config", "fine-tuning-small-soda"])
     processor = make_image_processor(namespace, None)
     assert [255 * processor.image_mean[0], 255 * processor.image_std[0]] == pytest.approx([96.9255, 47.8976], abs=1e-3)
     assert processor.size == {"shortest_edge": 512, "longest_edge": 2048} and processor.do_normalize
+    assert processor.antialias is False
+    resize = next(step for step in make_transform(namespace, processor).transforms if isinstance(step, RandomResize))
+    assert (resize.antialias, resize.mask_interpolation) == (False, "nearest")
     namespace.image_mean = namespace.image_std = None
     assert make_image_processor(namespace, None).image_std == [0.1871]  # pre-training's
     namespace.image_mean = [0.1, 0.2]
@@ -243,7 +256,7 @@ def test_the_guide_repeats_what_the_paper_reports() -> None:
         if fine_tuning is not None
     }
     for row in rows:
-        size, model = row[2].split()[1:3]
+        size, model = row[2].removeprefix("reproduce baseline-").removeprefix("reproduce ").split()
         assert size[0].upper() == row[1] and size in model.split("-")
 
 
@@ -251,16 +264,18 @@ def test_the_guide_computes_the_cost() -> None:
     rows = rows_of_guide("`fine-tuning-")
     assert len(rows) == 12 + 6
     for row in rows:
-        name = next(cell for cell in row if cell.startswith("fine-tuning-"))
+        names = [cell for cell in row if cell.startswith("fine-tuning-")]
+        name = names[0]
         size = next(size for size in UNIP_SIZES if f"-{size}-" in name)
         crops = 8 * expected_options(name)["num_steps"]
         peta_flop = crops * 3 * 2 * GIGA_MULTIPLY_ADDS[size] / 1e6
-        assert float(row[3].replace(",", "")) == pytest.approx(peta_flop, rel=0.01)
-        if len(row) == 6:  # linear probing beside it: the encoder, forward
-            assert row[4] == name.replace("fine-tuning", "linear-probing")
+        assert float(row[-3 if len(row) == 7 else 3].replace(",", "")) == pytest.approx(peta_flop, rel=0.01)
+        if len(row) == 7:  # the same for a baseline; linear probing beside it: the encoder, forward
+            assert names == [name] if size == "large" else [name, name.replace("tuning", "tuning-baseline")]
+            assert row[5] == name.replace("fine-tuning", "linear-probing")
             width, num_layers, _ = UNIP_SIZES[size]
             multiply_adds = num_layers * 1025 * width * (12 * width + 2 * 1025) + 1024 * 768 * width
-            assert float(row[5]) == pytest.approx(crops * 2 * multiply_adds / 1e15, rel=0.01)
+            assert float(row[6]) == pytest.approx(crops * 2 * multiply_adds / 1e15, rel=0.01)
 
 
 def test_the_commands_of_the_guide_run_every_row(tmp_path: Path) -> None:
@@ -279,3 +294,5 @@ def test_the_commands_of_the_guide_run_every_row(tmp_path: Path) -> None:
             is_baseline = not Path(found["model"]).name.startswith("unip")
             layers = found["feature_layers"]
             assert layers is None or len(layers) == (1 if not is_baseline and not found["linear_probe"] else 4)
+            if not found["linear_probe"] and not found["layerwise_probe"]:
+                assert found["layer_decay"] == (0.65 if is_baseline else 0.85)
