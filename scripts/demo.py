@@ -63,10 +63,11 @@ def main(arguments: Sequence[str]) -> None:
 
     keep_giving_back()
     logging.disable_progress_bar()
+    models = Models(options.model)
     os.environ["GRADIO_TEMP_DIR"] = str(temporary_folder() / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are deleted
-    interface = build_interface(Models(options.model))
+    interface = build_interface(models)
     keep_deleting()
     interface.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_settings())
 

@@ -1,6 +1,8 @@
 """Shared by all tests: no network, tiny networks, golden vectors, real images where they are at hand."""
 
 import os
+import signal
+import time
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,17 +10,28 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Networks this small are fastest on one thread, and the processes that tests start do not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
 from unip_hf import UnipConfig
 
 
+# Seconds until a process counts as stuck: no test depends on speed, and a busy machine is ten times slower.
+PATIENCE = 600
 GOLDEN = Path(__file__).parent / "golden"
 REAL_IMAGES = Path(__file__).parents[2] / "shared" / "data"
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Returns as soon as something holds; fails with what was waited for if it never does."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def tiny_config(**fields: object) -> UnipConfig:
@@ -42,9 +55,27 @@ def make_config() -> Callable[..., UnipConfig]:
     return tiny_config
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `datasets` keeps, here and in processes that tests start, is no user's and no other worker's."""
+    folder = tmp_path_factory.mktemp("datasets-cache")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A command gives the handlers of signals back: one that is left over would keep workers from ending."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 from unip_hf.scripts.options import with_recipe
 
-from .conftest import tiny_config
+from .conftest import PATIENCE, tiny_config
 from .unip_hf.benchmark_archives import mfnet_files, soda_files, write_files
 
 
@@ -40,6 +40,7 @@ ONLY_PARSED = ("demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
 # Its commands take published files by the gigabyte; tests/scripts/test_recipes.py follows each of them.
 NOT_RUN = ("reproduce.md",)
+LONG = ("README", "deploy")
 
 # Appended to each command, where the last option counts: small, short, over what an earlier page left.
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"
@@ -174,14 +175,14 @@ def run(words: list[str], is_run: bool) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow) if page.stem == "deploy" else page for page in PAGES],
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in LONG else page for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_the_code_of_a_page_runs(page: Path, workplace: Path) -> None:
     names: dict[str, object] = {}
     for language, block in BLOCK.findall(page.read_text()):
         if language == "python" and page.name == "README.md":  # what the newcomer does first, as he does it
-            subprocess.run([sys.executable, "-c", block], check=True, timeout=300)
+            subprocess.run([sys.executable, "-c", block], check=True, timeout=PATIENCE)
         elif language == "python":
             exec(compile(block, page.name, "exec"), names)
         elif "() {" not in block:
@@ -206,7 +207,7 @@ def test_links_lead_to_files_of_the_repository() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return folder
 

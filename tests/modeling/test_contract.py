@@ -21,6 +21,10 @@ from unip_hf import (
 
 CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, UnipForSemanticSegmentation, UnipForLinearSegmentation]
 every_class = pytest.mark.parametrize("model_class", CLASSES)
+# Where tracing a graph takes many seconds: the smallest network with a head, and in the slow tier the others.
+every_class_slowly = pytest.mark.parametrize(
+    "model_class", [UnipForLinearSegmentation, *(pytest.param(c, marks=pytest.mark.slow) for c in CLASSES[:-1])]
+)
 
 
 def images(batch_size: int = 2, channels: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -154,7 +158,7 @@ def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: 
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@every_class
+@every_class_slowly
 def test_compiles_to_one_graph_at_any_size(model_class: type, make_config: Callable) -> None:
     torch.compiler.reset()
     model = model_class(make_config(classifier_dropout_prob=0.0)).eval()
@@ -178,7 +182,7 @@ def test_compiled_code_computes_the_same(make_config: Callable) -> None:
         assert_same(torch.compile(model, fullgraph=True)(**inputs), model(**inputs), tolerance=1e-4)
 
 
-@every_class
+@every_class_slowly
 def test_exports_with_dynamic_batch_height_and_width(model_class: type, make_config: Callable) -> None:
     model = model_class(make_config()).eval()
     batch, rows, columns = (torch.export.Dim(name, max=64) for name in ("batch", "rows", "columns"))

@@ -14,12 +14,16 @@ from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 
+from ..conftest import PATIENCE
+
 
 SCRIPT = Path(__file__).parent / "load_without_this_library.py"
 
 
-@pytest.mark.parametrize("absent", [["unip_hf"], ["unip_hf", "torchvision"]], ids=lambda names: "-".join(names))
-def test_a_saved_folder_loads_and_predicts(absent: list[str], make_config: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "absent", [("unip_hf",), pytest.param(("unip_hf", "torchvision"), marks=pytest.mark.slow)], ids="-".join
+)
+def test_a_saved_folder_loads_and_predicts(absent: tuple[str, ...], make_config: Callable, tmp_path: Path) -> None:
     if "torchvision" in absent and Version(transformers.__version__) < Version("5.18"):
         pytest.skip("AutoImageProcessor of transformers 5.17 itself needs torchvision")
     model, processor = UnipForSemanticSegmentation(make_config()).eval(), UnipImageProcessor(do_resize=False)
@@ -47,7 +51,7 @@ def test_a_saved_folder_loads_and_predicts(absent: list[str], make_config: Calla
     subprocess.run(
         [sys.executable, "-c", blocked + run, *map(str, arguments)],
         check=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={**os.environ, "HF_HOME": str(tmp_path / "home")},
     )
     outputs = model(**processor(counts, return_tensors="pt"))

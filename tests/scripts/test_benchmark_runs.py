@@ -1,10 +1,9 @@
 """A published benchmark by its name, from training to the model card."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import pytest
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
@@ -16,17 +15,9 @@ from unip_hf.scripts import cli
 from ..unip_hf.benchmark_archives import mfnet_files, write_files
 
 
-@pytest.fixture(autouse=True)
-def forget_the_process() -> Iterator[None]:
-    """Accelerate keeps devices and precision for the life of a process; each test is a user's new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def test_training_and_evaluation_of_a_configuration_on_joined_splits(
     make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     student, out = tmp_path / "student", tmp_path / "out"
     UnipForPreTraining(make_config(layer_scale_init_value=None, position_embedding_type="sincos")).save_pretrained(
         student

@@ -1,8 +1,7 @@
-"""The `unip` command as a user types it, in processes of its own."""
+"""The `unip` command: once in a process of its own, as a user types it, then in this one."""
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForPreTraining, AutoModelForSemanticSegmentation
 
+import unip_hf
 from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation
 from unip_hf.hub import to_published_state_dict
-from unip_hf.scripts import cli
+from unip_hf.scripts import cli, evaluate, finetune, predict
 
-
-def unip(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "unip"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+from ..conftest import PATIENCE
+from .conftest import UNIP
 
 
 def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, tmp_path: Path) -> None:
@@ -28,7 +26,8 @@ def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, t
     published = to_published_state_dict(UnipForSemanticSegmentation(config))
     content = {"state_dict": published, "meta": {"CLASSES": tuple("abcde")}}
     torch.save(content, tmp_path / "iter_1.pth")
-    done = unip("convert", tmp_path / "iter_1.pth", tmp_path / "model", "--num-attention-heads", 4)
+    command = [UNIP, "convert", tmp_path / "iter_1.pth", tmp_path / "model", "--num-attention-heads", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert f"Wrote {tmp_path / 'model'}" in done.stdout and "Not used: final norm" in done.stderr
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
@@ -36,8 +35,7 @@ def test_convert_writes_a_folder_and_back_the_same_file(make_config: Callable, t
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
     assert processor.image_std == [47.8976 / 255] and processor.antialias is False
 
-    done = unip("convert", "--to-published", tmp_path / "model", tmp_path / "back.pth")
-    assert done.returncode == 0, done.stderr
+    assert cli.main(["convert", "--to-published", str(tmp_path / "model"), str(tmp_path / "back.pth")]) == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back["meta"] == {"CLASSES": tuple("abcde"), "config": "out_indices=[2, 2, 2, 2]"}
     assert back["state_dict"].keys() == published.keys()
@@ -118,30 +116,47 @@ def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_help_names_every_job() -> None:
-    done = unip("--help")
-    assert done.returncode == 0 and all(job in done.stdout for job in cli.JOBS)
-    assert unip("--version").stdout.strip() == __import__("unip_hf").__version__
-    for job in cli.JOBS:
-        assert unip(job, "--help").stdout.startswith(f"usage: unip {job}")
+def test_help_names_every_job(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"\n  {job} ") == 2 for job in cli.JOBS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == unip_hf.__version__
 
 
-def test_quickstart_leaves_a_page_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for _ in range(2):  # the second time in a folder that holds the first
-        done = unip("quickstart", "--steps", 2, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("job", cli.JOBS)
+def test_every_job_has_help(job: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([job, "--help"])
+    assert not end.value.code and capsys.readouterr().out.startswith(f"usage: unip {job} ")
+
+
+def test_quickstart_leaves_a_page_and_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["quickstart", "--steps", "2"]) == 0
+    printed = capsys.readouterr().out
     page = "outputs/quickstart/evaluation/report.html"
-    assert done.stdout.splitlines()[-1] == f"The page with numbers and pictures: {page}"
-    assert "mean IoU" in done.stdout and "[y/N]" not in done.stdout
+    assert printed.splitlines()[-1] == f"The page with numbers and pictures: {page}"
+    assert "mean IoU" in printed and "[y/N]" not in printed
     html = (tmp_path / page).read_text()
     assert "data:image/png;base64" in html and "person" in html
     folder = tmp_path / "outputs" / "quickstart"
     assert Image.open(folder / "prediction" / "overlays" / "scene.png").width == 320
     assert np.asarray(Image.open(folder / "scene.png")).dtype == np.uint16
 
+    # In a folder that holds the first, each part takes the place of the one before; in any other nothing is touched.
+    started: list[list[str]] = []
+    for part in (finetune, predict, evaluate):
+        monkeypatch.setattr(part, "main", started.append)
+    assert cli.main(["quickstart"]) == 0
+    assert len(started) == 3 and all("--overwrite" in arguments for arguments in started)
+    assert cli.main(["quickstart", "--output_dir", str(tmp_path)]) == 2
+    assert "holds something else" in capsys.readouterr().err and len(started) == 3
 
-def test_benchmark_prints_ratios() -> None:
-    done = unip("benchmark", "--only", "processor", "--repeats", 1)
-    assert done.returncode == 0, done.stderr
-    assert "beside SegformerImageProcessor" in done.stdout and done.stdout.count("ratio") == 2
+
+def test_benchmark_prints_ratios(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["benchmark", "--only", "processor", "--repeats", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "beside SegformerImageProcessor" in printed and printed.count("ratio") == 2

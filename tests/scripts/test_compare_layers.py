@@ -2,25 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor
 from unip_hf.scripts import cli
-
-
-@pytest.fixture(autouse=True)
-def forget_the_process() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 import argparse
 import json
 import os
-import random
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
@@ -26,17 +21,12 @@ from unip_hf.distillation import DistillationInput, Teacher, load_teacher, selec
 from unip_hf.hub.conversion import to_published_state_dict
 from unip_hf.scripts import cli, distill
 
+from ..conftest import PATIENCE
+from .conftest import UNIP, metrics, run_killed, same_weights, weights
 
-UNIP = str(Path(sys.executable).parent / "unip")
+
 QUICK = ["--crop_size", "32", "--batch_size", "4", "--num_workers", "0", "--report_to", "none", "--log_every", "1",
          "--learning_rate", "3e-3", "--num_sample_images", "4", "--teacher_num_attention_heads", "4"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def forget_the_process() -> Iterator[None]:
-    """Accelerate keeps devices and precision for the life of a process; each test is a user's new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -106,19 +96,6 @@ def student(make_config: Callable, tmp_path: Path) -> Path:
 def command(teacher: Path, student: Path, images: Path, output_dir: Path, *options: object) -> list[str]:
     fixed = ["distill", "--teacher", teacher, "--students", student, "--data_dir", images, "--output_dir", output_dir]
     return list(map(str, [*fixed, *QUICK, *options]))
-
-
-def metrics(output_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("kind", ["mae", "dino", "ibot"])
@@ -209,33 +186,17 @@ def test_students_that_learn_together_learn_what_each_learns_alone(
 
 
 @pytest.mark.slow
-def test_killed_three_times_the_run_ends_with_the_same_weights(
+def test_a_run_that_was_killed_ends_with_the_same_weights(
     make_teacher: Callable, student: Path, images: Path, tmp_path: Path
 ) -> None:
     """Drop path, moving average, the choice of the layer and the order of crops all go on where they were."""
-    options = ["--num_steps", 50, "--save_every", 3, "--ema_decay", 0.9, "--num_workers", 1, "--drop_path_rate", 0.2]
-    options += ["--pictures_every", 25, "--per_device_batch_size", 2]
-    teacher = make_teacher()
-    subprocess.run([UNIP, *command(teacher, student, images, tmp_path / "whole", *options)], check=True, timeout=300)
-    out, chance = tmp_path / "killed", random.Random(0)
-    resume: list[str] = []
-    for kill_at in sorted(chance.sample(range(4, 48), 3)):
-        process = subprocess.Popen([UNIP, *command(teacher, student, images, out, *options, *resume)])
-        until = time.monotonic() + 120
-        while not (out / "metrics.jsonl").exists() or last_step(out) < kill_at:
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        resume = ["--resume_from_checkpoint", "latest"]
-    subprocess.run([UNIP, *command(teacher, student, images, out, *options, *resume)], check=True, timeout=300)
-    assert same_weights(tmp_path / "whole" / "last", out / "last")
-    assert metrics(tmp_path / "whole") == metrics(out)
-
-
-def last_step(output_dir: Path) -> int:
-    lines = (output_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
-    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+    options = ["--num_steps", 30, "--save_every", 3, "--ema_decay", 0.9, "--num_workers", 1, "--drop_path_rate", 0.2]
+    options += ["--pictures_every", 15, "--per_device_batch_size", 2]
+    teacher, whole, out = make_teacher(), tmp_path / "whole", tmp_path / "killed"
+    assert cli.main(command(teacher, student, images, whole, *options)) == 0
+    done = run_killed(command(teacher, student, images, out, *options), out, kill_at=(7, 20))
+    assert done.returncode == 0, done.stderr
+    assert same_weights(whole / "last", out / "last") and metrics(whole) == metrics(out)
 
 
 @pytest.mark.slow
@@ -248,7 +209,7 @@ def test_two_processes_learn_as_one(
     assert cli.main(command(teacher, student, images, tmp_path / "one", *options)) == 0
     start = [UNIP, *command(teacher, student, images, tmp_path / "two", *options), "--num_processes", "2"]
     environment = {**os.environ, **({"ACCELERATE_USE_FSDP": "true"} if is_sharded else {})}
-    done = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Batch 4 = 2 device(s) x 2 images x 1 accumulation step(s)" in done.stdout
     one, two = (weights(tmp_path / name / "last") for name in ("one", "two"))

@@ -15,6 +15,8 @@ from PIL import Image
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.scripts import cli, evaluate
 
+from ..conftest import PATIENCE
+
 
 ID2LABEL = {0: "ground", 1: "car", 2: "person", 3: "never there"}
 
@@ -61,7 +63,7 @@ def test_one_process_and_two_find_the_same_and_write_it_down(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "unip_hf.scripts.evaluate", *options(folder, "--output_dir", str(folder / "two"))]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote the numbers into") == 1
     assert json.loads((folder / "two" / "results.json").read_text()) == results

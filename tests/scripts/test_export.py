@@ -48,6 +48,7 @@ def masks(folder: str) -> dict[str, np.ndarray]:
     return {path.name: np.asarray(Image.open(path)) for path in sorted(Path(folder, "masks").rglob("*.png"))}
 
 
+@pytest.mark.slow
 def test_predictions_of_an_onnx_file_are_those_of_pytorch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(export.main, ["model", "--format", "onnx", "-o", "exported", "--int8", "--data-dir", "data"]) == 0
     output = capsys.readouterr().out

@@ -13,6 +13,8 @@ from accelerate.commands.launch import launch_command_parser
 from unip_hf.scripts import cli, launch
 from unip_hf.scripts.options import find_accelerate_config
 
+from ..conftest import PATIENCE
+
 
 CONFIGS = sorted((Path(launch.__file__).parent / "accelerate").glob("*.yaml"))
 PROBE = """
@@ -42,7 +44,7 @@ def probe(tmp_path: Path) -> Path:
 def start(command: list[object], **variables: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
     return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=120, env={**environment, **variables}
+        list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE, env={**environment, **variables}
     )
 
 
@@ -65,7 +67,9 @@ def test_accelerate_launch_starts_two_cpu_processes_that_know_of_each_other(prob
     assert sorted(done.stdout.splitlines()) == ["process 0 of 2 on cpu", "process 1 of 2 on cpu"]
 
 
-@pytest.mark.parametrize(("config", "number"), [("two-cpu-processes", 2), ("one-gpu", 1)])
+@pytest.mark.parametrize(("config", "number"), [
+    ("two-cpu-processes", 2), pytest.param("one-gpu", 1, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_unip_starts_processes_and_ends_as_they_do(probe: Path, config: str, number: int) -> None:
     code = (
         "import sys; from pathlib import Path; from unip_hf.scripts.launch import _launch_with_accelerate\n"

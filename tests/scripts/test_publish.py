@@ -25,7 +25,7 @@ from unip_hf.scripts import distill, evaluate, finetune, publish
 from unip_hf.scripts.cli import run
 from unip_hf.scripts.runs import FREE_OPTIONS
 
-from ..conftest import tiny_config
+from ..conftest import PATIENCE, tiny_config
 
 
 ID2LABEL = {0: "cold", 1: "mild", 2: "warm"}
@@ -157,6 +157,7 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     )
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_cards_run_without_this_library(home: Path, work: Path) -> None:
     kinds = {"me/yard": "yard/best", "me/segformer": "segformer/best", "me/student": "student/last"}
     for repo_id, checkpoint in kinds.items():
@@ -176,7 +177,7 @@ def test_the_lines_of_the_cards_run_without_this_library(home: Path, work: Path)
         program += [code[0], f"numpy.savez({repo_id[3:]!r}, {result}.detach(), outputs[0].detach())"]
     environment = {**os.environ, "HF_HOME": str(work / "home")}
     command = [sys.executable, "-c", "\n".join(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     for repo_id, checkpoint in kinds.items():
         model, processor = load_publishable(home / "runs" / checkpoint)

@@ -6,17 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 
-from ..conftest import tiny_config
+from ..conftest import PATIENCE, tiny_config, wait_until
 
 
 APP = Path(__file__).parents[2] / "spaces_demo" / "app.py"
@@ -54,20 +53,20 @@ def start_server(command: list[str], folder: Path, **environment: str) -> Server
             cwd=folder,
             env={**os.environ, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(folder), **environment},
         )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+
+    def answers() -> bool:
+        assert process.poll() is None, f"The demo did not start: {(folder / 'log.txt').read_text()}"
         with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return Server(process, f"http://127.0.0.1:{port}", folder)
-        time.sleep(0.1)
-    process.kill()
-    raise RuntimeError(f"The demo did not start: {(folder / 'log.txt').read_text()}")
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, "the demo")
+    return Server(process, f"http://127.0.0.1:{port}", folder)
 
 
 def stop_server(server: Server) -> int:
     """Stops a demo as a system does; returns the exit status."""
     server.process.send_signal(signal.SIGTERM)
-    return server.process.wait(timeout=30)
+    return server.process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +110,16 @@ def browser() -> Iterator[object]:
     if executable is None:
         pytest.skip("there is no browser: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
+        sync_api.expect.set_options(timeout=1000 * PATIENCE)
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+def wait_until_idle(page: Any) -> None:
+    """Returns when the page expects no more results: it keeps a stream open as long as it does."""
+    while page.streams:
+        page.wait_for_timeout(50)  # lets the events of the page come in
 
 
 @pytest.fixture
@@ -121,11 +127,16 @@ def open_page(browser: object, demo_url: str) -> Iterator[Callable]:
     """Opens the demo, in a window of its own; afterwards it is checked that it asked for nothing elsewhere."""
     contexts, elsewhere = [], []
 
-    def open_page(width: int = 1280, query: str = "") -> object:
+    def open_page(width: int = 1280, query: str = "") -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(1000 * PATIENCE)
+
+        page.streams = set()
+        page.on("request", lambda request: page.streams.add(request) if "/queue/data" in request.url else None)
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, lambda request: page.streams.discard(request))
 
         def only_here(route: object) -> None:
             if route.request.url.startswith((demo_url, "data:", "blob:")):

@@ -1,7 +1,6 @@
 """The demo in a real browser, and under load."""
 
 import re
-import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +8,14 @@ from pathlib import Path
 
 import gradio_client
 import numpy as np
+import pytest
 from PIL import Image
 
 from unip_hf.data import draw_scene
 from unip_hf.scripts import predict
 
-from .conftest import Server
+from ..conftest import wait_until
+from .conftest import Server, wait_until_idle
 
 
 def predicted(model: Path, image: Path, folder: Path) -> Path:
@@ -100,9 +101,7 @@ def test_16_bit_pages_with_counts_opacity_and_archives(page: object, demo_model:
     before = download(page, "#overlay").read_bytes()
     page.locator("#opacity input[type=number]").fill("90")
     page.locator("#opacity input[type=number]").press("Enter")
-    deadline = time.monotonic() + 20
-    while download(page, "#overlay").read_bytes() == before and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: download(page, "#overlay").read_bytes() != before, "overlays of another opacity")
     with zipfile.ZipFile(download(page, "#overlay")) as archive, archive.open("overlays/pages/000001.png") as file:
         predict.main(
             [str(demo_model), str(tmp_path / "pages.tif"), "-o", str(tmp_path / "strong"), "--opacity", "0.9"]
@@ -137,7 +136,7 @@ def test_of_quick_clicks_the_last_one_wins(page: object) -> None:
         page.wait_for_timeout(gap)
         examples.nth(second).click()
         text_of(page, "#pixel", f"scene-{second + 1}:")
-        page.wait_for_timeout(700)
+        wait_until_idle(page)  # the first one's result may come later
         assert f"scene-{second + 1}:" in page.locator("#pixel").inner_text()
         assert page.locator("#segmentation img").count() == 1 and page.locator("#mask").is_enabled()
 
@@ -151,7 +150,8 @@ def test_the_page_fits_narrow_windows_and_shows_the_card(open_page: Callable, de
     page = open_page(390, "/?__theme=dark")
     for tab in ("Segment", "Attention", "Compare", "About"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(300)
+        page.get_by_role("tab", name=tab, selected=True).wait_for()
+        wait_until_idle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
     assert text_of(page, "#card", "A tiny network") == "A tiny network"
     facts = page.locator("#facts").inner_text()
@@ -164,6 +164,7 @@ def resident(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) * 1024 if status.is_file() else 0
 
 
+@pytest.mark.slow
 def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo_model: Path, tmp_path: Path) -> None:
     image = Image.fromarray(draw_scene(11, 512, 640)[0])
     image.save(tmp_path / "scene.png")
@@ -188,7 +189,4 @@ def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo
     def is_left() -> dict[str, bool]:
         return {"memory": resident(demo.process.pid) - before > 16 * 2**20, "files": any(sessions.iterdir())}
 
-    deadline = time.monotonic() + 20
-    while any(is_left().values()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(is_left().values()), is_left()
+    wait_until(lambda: not any(is_left().values()), "memory and files given back")

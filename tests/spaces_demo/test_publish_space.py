@@ -32,6 +32,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_space_is_complete_and_answers(demo_model: Path, tmp_path: Path) -> None:
     space = tmp_path / "space"
     assert cli.run(publish_space.main, ["me/demo", "--model", "me/tiny", "--dry_run", str(space)]) == 0

@@ -20,6 +20,8 @@ from unip_hf.spaces_demo.segmentation import Segmentation, segment_sources
 from unip_hf.spaces_demo.temporary import delete_old_files
 from unip_hf.spaces_demo.uploads import describe_uploads, examples, read_upload
 
+from ..conftest import wait_until
+
 
 def draw(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
     return np.random.default_rng(seed).integers(6700, 7900, (height, width)).astype(np.uint16)
@@ -241,13 +243,14 @@ def test_pixels_are_described_by_class_and_value(model: UnipForSemanticSegmentat
         assert f"x {width - 1}, y {height - 1}:" in result.describe_pixel(frame, shown.width, shown.height)
 
 
-def test_old_files_are_deleted_and_the_pages_own_stay(tmp_path: Path) -> None:
+def test_old_files_are_deleted_and_the_pages_own_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, old, new = (save(tmp_path / folder / "a.png") for folder in ("own", "old", "new"))
     (tmp_path / "empty").mkdir()
     kept = frozenset([own, own.parent])
     delete_old_files(tmp_path, 1000, kept)
     assert all(path.exists() for path in (own, old, new, tmp_path / "empty"))
-    time.sleep(0.3)
+    wait_until(lambda: time.time() > old.lstat().st_ctime + 0.1, "the clock")
     os.utime(new)  # as when a file is uploaded once more
-    delete_old_files(tmp_path, 0.2, kept)
+    monkeypatch.setattr("unip_hf.spaces_demo.temporary.time.time", lambda: new.lstat().st_ctime)
+    delete_old_files(tmp_path, 0.05, kept)
     assert own.exists() and new.exists() and not old.exists() and not (tmp_path / "empty").exists()

@@ -22,9 +22,12 @@ from unip_hf.evaluation.exported import EndToEndModel, ExportedModel, is_exporte
 from unip_hf.hub.end_to_end import EndToEndSegmentation
 from unip_hf.hub.export import export_model
 
+from ..conftest import PATIENCE
+
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}
 SMALL = {"format": "torch-export", "end_to_end": True, "frame_size": (61, 75)}
+slow_openvino, slow_torch_export = (pytest.param(name, marks=pytest.mark.slow) for name in list(FORMATS)[1:])
 WHOLE_IMAGE = InferenceSettings(window_size=None)
 
 
@@ -63,14 +66,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=["onnx", slow_openvino, slow_torch_export])
 def exported(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / request.param
     export_model(checkpoint, folder, request.param)
     return folder
 
 
-@pytest.fixture(scope="module", params=["onnx", "openvino"])
+@pytest.fixture(scope="module", params=["onnx", slow_openvino])
 def end_to_end(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("end-to-end") / request.param
     export_model(checkpoint, folder, request.param, end_to_end=True, frame_size=(180, 180))
@@ -117,6 +120,7 @@ def test_an_exported_folder_is_complete_and_says_what_was_checked(exported: Path
     assert torch.allclose(scores.sum(0), torch.ones(70, 90), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_linear_models_of_three_channels_and_other_libraries(tmp_path: Path) -> None:
     tiny_model(UnipForLinearSegmentation, feature_layers=[1, 2]).save_pretrained(tmp_path / "linear")
     description = export_model(tmp_path / "linear", tmp_path / "exported", "torch-export")
@@ -306,6 +310,7 @@ def test_pickles_in_torch_export_files_are_not_run(
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing(tmp_path: Path) -> None:
     script = """
 import socket
@@ -315,7 +320,9 @@ from unip_hf.evaluation.exported import require_package
 print(require_package("openvino").Core().available_devices, require_package("openvino").convert_model)
 """
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0 and "CPU" in done.stdout, done.stderr
     assert not [path for path in tmp_path.rglob("*") if "openvino" in path.name or "intel" in path.name]
 

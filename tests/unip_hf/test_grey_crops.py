@@ -23,6 +23,8 @@ from unip_hf.data.infmix.grey_images import read_grey, to_8_bits
 from unip_hf.data.scenes import draw_scene
 from unip_hf.data.unlabelled import load_unlabelled
 
+from ..conftest import PATIENCE
+
 
 ENCODED = datasets.Features({"image": datasets.Image(decode=False)})
 
@@ -343,6 +345,7 @@ def test_other_datasets_give_their_images_alone(tmp_path: Path) -> None:
         load_unlabelled("folder", tmp_path, split="test")
 
 
+@pytest.mark.slow
 def test_python_exits_while_a_reader_is_open(tmp_path: Path) -> None:
     """Its workers ignore SIGTERM, by which Python would end them."""
     for number in range(8):
@@ -352,5 +355,5 @@ def test_python_exits_while_a_reader_is_open(tmp_path: Path) -> None:
            "from unip_hf.data.unlabelled import load_unlabelled\n" \
            "batches = read_crops(load_unlabelled('folder', sys.argv[1]), GreyCrop(16), 2, num_workers=2)\n" \
            "print(next(batches)['images'].shape)\n"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and "[2, 1, 16, 16]" in done.stdout and not done.stderr, done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -31,6 +30,7 @@ from unip_hf.data.infmix import (
 )
 from unip_hf.data.infmix.candidates import list_candidates
 
+from ..conftest import PATIENCE, wait_until
 from .benchmark_archives import mfnet_files, write_files
 from .infmix_sources import all_sources, names_of, picture, write, write_mix
 
@@ -71,7 +71,7 @@ def test_shards_hold_each_image_once_in_mixed_order_with_the_numbers_that_are_re
     written = json.loads((tmp_path / "out" / "infmix.json").read_text())
     assert written["mean"] == report.mean and str(mix) not in json.dumps(written) + card
 
-    again = prepare_infmix(all_sources(mix), tmp_path / "again", settings, num_workers=2)
+    again = prepare_infmix(all_sources(mix), tmp_path / "again", settings)
     assert again == report and content(tmp_path / "again") == content(tmp_path / "out")
     monkeypatch.setattr(shards, "ROWS_OF_GROUP", 3)
     other = prepare_infmix(all_sources(mix), tmp_path / "other", InfMixSettings(shortest_edge=32, image_format="png"))
@@ -201,6 +201,7 @@ def test_other_settings_and_other_files_are_refused(mix: Path, tmp_path: Path) -
     assert content(tmp_path / "new") == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(96):
         write(tmp_path / "raw" / f"{number:03d}.jpg", picture(number, 500, 500))
@@ -209,10 +210,9 @@ def test_a_killed_run_goes_on_and_writes_the_same(tmp_path: Path, monkeypatch: p
     command = [sys.executable, "-m", "unip_hf.scripts.prepare_infmix", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     data = tmp_path / "out" / "data"
-    while not list(data.glob("*.parquet")) and process.poll() is None:
-        time.sleep(0.01)
+    wait_until(lambda: bool(list(data.glob("*.parquet"))) or process.poll() is not None, "the first shard")
     process.kill()
-    process.communicate(timeout=60)  # until its workers have ended as well
+    process.communicate(timeout=PATIENCE)  # until its workers have ended as well
     assert not (tmp_path / "out" / "infmix.json").exists() and 0 < len(list(data.glob("*.parquet"))) < 16
     with pytest.raises(ValueError, match="unfinished: start `unip prepare-infmix` again"):
         load_infmix(tmp_path / "out")

@@ -19,6 +19,8 @@ from unip_hf.distillation.libraries import IMAGENET_MEAN
 from unip_hf.distillation.teachers import Teacher, load_teacher
 from unip_hf.hub import to_published_state_dict
 
+from ..conftest import PATIENCE
+
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 PATCH_16 = {**SIZE, "image_size": 32, "patch_size": 16}
@@ -294,11 +296,12 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_blocks(vit: str, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", SHARDED, vit, str(tmp_path / "store")]
     processes = [subprocess.Popen([*arguments, rank], stderr=subprocess.PIPE, text=True) for rank in "01"]
     for process in processes:
-        errors = process.communicate(timeout=300)[1]
+        errors = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0, errors
 
 

@@ -1,0 +1,63 @@
+"""What tests of commands share: each test is a user's new process; runs are started, killed, resumed and compared."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from ..conftest import PATIENCE, wait_until
+
+
+UNIP = str(Path(sys.executable).parent / "unip")
+
+
+@pytest.fixture(autouse=True)
+def forget_the_process() -> Iterator[None]:
+    """Accelerate keeps devices and precision for the life of a process; each test is a user's new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def metrics(output_dir: Path) -> list[dict]:
+    """The lines of `metrics.jsonl` that are whole."""
+    path = output_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def wait_for_step(process: subprocess.Popen, output_dir: Path, step: int) -> None:
+    """Until this step is logged, while the run goes on."""
+
+    def is_there() -> bool:
+        assert process.poll() is None, "the run has ended"
+        return max((line["step"] for line in metrics(output_dir)), default=0) >= step
+
+    wait_until(is_there, f"step {step}")
+
+
+def run_killed(arguments: Sequence[str], output_dir: Path, kill_at: Sequence[int]) -> subprocess.CompletedProcess:
+    """Starts `unip`, kills it when each of these steps is logged, resumes it each time, and lets it end."""
+    resume: list[str] = []
+    for step in kill_at:
+        process = subprocess.Popen([UNIP, *arguments, *resume])
+        wait_for_step(process, output_dir, step)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        resume = ["--resume_from_checkpoint", "latest"]
+    return subprocess.run([UNIP, *arguments, *resume], capture_output=True, text=True, timeout=PATIENCE)
