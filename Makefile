@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 # Tests run side by side, one worker for each core; each takes up to 2 GB.
-PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations 15
 
 .PHONY: demo test test-slow lint bench docs clean
 

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 
 from ..conftest import PATIENCE, wait_until
@@ -23,6 +25,21 @@ def forget_the_process() -> Iterator[None]:
     """Accelerate keeps devices and precision for the life of a process; each test is a user's new one."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """A folder of 8-bit images, six to train and two to validate, with masks of three classes."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "street"
+    for split, count in (("train", 6), ("validation", 2)):
+        for kind, high in (("images", 250), ("masks", 3)):
+            (folder / kind / split).mkdir(parents=True)
+            for number in range(count):
+                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
+                Image.fromarray(values).save(folder / kind / split / f"{number}.png")
+    (folder / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
+    return folder
 
 
 def metrics(output_dir: Path) -> list[dict]:

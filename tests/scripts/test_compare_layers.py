@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,16 +16,8 @@ from unip_hf.scripts import cli
 
 
 @pytest.fixture
-def command(make_config: Callable, tmp_path: Path) -> list[str]:
+def command(make_config: Callable, street: Path, tmp_path: Path) -> list[str]:
     """Images, a teacher of three blocks, a student and two recipes."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 6), ("validation", 2)):
-        for kind, high in (("images", 250), ("masks", 3)):
-            (tmp_path / "street" / kind / split).mkdir(parents=True)
-            for number in range(count):
-                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
-                Image.fromarray(values).save(tmp_path / "street" / kind / split / f"{number}.png")
-    (tmp_path / "street" / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
     ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(tmp_path / "teacher")
     student = make_config(image_size=32, layer_scale_init_value=None, position_embedding_type="sincos")
@@ -34,11 +25,11 @@ def command(make_config: Callable, tmp_path: Path) -> list[str]:
     UnipImageProcessor().save_pretrained(tmp_path / "student")
     common = "batch_size: 2\nnum_workers: 0\nreport_to: [none]\ncrop_size: 32\nlearning_rate: 0.01\n"
     (tmp_path / "distil.yaml").write_text(
-        f"{common}data_dir: {tmp_path / 'street' / 'images'}\nstudents: [{tmp_path / 'student'}]\nnum_steps: 2\n"
+        f"{common}data_dir: {street / 'images'}\nstudents: [{tmp_path / 'student'}]\nnum_steps: 2\n"
         "num_sample_images: 4\nimage_mean: 0.4\npictures_every: 0\n"
     )
     (tmp_path / "finetune.yaml").write_text(
-        f"{common}data_dir: {tmp_path / 'street'}\nnum_steps: 4\nevaluate_every: 2\nshortest_edge: 32\n"
+        f"{common}data_dir: {street}\nnum_steps: 4\nevaluate_every: 2\nshortest_edge: 32\n"
         "window_size: 32\nstride: 21\nmixed_precision: bf16\n"  # unlike the distillation
     )
     files = {"distillation_config": "distil.yaml", "finetuning_config": "finetune.yaml", "output_dir": "out"}

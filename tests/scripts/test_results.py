@@ -3,25 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
-from PIL import Image
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor
 from unip_hf.evaluation.result_tables import method_name
 from unip_hf.scripts import cli
-
-
-@pytest.fixture
-def forget_the_process() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def write_run(folder: Path, *mean_iou: float | None, width: int = 384, num_steps: int = 100, **options: Any) -> Path:
@@ -52,22 +43,14 @@ def markdown_rows(text: str) -> list[list[str]]:
 
 
 def test_real_runs_become_tables(
-    make_config: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, forget_the_process: None
+    make_config: Callable, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 4), ("validation", 2)):
-        for kind, high in (("images", 250), ("masks", 3)):
-            (tmp_path / "street" / kind / split).mkdir(parents=True)
-            for number in range(count):
-                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
-                Image.fromarray(values).save(tmp_path / "street" / kind / split / f"{number}.png")
-    (tmp_path / "street" / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
     model = tmp_path / "unip-mine"
     UnipForPreTraining(make_config(layer_scale_init_value=None, position_embedding_type="sincos")).save_pretrained(
         model
     )
     UnipImageProcessor().save_pretrained(model)
-    quick = ["--model", model, "--data_dir", tmp_path / "street", "--dataset", "folder", "--num_steps", 4,
+    quick = ["--model", model, "--data_dir", street, "--dataset", "folder", "--num_steps", 4,
              "--num_warmup_steps", 1, "--evaluate_every", 2, "--crop_size", 32, "--shortest_edge", 32,
              "--window_size", 32, "--stride", 21, "--num_workers", 0, "--report_to", "none",
              "--mixed_precision", "no", "--learning_rate", 0.05]  # fmt: skip
