@@ -31,7 +31,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def tiny_config(**fields: object) -> UnipConfig:

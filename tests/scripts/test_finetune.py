@@ -111,15 +111,15 @@ def inference_settings() -> object:
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_weights(student: Path, images: Path, tmp_path: Path) -> None:
     """Dropout, drop path, moving average, the order of samples and their augmentation all go on where they were."""
-    options = ["--num_steps", 30, "--evaluate_every", 10, "--save_every", 2, "--ema_decay", "0.9", "--num_workers", 1]
+    options = ["--num_steps", 60, "--evaluate_every", 20, "--save_every", 2, "--ema_decay", "0.9", "--num_workers", 1]
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert cli.main(command(student, images, whole, *options)) == 0
-    done = run_killed(command(student, images, out, *options), out, kill_at=(5, 21))
+    done = run_killed(command(student, images, out, *options), out, kill_at=(5, 25))
     assert done.returncode == 0 and "Resumed at step" in done.stderr, done.stderr
     assert same_weights(whole / "last", out / "last") and same_weights(whole / "best", out / "best")
-    assert same_weights(whole / "checkpoints" / "step-00000030", out / "checkpoints" / "step-00000030")
+    assert same_weights(whole / "checkpoints" / "step-00000060", out / "checkpoints" / "step-00000060")
     assert metrics(whole) == metrics(out)
-    assert {path.name for path in (out / "checkpoints").iterdir()} == {"step-00000030"}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"step-00000060"}
     assert not list(out.rglob(".incomplete*"))
 
 
