@@ -107,10 +107,11 @@ def _side(title: str, models: Models, name: str, scaling: str, file: gr.File) ->
 
     def show_numbers(scaling: str, path: str | None, low: float | None, high: float | None) -> tuple:
         is_fixed = scaling == "fixed_range"
+        numbers = (gr.skip(), gr.skip())  # what was typed meanwhile stays
         if is_fixed and path is not None and low is None and high is None:
             image = read_upload(path)
-            low, high = image.min().item(), image.max().item()
-        return gr.Row(visible=scaling == "percentiles"), gr.Row(visible=is_fixed), low, high
+            numbers = (image.min().item(), image.max().item())
+        return gr.Row(visible=scaling == "percentiles"), gr.Row(visible=is_fixed), *numbers
 
     with gr.Group():
         model = gr.Dropdown(models.names, value=name, label=f"{title}: model", interactive=True)

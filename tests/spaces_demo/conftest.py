@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ..conftest import PATIENCE, tiny_config, wait_until
 
 
 APP = Path(__file__).parents[2] / "spaces_demo" / "app.py"
+STEP_TIMEOUT = 120_000  # milliseconds; two seconds where nothing else runs
 CLASSES = {0: "sky", 1: "road", 2: "car", 3: "person", 4: "<b>tree</b>"}
 # Chromium as root in a container, without asking its makers for anything.
 CHROMIUM_FLAGS = [
@@ -110,7 +112,7 @@ def browser() -> Iterator[object]:
     if executable is None:
         pytest.skip("there is no browser: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=1000 * PATIENCE)
+        sync_api.expect.set_options(timeout=STEP_TIMEOUT)
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
@@ -118,7 +120,9 @@ def browser() -> Iterator[object]:
 
 def wait_until_idle(page: Any) -> None:
     """Returns when the page expects no more results: it keeps a stream open as long as it does."""
+    deadline = time.monotonic() + PATIENCE
     while page.streams:
+        assert time.monotonic() < deadline, "results that the page expects"
         page.wait_for_timeout(50)  # lets the events of the page come in
 
 
@@ -131,7 +135,7 @@ def open_page(browser: object, demo_url: str) -> Iterator[Callable]:
         context = browser.new_context(viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(1000 * PATIENCE)
+        page.set_default_timeout(STEP_TIMEOUT)
 
         page.streams = set()
         page.on("request", lambda request: page.streams.add(request) if "/queue/data" in request.url else None)

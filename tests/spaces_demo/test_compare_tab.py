@@ -27,6 +27,8 @@ from unip_hf.spaces_demo.comparison import (
 from unip_hf.spaces_demo.models import Models, default_inference_settings
 from unip_hf.spaces_demo.uploads import examples
 
+from .conftest import wait_until_idle
+
 
 def segmented(ids: list[list[int]], names: list[str]) -> SegmentedImage:
     return SegmentedImage(Image.new("RGB", (2, 2)), np.array(ids, np.uint8), dict(enumerate(names)))
@@ -146,6 +148,7 @@ def test_two_scalings_in_a_browser(page: Any) -> None:
     counts = read_image(examples()[0])
     expect(lowest).to_have_value(str(counts.min()))
     expect(highest).to_have_value(str(counts.max()))
+    wait_until_idle(page)  # a late answer would put these numbers back
     # Those of the model, in counts: (degrees + 273.15) / 0.04
     lowest.fill(str((-40 + 273.15) / 0.04))
     highest.fill(str((60 + 273.15) / 0.04))
