@@ -30,7 +30,7 @@ docs: .venv/ready
 clean:
 	rm -rf .venv outputs
 
-# uv takes a third of the time that pip takes and shows how far it is. Bytecode is compiled once, here: tests start many
+# uv downloads side by side and shows how far it is. Bytecode is compiled once, here: tests start many
 # processes.
 .venv/ready: setup.cfg pyproject.toml
 	@echo "Installing into .venv, once: 3.3 GB to download, 6.5 GB on disk, most of it PyTorch and CUDA."
