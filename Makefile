@@ -22,7 +22,7 @@ lint: .venv/ready
 	cd .venv/typed && ../bin/mypy --config-file ../../setup.cfg
 
 bench: .venv/ready
-	$(BIN)/unip benchmark
+	$(BIN)/python -m benchmarks
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .venv/site

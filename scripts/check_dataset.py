@@ -93,8 +93,8 @@ def intensity_figure(report: "SplitReport") -> "Figure":
 def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Block"]:
     """Images and masks from all over a split, those that can be read."""
     from unip_hf.data.reading import read_sample, without_decoding
-    from unip_hf.evaluation.pictures import overlay_picture, side_by_side
     from unip_hf.evaluation.reports import Picture
+    from unip_hf.pictures import overlay_picture, side_by_side
 
     blocks: list[Block] = []
     encoded = without_decoding(rows)

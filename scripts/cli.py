@@ -31,7 +31,6 @@ JOBS = {
     "convert": "published checkpoints to this library's models, and back",
     "quickstart": "train and evaluate on built-in infrared scenes, offline",
     "results": "finished runs as the paper's table",
-    "benchmark": "measure speed and memory on this machine",
 }
 LAUNCHED = {"distill", "finetune", "evaluate"}  # in one process or several
 

@@ -171,7 +171,7 @@ def load_images(options: argparse.Namespace) -> Any:
 def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProcessor"]:
     """Patch size of the students, and the image processor that is saved with them."""
     from unip_hf.distillation.students import student_names
-    from unip_hf.hub.checkpoints import is_random_start, load_config
+    from unip_hf.inference.loading import is_random_start, load_config
 
     patch_sizes = {getattr(load_config(name), "patch_size", 16) for name in options.students}
     for size in patch_sizes:

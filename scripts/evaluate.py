@@ -68,14 +68,9 @@ def main(arguments: Sequence[str]) -> None:
     from transformers.utils import logging
 
     from unip_hf.data.loading import load_id2label
-    from unip_hf.evaluation import (
-        evaluate_dataset,
-        format_result,
-        load_segmentation_model,
-        update_model_card,
-        write_results,
-    )
-    from unip_hf.hub.checkpoints import fingerprint
+    from unip_hf.evaluation import evaluate_dataset, format_result, update_model_card, write_results
+    from unip_hf.inference import load_segmentation_model
+    from unip_hf.inference.loading import fingerprint
 
     logging.disable_progress_bar()
     accelerator = Accelerator(mixed_precision=options.mixed_precision)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from transformers.utils import logging as transformers_logging
 
-    from unip_hf.hub.export import export_model
+    from unip_hf.export.exporting import export_model
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("unip_hf").setLevel(logging.INFO)

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> None:
         segmentation_loss,
         set_training_mode,
     )
-    from unip_hf.hub.checkpoints import is_random_start, load_config
+    from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.training import layer_decay_parameter_groups, polynomial_schedule, train
 
     transformers_logging.set_verbosity_error()

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from unip_hf import UnipImageProcessor
     from unip_hf.data.transforms import Transform
-    from unip_hf.evaluation import InferenceSettings
-    from unip_hf.evaluation.exported import ExportedModel
+    from unip_hf.inference import InferenceSettings
+    from unip_hf.inference.exported import ExportedModel
 
 
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
@@ -148,7 +148,7 @@ def make_image_processor(
 ) -> "UnipImageProcessor":
     """The processor of a checkpoint (`None`: UNIP's default), with what [`add_image_options`] were given."""
     from unip_hf import UnipImageProcessor
-    from unip_hf.evaluation import load_processor
+    from unip_hf.inference import load_processor
 
     processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
@@ -204,7 +204,7 @@ def add_inference_options(parser: argparse.ArgumentParser) -> Any:
 
 def make_window_settings(options: argparse.Namespace, crop_size: int, **settings: Any) -> "InferenceSettings":
     """What [`add_window_options`] were given, for a model that was trained on crops of this size in pixels."""
-    from unip_hf.evaluation import InferenceSettings
+    from unip_hf.inference import InferenceSettings
 
     if options.whole_image:
         return InferenceSettings(window_size=None, **settings)
@@ -217,7 +217,7 @@ def make_inference_settings(
     options: argparse.Namespace, model: "PreTrainedModel | ExportedModel"
 ) -> "InferenceSettings":
     """What [`add_inference_options`] were given, for a model; an end-to-end file takes frames whole."""
-    from unip_hf.evaluation.exported import EndToEndModel
+    from unip_hf.inference.exported import EndToEndModel
 
     if isinstance(model, EndToEndModel):
         options.whole_image = True

@@ -35,9 +35,9 @@ from unip_hf.scripts.options import add_inference_options, make_inference_settin
 if TYPE_CHECKING:
     import torch
 
-    from unip_hf.evaluation.inference import InferenceSettings
-    from unip_hf.evaluation.prediction import Predictor
-    from unip_hf.evaluation.sources import Source
+    from unip_hf.inference.predictor import Predictor
+    from unip_hf.inference.sources import Source
+    from unip_hf.inference.windows import InferenceSettings
 
 NEVER = sys.maxsize
 Item = TypeVar("Item")
@@ -117,8 +117,8 @@ def describe_run(
     import transformers
 
     from unip_hf import __version__
-    from unip_hf.evaluation.pictures import segmentation_palette
-    from unip_hf.hub.checkpoints import fingerprint
+    from unip_hf.inference.loading import fingerprint
+    from unip_hf.pictures import segmentation_palette
 
     id2label: Mapping[int, str] = model.config.id2label
     palette = segmentation_palette(max(id2label) + 1).tolist()
@@ -201,8 +201,8 @@ def segment_frames(
     Raises:
         FileNotFoundError, ValueError: if a frame cannot be read or used, unless `unreadable` takes the messages.
     """
-    from unip_hf.evaluation.prediction import read_wanted
-    from unip_hf.evaluation.sources import frame_name
+    from unip_hf.inference.predictor import read_wanted
+    from unip_hf.inference.sources import frame_name
     from unip_hf.progress import Progress
 
     total = already = segmented = 0
@@ -250,9 +250,9 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from transformers.utils import logging
 
-    from unip_hf.evaluation.inference import load_segmentation_model
-    from unip_hf.evaluation.prediction import Predictor
-    from unip_hf.evaluation.sources import find_sources
+    from unip_hf.inference.loading import load_segmentation_model
+    from unip_hf.inference.predictor import Predictor
+    from unip_hf.inference.sources import find_sources
     from unip_hf.progress import Progress
 
     logging.disable_progress_bar()

@@ -76,8 +76,8 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    from unip_hf.evaluation.exported import is_exported
     from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
+    from unip_hf.inference.exported import is_exported
 
     check_repo_id(options.repo_id)
     for model in options.model:

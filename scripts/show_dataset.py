@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> None:
 
     from unip_hf.data import load_id2label
     from unip_hf.data.reading import check_ids, read_sample, without_decoding
-    from unip_hf.evaluation.pictures import overlay_picture, side_by_side, stacked
     from unip_hf.files import write_whole
+    from unip_hf.pictures import overlay_picture, side_by_side, stacked
 
     dataset = without_decoding(load_dataset(options, options.split))
     id2label = load_id2label(options.dataset, options.data_dir)

@@ -12,9 +12,9 @@ import gradio as gr
 from torch import nn
 from transformers.utils import cached_file
 
-from ..evaluation.pictures import segmentation_palette
 from ..hub.model_card import describe_intensities
 from ..modeling.image_processing_unip import UnipImageProcessor
+from ..pictures import segmentation_palette
 from .models import Models
 
 

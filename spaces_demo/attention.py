@@ -15,10 +15,10 @@ from torch import nn
 
 from ..analysis import attention_map, normalized_mutual_information
 from ..distillation import Teacher
-from ..evaluation import grey_picture
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
+from ..pictures import grey_picture
 from .uploads import error_message
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gradio.components import Component
 
-from ..evaluation.exported import EndToEndModel
+from ..inference.exported import EndToEndModel
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .comparison import (
     SegmentedImage,

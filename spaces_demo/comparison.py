@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..evaluation import overlay_picture, segment_image, segmentation_palette
+from ..inference import segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
+from ..pictures import overlay_picture, segmentation_palette
 from .models import default_inference_settings
 
 

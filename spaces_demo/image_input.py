@@ -4,7 +4,7 @@
 import gradio as gr
 from PIL import Image
 
-from ..evaluation import grey_picture
+from ..pictures import grey_picture
 from .uploads import examples, read_upload
 
 

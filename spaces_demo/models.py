@@ -17,8 +17,8 @@ except ImportError:
 import torch
 from transformers import PreTrainedModel
 
-from ..evaluation import InferenceSettings, load_segmentation_model
-from ..evaluation.exported import ExportedModel
+from ..inference import InferenceSettings, load_segmentation_model
+from ..inference.exported import ExportedModel
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..scripts.options import add_inference_options, make_inference_settings
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..evaluation.pictures import grey_picture, segmentation_palette
 from ..modeling.image_reading_unip import read_image
+from ..pictures import grey_picture, segmentation_palette
 from .comparison import percent
 from .models import Models, on_gpu
 from .segmentation import Segmentation, segment_sources

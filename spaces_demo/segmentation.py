@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..evaluation.exported import ExportedModel
-from ..evaluation.pictures import overlay_picture
-from ..evaluation.prediction import Predictor, read_wanted
-from ..evaluation.sources import Source
+from ..inference.exported import ExportedModel
+from ..inference.predictor import Predictor, read_wanted
+from ..inference.sources import Source
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
+from ..pictures import overlay_picture
 from .models import default_inference_settings
 from .uploads import MAX_FRAMES, MAX_PIXELS, error_message
 

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..data import draw_scene
-from ..evaluation.sources import DAMAGES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, read_frames
-from ..evaluation.video import describe_video
+from ..files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..inference.sources import DAMAGES, Source, read_frames
+from ..inference.video import describe_video
 from .temporary import temporary_folder
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and which files are images and videos."""
 
 import os
 import shutil
@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".jp2", ".gif", *TIFF_SUFFIXES)
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
 
 @contextmanager
@@ -47,4 +52,4 @@ def could_not_write(target: Path, error: Exception) -> OSError:
     return OSError(f"Could not write {str(target)!r}, where {free:,.0f} MB are free: {reason}")
 
 
-__all__ = ["could_not_write", "write_whole"]
+__all__ = ["IMAGE_SUFFIXES", "TIFF_SUFFIXES", "VIDEO_SUFFIXES", "could_not_write", "write_whole"]

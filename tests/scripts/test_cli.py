@@ -94,7 +94,6 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     (["convert", "a--file-name.pth", "out"], "There is no 'a--file-name.pth'"),
     (["convert", "text.pth", "out"], "only tensors, plain values and argparse.Namespace"),
     (["quickstart", "--steps", "0"], "--steps is at least 1"),
-    (["benchmark", "--repeats", "0"], "--repeats is at least 1"),
     (["dance"], "there is no job 'dance'"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
@@ -154,9 +153,3 @@ def test_quickstart_leaves_a_page_and_a_model(
     assert len(started) == 3 and all("--overwrite" in arguments for arguments in started)
     assert cli.main(["quickstart", "--output_dir", str(tmp_path)]) == 2
     assert "holds something else" in capsys.readouterr().err and len(started) == 3
-
-
-def test_benchmark_prints_ratios(capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["benchmark", "--only", "processor", "--repeats", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert "beside SegformerImageProcessor" in printed and printed.count("ratio") == 2

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation
 
 from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.evaluation import MeanIoU, load_segmentation_model, segment_image
+from unip_hf.evaluation import MeanIoU
+from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli
 
 from ..conftest import PATIENCE
@@ -103,7 +104,7 @@ def test_a_student_becomes_a_model_that_finds_the_classes(
 
 
 def inference_settings() -> object:
-    from unip_hf.evaluation import InferenceSettings
+    from unip_hf.inference import InferenceSettings
 
     return InferenceSettings(window_size=32, stride=21)
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.evaluation.inference import InferenceSettings, load_segmentation_model, segment_image
-from unip_hf.evaluation.prediction import Predictor
-from unip_hf.evaluation.sources import Frame, find_sources, read_frames
-from unip_hf.evaluation.video import describe_video, frame_to_array, read_video
+from unip_hf.inference.loading import load_segmentation_model
+from unip_hf.inference.predictor import Predictor
+from unip_hf.inference.sources import Frame, find_sources, read_frames
+from unip_hf.inference.video import describe_video, frame_to_array, read_video
+from unip_hf.inference.windows import InferenceSettings, segment_image
 from unip_hf.scripts import predict
 from unip_hf.scripts.cli import run
 

@@ -18,9 +18,9 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
 from unip_hf import UnipForSemanticSegmentation, UnipModel
-from unip_hf.evaluation import load_segmentation_model
-from unip_hf.hub.checkpoints import fingerprint
 from unip_hf.hub.loading import load_publishable
+from unip_hf.inference import load_segmentation_model
+from unip_hf.inference.loading import fingerprint
 from unip_hf.scripts import distill, evaluate, finetune, publish
 from unip_hf.scripts.cli import run
 from unip_hf.scripts.runs import FREE_OPTIONS

@@ -12,8 +12,9 @@ from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import draw_scene
-from unip_hf.evaluation import segment_image, segmentation_palette
+from unip_hf.inference import segment_image
 from unip_hf.modeling.image_reading_unip import read_image
+from unip_hf.pictures import segmentation_palette
 from unip_hf.spaces_demo.compare_tab import AS_CONFIGURED, compare_tab
 from unip_hf.spaces_demo.comparison import (
     SegmentedImage,

@@ -11,7 +11,7 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 
 from unip_hf.data import draw_scene
-from unip_hf.evaluation import load_segmentation_model, segment_image
+from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli, demo, publish_space
 from unip_hf.spaces_demo.models import default_inference_settings
 

@@ -18,25 +18,24 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.evaluation import (
     Heading,
-    InferenceSettings,
     MeanIoU,
     Picture,
     Table,
     Text,
     confusion_matrix_figure,
     evaluate_dataset,
-    grey_picture,
-    load_processor,
-    load_segmentation_model,
-    overlay_picture,
     segment_dataset,
-    segment_image,
-    segmentation_palette,
-    side_by_side,
-    sliding_window_logits,
     write_report,
 )
 from unip_hf.hub import convert_checkpoint
+from unip_hf.inference import (
+    InferenceSettings,
+    load_processor,
+    load_segmentation_model,
+    segment_image,
+    sliding_window_logits,
+)
+from unip_hf.pictures import grey_picture, overlay_picture, segmentation_palette, side_by_side
 
 
 PUBLISHED = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "per_category_accuracy")

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipConfig, UnipForLinearSegmentation, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
-from unip_hf.evaluation import InferenceSettings, evaluate_dataset, load_segmentation_model, segment_image
-from unip_hf.evaluation.exported import EndToEndModel, ExportedModel, is_exported
-from unip_hf.hub.end_to_end import EndToEndSegmentation
-from unip_hf.hub.export import export_model
+from unip_hf.evaluation import evaluate_dataset
+from unip_hf.export.end_to_end import EndToEndSegmentation
+from unip_hf.export.exporting import export_model
+from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
+from unip_hf.inference.exported import EndToEndModel, ExportedModel, is_exported
 
 from ..conftest import PATIENCE
 
@@ -316,7 +317,7 @@ def test_openvino_reports_nothing(tmp_path: Path) -> None:
 import socket
 def refuse(*arguments): raise SystemExit("something was sent")
 socket.socket.connect = socket.getaddrinfo = refuse
-from unip_hf.evaluation.exported import require_package
+from unip_hf.inference.exported import require_package
 print(require_package("openvino").Core().available_devices, require_package("openvino").convert_model)
 """
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -19,14 +19,14 @@ from unip_hf import UnipForLinearSegmentation, UnipForSemanticSegmentation, Unip
 from unip_hf.data.benchmarks import BENCHMARKS
 from unip_hf.data.infmix.report import InfMixReport, make_card
 from unip_hf.data.parquet import dataset_card
-from unip_hf.evaluation import load_segmentation_model
-from unip_hf.hub.checkpoints import fingerprint
 from unip_hf.hub.evaluations import describe_settings, find_evaluations, public_record, read_evaluation
 from unip_hf.hub.loading import load_publishable
 from unip_hf.hub.model_card import describe_intensities, make_model_card
 from unip_hf.hub.publishing import _new_name, _window_size, write_publication
-from unip_hf.hub.runs import find_run, make_recipe, path_name, training_curve
 from unip_hf.hub.speed import Speed, measure_here
+from unip_hf.hub.training_run import find_run, make_recipe, path_name, training_curve
+from unip_hf.inference import load_segmentation_model
+from unip_hf.inference.loading import fingerprint
 
 
 def evaluation(**fields: Any) -> dict[str, Any]:

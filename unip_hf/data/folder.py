@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 MASK_FOLDERS = ("masks", "labels", "annotations")
 MASK_ENDINGS = ("_mask", "_label")

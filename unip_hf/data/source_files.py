@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from .folder import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES
 
 
 class SourceFile(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any
 
 import datasets
 
-from .folder import IMAGE_SUFFIXES, MASK_FOLDERS
+from ..files import IMAGE_SUFFIXES
+from .folder import MASK_FOLDERS
 from .loading import load_infrared_dataset
 from .parquet import parquet_files
 from .reading import without_decoding

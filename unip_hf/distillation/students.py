@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from ..hub.checkpoints import is_random_start, load_config
+from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from ..modeling.modeling_unip_pretraining import UnipForPreTraining, attention_distillation_loss
 

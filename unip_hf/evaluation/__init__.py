@@ -1,16 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Evaluation: the mean-IoU metric, sliding-window inference, pictures and reports."""
+"""Evaluation: the mean-IoU metric, whole data sets, and reports."""
 
+from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example, evaluate_dataset, segment_dataset
-from .inference import (
-    InferenceSettings,
-    load_processor,
-    load_segmentation_model,
-    segment_image,
-    sliding_window_logits,
-)
 from .metrics import MeanIoU, count_confusions, segmentation_scores
-from .pictures import confusion_matrix_figure, grey_picture, overlay_picture, segmentation_palette, side_by_side
 from .reports import Heading, Picture, Table, Text, write_report
 from .results import format_result, update_model_card, write_results
 
@@ -19,7 +12,6 @@ __all__ = [
     "EvaluationResult",
     "Example",
     "Heading",
-    "InferenceSettings",
     "MeanIoU",
     "Picture",
     "Table",
@@ -28,16 +20,8 @@ __all__ = [
     "count_confusions",
     "evaluate_dataset",
     "format_result",
-    "grey_picture",
-    "load_processor",
-    "load_segmentation_model",
-    "overlay_picture",
     "segment_dataset",
-    "segment_image",
-    "segmentation_palette",
     "segmentation_scores",
-    "side_by_side",
-    "sliding_window_logits",
     "update_model_card",
     "write_report",
     "write_results",

@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data.reading import Sample, check_ids, ignore_sigterm, read_sample, without_decoding
+from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
-from .inference import DEFAULT_SETTINGS, InferenceSettings, segment_image
 from .metrics import MeanIoU, count_confusions, segmentation_scores
 
 

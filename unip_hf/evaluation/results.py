@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.reading import IGNORE_INDEX
 from ..files import write_whole
+from ..pictures import overlay_picture, side_by_side
+from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example
-from .pictures import confusion_matrix_figure, overlay_picture, side_by_side
 from .reports import Block, Heading, Picture, Table, Text, format_cell, write_report
 
 

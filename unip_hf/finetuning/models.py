@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
-from ..hub.checkpoints import is_random_start, load_config
+from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 from .probing import UnipForLayerwiseProbing

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from ..evaluation import InferenceSettings, MeanIoU, evaluate_dataset, segment_dataset
-from ..evaluation.pictures import grey_picture, overlay_picture, side_by_side, stacked
+from ..evaluation import MeanIoU, evaluate_dataset, segment_dataset
 from ..files import write_whole
+from ..inference import InferenceSettings
 from ..modeling.image_processing_unip import UnipImageProcessor
+from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from ..data.benchmarks import BENCHMARKS
-from .runs import path_name
+from .training_run import path_name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 
 from ..evaluation.results import SUMMARY, to_eval_results
 from .data_facts import DataFacts, data_facts
-from .runs import without_folders
+from .training_run import without_folders
 
 
 NEEDED = ("dataset", "split", "num_images", "settings", "classes", *SUMMARY)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ..evaluation import load_processor, load_segmentation_model
+from ..inference import load_processor, load_segmentation_model
+from ..inference.loading import load_config
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from ..modeling.modeling_unip_pretraining import UnipForPreTraining
-from .checkpoints import load_config
 
 
 ENCODERS: dict[str, type[UnipPreTrainedModel]] = {"UnipModel": UnipModel, "UnipForPreTraining": UnipForPreTraining}

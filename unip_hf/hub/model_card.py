@@ -21,8 +21,8 @@ from .data_facts import DataFacts
 from .evaluations import describe_settings, evaluated_data, evaluation_results
 from .loading import ENCODERS
 from .provenance import describe_origin, describe_training, training_data
-from .runs import TrainingRun, is_hub_name
 from .speed import Speed
+from .training_run import TrainingRun, is_hub_name
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..modeling.configuration_unip import UNIP_SIZES
 from .data_facts import DataFacts, data_facts
-from .runs import TrainingRun, checkpoint_name, find_run, is_hub_name, without_folders
+from .training_run import TrainingRun, checkpoint_name, find_run, is_hub_name, without_folders
 
 
 def training_data(run: TrainingRun | None) -> DataFacts | None:

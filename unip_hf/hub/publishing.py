@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 from ..evaluation.results import CARD_TEXT, load_card
 from ..files import write_whole
-from .checkpoints import fingerprint
+from ..inference.loading import fingerprint
 from .evaluations import evaluation_name, find_evaluations, public_record
 from .loading import load_publishable
 from .model_card import make_model_card
 from .provenance import training_data
-from .runs import TrainingRun, find_run, make_recipe, training_curve
 from .speed import Speed, measure_speed
+from .training_run import TrainingRun, find_run, make_recipe, training_curve
 
 
 CURVE, SAMPLES, RECIPE, ENVIRONMENT = "training_curve.png", "samples.png", "recipe.yaml", "environment.json"

@@ -2,7 +2,6 @@
 """How long a saved model takes for an image, and how much memory, measured on this machine in a process of its own."""
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..hardware import cpu_name, peak_megabytes
 from .loading import load_publishable
 
 
@@ -59,27 +59,6 @@ def measure_speed(checkpoint: Path, size: int) -> list[Speed]:
     return found
 
 
-def cpu_name() -> str:
-    """What the system calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def peak_megabytes() -> float | None:
-    """
-    Most memory that this process had at once. (`resource.getrusage` would count that of the process that started it.)
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
 def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> Speed:
     """Loads a model and runs it in this process, see [`measure_speed`]."""
     loaded: Any = load_publishable(checkpoint)[0]
@@ -105,7 +84,7 @@ def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> 
     )
 
 
-__all__ = ["Speed", "cpu_name", "measure_here", "measure_speed", "peak_megabytes"]
+__all__ = ["Speed", "measure_here", "measure_speed"]
 
 
 if __name__ == "__main__":

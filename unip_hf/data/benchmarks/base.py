@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 
+from ...files import IMAGE_SUFFIXES
 from ..builders import ChunkedBuilder
-from ..folder import IMAGE_SUFFIXES
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFile, SourceFiles, read_names
 from .encoding import EncodedImage, encode_mask, read_ids, read_image_file
@@ -128,7 +128,7 @@ class InfraredBenchmark(ChunkedBuilder):
     @classmethod
     def palette(cls) -> np.ndarray:
         """Colours of the classes: uint8 `np.ndarray` of shape `(classes, 3)`."""
-        from ...evaluation.pictures import segmentation_palette
+        from ...pictures import segmentation_palette
 
         return np.array(cls.PALETTE, np.uint8) if cls.PALETTE else segmentation_palette(len(cls.CLASSES))
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from transformers.utils import logging
 
-from ..folder import IMAGE_SUFFIXES
+from ...files import IMAGE_SUFFIXES
 
 
 logger = logging.get_logger(__name__)

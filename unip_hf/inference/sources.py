@@ -16,13 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES
 from ..modeling.image_reading_unip import read_image
 from .video import describe_video, frame_to_array, read_video
 
-
-TIFF_SUFFIXES = (".tif", ".tiff")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".jp2", ".gif", *TIFF_SUFFIXES)
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
 # What Pillow raises for damaged files, depending on their format and on what is damaged.
 DAMAGES = (OSError, SyntaxError, TypeError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error)

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The part of `unip benchmark` that is about pre-training: the loss, several students at once, input, and cost."""
+"""The part of `make bench` that is about pre-training: the loss, several students at once, input, and cost."""
 
 import statistics
 import tempfile
@@ -22,7 +22,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from unip_hf import UnipConfig, UnipForPreTraining
 from unip_hf.distillation import attention_distillation_loss
 from unip_hf.distillation.students import Students
-from unip_hf.scripts.benchmark import median_milliseconds, row
+
+from .measuring import median_milliseconds, row
 
 
 SIZES = ("tiny", "small", "base")

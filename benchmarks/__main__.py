@@ -4,9 +4,9 @@ Measures this library beside what it is compared to, in one run: cost of the imp
 the mean-IoU metric; of pre-training the loss, several students at once, and the input. `pretraining_cost` calculates
 what pre-training takes on GPUs and needs none; it has to be asked for.
 
-    unip benchmark
-    unip benchmark --only input --images my-images
-    unip benchmark --only pretraining_cost
+    python -m benchmarks
+    python -m benchmarks --only input --images my-images
+    python -m benchmarks --only pretraining_cost
 """
 
 import argparse
@@ -15,11 +15,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unip_hf.scripts.options import make_parser
+
+from .measuring import median_milliseconds, row
 
 
 MEASUREMENTS = ("import", "processor", "attention", "metric", "loss", "students", "input")
@@ -52,22 +53,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.images is not None and not options.images.is_dir():
         raise ValueError(f"There is no folder {str(options.images)!r} for --images.")
     return options
-
-
-def row(name: str, ours: float, theirs: float, unit: str) -> None:
-    print(f"  {name:<52}{ours:10.2f} {unit}   {theirs:10.2f} {unit}   ratio {ours / theirs:.2f}")
-
-
-def median_milliseconds(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time of each function; they take turns, so that a busy machine slows all of them."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
-        for function, taken in zip(functions, times):
-            started = time.perf_counter()
-            function()
-            if turn:  # the first turn warms up
-                taken.append(1000 * (time.perf_counter() - started))
-    return [statistics.median(taken) for taken in times]
 
 
 def measure_import(repeats: int) -> None:
@@ -193,7 +178,7 @@ def measure_metric(repeats: int) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    from unip_hf.scripts import benchmark_pretraining as pretraining
+    from . import pretraining
 
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.repeats} repeats"

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ..data.scenes import draw_scene
 from ..evaluation.evaluator import evaluate_dataset
-from ..evaluation.exported import EndToEndModel, ExportedModel
-from ..evaluation.inference import InferenceSettings, segment_image
+from ..inference.exported import EndToEndModel, ExportedModel
+from ..inference.windows import InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 
 

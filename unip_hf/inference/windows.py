@@ -2,20 +2,17 @@
 """Segmentation of whole images of any size with any semantic segmentation model of `transformers`."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
-from .exported import EndToEndModel, ExportedModel, is_exported, load_exported_model
+from .exported import EndToEndModel
 
 
 @dataclass(frozen=True)
@@ -204,74 +201,4 @@ def segment_image(
     return average
 
 
-def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
-    """
-    The image processor for a checkpoint, one that takes infrared images whatever the model is.
-
-    Args:
-        checkpoint: Folder, or name on the Hub.
-
-    Returns:
-        The checkpoint's own if it is a [`UnipImageProcessor`]. For other models one with three channels, their mean
-        and standard deviation, and the published evaluation's size. UNIP's default for a folder without one.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    files = ("preprocessor_config.json", "processor_config.json")
-    if Path(checkpoint).is_dir() and not any((Path(checkpoint) / name).is_file() for name in files):
-        num_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
-        return UnipImageProcessor(num_channels=num_channels)
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
-    if isinstance(processor, UnipImageProcessor):
-        return processor
-    settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
-    known = {name: value for name, value in settings.items() if value is not None}
-    return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
-
-
-def load_segmentation_model(
-    checkpoint: str | os.PathLike, device: str | torch.device | None = None
-) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
-    """
-    Args:
-        checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub; or what `unip export`
-            wrote: the folder, or an `.onnx`, `.xml` or `.pt2` file in it.
-        device: Where to put the model.
-
-    Returns:
-        The model, in evaluation mode, and its processor, see [`load_processor`].
-
-    Raises:
-        OSError: if there is no such folder or model.
-        ValueError: if it is no segmentation model.
-    """
-    checkpoint = os.fspath(checkpoint)
-    if is_exported(checkpoint):
-        folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or "."
-        return load_exported_model(checkpoint, device), load_processor(folder)
-    if os.path.isdir(checkpoint) and not os.path.isfile(os.path.join(checkpoint, "config.json")):
-        raise ValueError(f"{checkpoint!r} is no checkpoint folder: it has no config.json.")
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except OSError as error:
-        raise OSError(
-            f"There is no checkpoint folder {checkpoint!r}, nor could a model of that name be had."
-        ) from error
-    kind = (config.architectures or [config.model_type])[0]
-    try:
-        model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise ValueError(f"{checkpoint!r} holds {kind}, which is no semantic segmentation model.") from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(
-            f"{checkpoint!r} holds {kind}, which is no trained segmentation model: {len(missing)} weights are "
-            f"missing, {missing[0]!r} among them. Fine-tune it first."
-        )
-    return model.eval().to(device), load_processor(checkpoint)
-
-
-__all__ = ["InferenceSettings", "load_processor", "load_segmentation_model", "segment_image", "sliding_window_logits"]
+__all__ = ["DEFAULT_SETTINGS", "InferenceSettings", "segment_image", "sliding_window_logits"]

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .._version import __version__
-from ..evaluation.exported import (
+from ..files import write_whole
+from ..hardware import cpu_name
+from ..inference.exported import (
     DESCRIPTION,
     EndToEndModel,
     ExportedModel,
@@ -24,12 +26,11 @@ from ..evaluation.exported import (
     load_exported_model,
     require_package,
 )
-from ..evaluation.inference import InferenceSettings, load_segmentation_model, segment_image
-from ..files import write_whole
+from ..inference.loading import load_segmentation_model
+from ..inference.windows import InferenceSettings, segment_image
+from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
 from .end_to_end import EndToEndSegmentation
-from .export_checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
-from .export_formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
-from .speed import cpu_name
+from .formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
 
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
+from ..pictures import overlay_picture
 from .exported import EndToEndModel, ExportedModel
-from .inference import InferenceSettings, segment_image
-from .pictures import overlay_picture
 from .sources import Frame, Source, read_frames
 from .video import write_video
+from .windows import InferenceSettings, segment_image
 
 
 def read_wanted(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unip_hf.scripts.benchmark_pretraining import TensorMemory, measure_input, trace_step
+from benchmarks.pretraining import TensorMemory, measure_input, trace_step
 
 
 def test_tensor_memory_counts_what_is_there_at_once() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..evaluation.exported import require_package
+from ..inference.exported import require_package
 
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}

@@ -1,0 +1,155 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""What users name a checkpoint by: a folder, a model on the Hub, or a size for a random start."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
+from ..modeling.image_processing_unip import UnipImageProcessor
+from .exported import ExportedModel, is_exported, load_exported_model
+
+
+def is_random_start(checkpoint: str) -> bool:
+    """Whether this names one of the paper's sizes rather than a checkpoint."""
+    return checkpoint in UNIP_SIZES and not Path(checkpoint).exists()
+
+
+def load_config(checkpoint: str) -> PreTrainedConfig:
+    """
+    The configuration of a checkpoint, or of a size.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it is a file, holds several checkpoints, or its configuration is damaged.
+    """
+    if is_random_start(checkpoint):
+        return UnipConfig.from_size(checkpoint)
+    if Path(checkpoint).is_file():
+        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        inside = sorted(path.parent.name for path in Path(checkpoint).glob("*/config.json"))
+        if inside:
+            raise ValueError(f"{checkpoint!r} holds several checkpoints, {', '.join(inside)}: choose one.") from error
+        if Path(checkpoint, "config.json").exists():
+            raise ValueError(f"The configuration in {checkpoint!r} cannot be used: {error}") from error
+        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
+
+
+def fingerprint(model: nn.Module, processor: Any) -> str:
+    """
+    A number that is another one as soon as weights or configuration of the model or its processor change; that a
+    checkpoint was saved again, by whichever version of `transformers`, does not change it.
+
+    Args:
+        model: With a `config`, on any device.
+        processor: Its image processor.
+
+    Returns:
+        SHA-256 as 64 hexadecimal digits.
+    """
+    parts: list[Any] = [model.config, processor]
+    settings = [_kept_by_saving(part.to_dict()) for part in parts]
+    content = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def _kept_by_saving(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _kept_by_saving(value) if isinstance(value, dict) and "model_type" in value else value  # e.g. a backbone
+        for key, value in settings.items()
+        if key not in _CHANGED_BY_SAVING
+    }
+
+
+_CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}
+
+
+def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
+    """
+    The image processor for a checkpoint, one that takes infrared images whatever the model is.
+
+    Args:
+        checkpoint: Folder, or name on the Hub.
+
+    Returns:
+        The checkpoint's own if it is a [`UnipImageProcessor`]. For other models one with three channels, their mean
+        and standard deviation, and the published evaluation's size. UNIP's default for a folder without one.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    files = ("preprocessor_config.json", "processor_config.json")
+    if Path(checkpoint).is_dir() and not any((Path(checkpoint) / name).is_file() for name in files):
+        num_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
+        return UnipImageProcessor(num_channels=num_channels)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    if isinstance(processor, UnipImageProcessor):
+        return processor
+    settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
+
+
+def load_segmentation_model(
+    checkpoint: str | os.PathLike, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
+    """
+    Args:
+        checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub; or what `unip export`
+            wrote: the folder, or an `.onnx`, `.xml` or `.pt2` file in it.
+        device: Where to put the model.
+
+    Returns:
+        The model, in evaluation mode, and its processor, see [`load_processor`].
+
+    Raises:
+        OSError: if there is no such folder or model.
+        ValueError: if it is no segmentation model.
+    """
+    checkpoint = os.fspath(checkpoint)
+    if is_exported(checkpoint):
+        folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or "."
+        return load_exported_model(checkpoint, device), load_processor(folder)
+    if os.path.isdir(checkpoint) and not os.path.isfile(os.path.join(checkpoint, "config.json")):
+        raise ValueError(f"{checkpoint!r} is no checkpoint folder: it has no config.json.")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise OSError(
+            f"There is no checkpoint folder {checkpoint!r}, nor could a model of that name be had."
+        ) from error
+    kind = (config.architectures or [config.model_type])[0]
+    try:
+        model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(f"{checkpoint!r} holds {kind}, which is no semantic segmentation model.") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(
+            f"{checkpoint!r} holds {kind}, which is no trained segmentation model: {len(missing)} weights are "
+            f"missing, {missing[0]!r} among them. Fine-tune it first."
+        )
+    return model.eval().to(device), load_processor(checkpoint)
+
+
+__all__ = ["fingerprint", "is_random_start", "load_config", "load_processor", "load_segmentation_model"]
