@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What MkDocs puts into the pages: the settings of every command, docstrings as Markdown, links that lead on."""
+"""Hooks of MkDocs: the settings of every command, docstrings as Markdown, and links."""
 
 import argparse
 import html
@@ -19,13 +19,13 @@ TYPES = {None: "text", int: "integer", float: "number"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Files of the repository that are no pages are named without a link; `<!-- settings -->` gets the settings."""
+    """Removes links to files that are not pages, and replaces `<!-- settings -->` by the settings."""
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
     return markdown.replace("<!-- settings -->", settings()) if "<!-- settings -->" in markdown else markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """A name in brackets, as docstrings refer to others, leads to its description if that stands on the same page."""
+    """Links a name in brackets, as docstrings write them, to its description if that is on the same page."""
     anchors = {anchor.rpartition(".")[2]: anchor for anchor in re.findall(r'id="([\w.]+)"', html)}
 
     def link(found: re.Match) -> str:
@@ -36,7 +36,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class SectionsAsMarkdown(Extension):
-    """Sections of docstrings, such as "Args:", as headings and lists, word by word."""
+    """Turns sections of docstrings, such as "Args:", into headings and lists without changing a word."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:
@@ -52,7 +52,7 @@ def _section(found: re.Match) -> str:
 
 
 def settings() -> str:
-    """The options of every command, read from its parser."""
+    """Tables of the options of every command, read from the parsers."""
     commands = []
     for job, purpose in JOBS.items():
         parser = importlib.import_module(f"unip_hf.scripts.{job.replace('-', '_')}").command_parser()

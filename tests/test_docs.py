@@ -1,4 +1,4 @@
-"""README and documentation: every block of code runs as it stands, in order, and the site is whole."""
+"""README and documentation: every code block runs as written, in order, and the site is complete."""
 
 import html
 import importlib
@@ -34,15 +34,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
-# Commands of these kinds are read but not run: they need a network or several machines, serve, or install. The
-# quickstart is run by tests/scripts/test_cli.py.
+# These commands are parsed but not run: they need a network, or serve a page. tests/scripts/test_cli.py runs the
+# quickstart.
 ONLY_PARSED = ("demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
-# Its commands take published files by the gigabyte; tests/scripts/test_recipes.py follows each of them.
+# Its commands need published files of many gigabytes; tests/scripts/test_recipes.py checks each of them.
 NOT_RUN = ("reproduce.md",)
 LONG = ("README", "deploy")
 
-# Appended to each command, where the last option counts: small, short, over what an earlier page left.
+# Appended to each command, where the last option counts: small and short runs that overwrite earlier results.
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"
 SHORTER = {
     "check-dataset": "",
@@ -69,8 +69,9 @@ def write_images(folder: Path, seeds: range, dtype: type = np.uint16) -> None:
 
 
 def small_quickstart() -> None:
-    """What `unip quickstart` leaves, of a smaller network on smaller images."""
+    """Leaves the files of `unip quickstart`, with a smaller network and smaller images."""
     UnipForPreTraining(tiny_config(num_channels=1)).save_pretrained("outputs/quickstart/student")
+    UnipImageProcessor(num_channels=1).save_pretrained("outputs/quickstart/student")
     UnipImageProcessor(num_channels=1).save_pretrained("outputs/quickstart/student")
     Image.fromarray(draw_scene(3)[0]).save("outputs/quickstart/scene.png")
     finetune = f"finetune --model outputs/quickstart/student --dataset scenes {SHORTER['finetune']}"
@@ -148,7 +149,7 @@ def workplace(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def commands(block: str) -> list[list[str]]:
-    """The words of each line, without comments; lines that end in a backslash go on."""
+    """The words of each line, without comments; a backslash at the end of a line joins it to the next."""
     lines = block.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -156,7 +157,7 @@ def commands(block: str) -> list[list[str]]:
 def run(words: list[str], is_run: bool) -> None:
     if words[0] in OTHER_PROGRAMS:
         return
-    assert words[0] == "unip", f"What should a test do with {words[0]!r}?"
+    assert words[0] == "unip", f"The test does not know the program {words[0]!r}."
     job, arguments = words[1], cli.with_underscores(words[2:])
     parser = importlib.import_module(f"unip_hf.scripts.{job.replace('-', '_')}").command_parser()
     parser.parse_args(with_recipe(arguments))
@@ -181,7 +182,7 @@ def run(words: list[str], is_run: bool) -> None:
 def test_the_code_of_a_page_runs(page: Path, workplace: Path) -> None:
     names: dict[str, object] = {}
     for language, block in BLOCK.findall(page.read_text()):
-        if language == "python" and page.name == "README.md":  # what the newcomer does first, as he does it
+        if language == "python" and page.name == "README.md":  # in a process of its own, as a new user does it
             subprocess.run([sys.executable, "-c", block], check=True, timeout=PATIENCE)
         elif language == "python":
             exec(compile(block, page.name, "exec"), names)
@@ -221,7 +222,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
         assert loaded and not [source for source in loaded if re.match(r"(https?:)?//", source)]
 
 
-def test_the_settings_of_every_command_are_told(site: Path) -> None:
+def test_the_settings_page_lists_every_option(site: Path) -> None:
     sections = re.split(r'<h2 id="unip-', (site / "settings.html").read_text())[1:]
     assert [section.split('"')[0] for section in sections] == list(cli.JOBS)
     for job, section in zip(cli.JOBS, sections):
@@ -237,7 +238,7 @@ def test_the_settings_of_every_command_are_told(site: Path) -> None:
     assert "<code>8</code>" in rows["--batch_size"] and "<code>0.0001</code>" in rows["--learning_rate"]
 
 
-def test_the_python_interface_is_told(site: Path) -> None:
+def test_the_python_page_lists_the_interface(site: Path) -> None:
     page = (site / "api.html").read_text()
     found = set(re.findall(r'<h3 id="[\w.]+\.(\w+)"', page))
     assert found >= set(re.findall(r"^::: [\w.]+\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
