@@ -126,17 +126,21 @@ class UnipPreTrainedModel(PreTrainedModel):
         """
         # These imports also make `transformers` copy the files into the folder.
         from .image_processing_unip import UnipImageProcessor
+        from .modeling_unip_heads import SEGMENTATION_MODELS
         from .modeling_unip_pretraining import UnipForPreTraining
-        from .modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
-        is_probe = isinstance(self, UnipForLinearSegmentation)
-        segmentation = (UnipForLinearSegmentation if is_probe else UnipForSemanticSegmentation).__name__
+        segmentation = next((kind for kind in SEGMENTATION_MODELS if isinstance(self, kind)), SEGMENTATION_MODELS[0])
+        classes: dict[str, type] = {
+            "AutoConfig": UnipConfig,
+            "AutoModel": UnipModel,
+            "AutoBackbone": UnipBackbone,
+            "AutoModelForPreTraining": UnipForPreTraining,
+            "AutoModelForSemanticSegmentation": segmentation,
+        }
+        # File and class, as in "modeling_unip.UnipModel": the package differs where this is code out of a checkpoint.
         self.config.auto_map = {
-            "AutoConfig": f"configuration_unip.{UnipConfig.__name__}",
-            "AutoModel": f"modeling_unip.{UnipModel.__name__}",
-            "AutoBackbone": f"modeling_unip.{UnipBackbone.__name__}",
-            "AutoModelForPreTraining": f"modeling_unip_pretraining.{UnipForPreTraining.__name__}",
-            "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation}",
+            auto_class: f"{found.__module__.rpartition('.')[2]}.{found.__name__}"
+            for auto_class, found in classes.items()
         }
         super().save_pretrained(save_directory, *args, **kwargs)
         is_pushed = kwargs.get("push_to_hub", False) or self._is_pushed

@@ -307,6 +307,7 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--report_to", "wandb"], "wandb"),
     (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
     (break_nothing, ["--linear_probe", "--layerwise_probe"], "exclude each other"),
+    (break_nothing, ["--task", "dance"], "There is no task 'dance': choose one of fine_tuning, linear_probe"),
     (break_nothing, ["--feature_layers", "9"], "blocks that do not exist"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(

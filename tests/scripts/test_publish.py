@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
-from unip_hf import UnipForSemanticSegmentation, UnipModel
+from unip_hf import UnipForSemanticSegmentation, UnipModel, modeling
 from unip_hf.hub.loading import load_publishable
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
@@ -29,8 +30,7 @@ from ..conftest import PATIENCE, tiny_config
 
 
 ID2LABEL = {0: "cold", 1: "mild", 2: "warm"}
-CODE = {"configuration_unip.py", "image_processing_unip.py", "image_reading_unip.py", "modeling_unip.py",
-        "modeling_unip_layers.py", "modeling_unip_pretraining.py", "modeling_unip_segmentation.py"}  # fmt: skip
+CODE = {f"{module.name}.py" for module in pkgutil.iter_modules(modeling.__path__)}
 MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 OF_RUN = {"recipe.yaml", "environment.json", "training_curve.png"}
 QUICK = ["--batch_size", "3", "--num_workers", "0", "--report_to", "none", "--log_every", "1", "--crop_size", "32"]

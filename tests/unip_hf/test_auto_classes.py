@@ -29,23 +29,24 @@ from transformers import (
 )
 
 import unip_hf
+from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
 from ..conftest import PATIENCE
 
 
 def test_every_auto_class_loads_what_was_saved(make_config: Callable, tmp_path: Path) -> None:
-    unip_hf.UnipForSemanticSegmentation(make_config()).save_pretrained(tmp_path / "segmentation")
-    unip_hf.UnipForLinearSegmentation(make_config()).save_pretrained(tmp_path / "probe")
+    for model_class in SEGMENTATION_MODELS:
+        model_class(make_config()).save_pretrained(tmp_path / model_class.task)
+        loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / model_class.task)
+        assert type(loaded) is model_class
     unip_hf.UnipForPreTraining(make_config(num_channels=1)).save_pretrained(tmp_path / "student")
     for folder, auto_class, expected in [
-        ("segmentation", AutoModelForSemanticSegmentation, unip_hf.UnipForSemanticSegmentation),
-        ("probe", AutoModelForSemanticSegmentation, unip_hf.UnipForLinearSegmentation),
         ("student", AutoModelForPreTraining, unip_hf.UnipForPreTraining),
         ("student", AutoModel, unip_hf.UnipModel),
         ("student", AutoModelForSemanticSegmentation, unip_hf.UnipForSemanticSegmentation),
-        ("segmentation", AutoModel, unip_hf.UnipModel),
-        ("segmentation", AutoImageProcessor, unip_hf.UnipImageProcessor),
-        ("segmentation", AutoConfig, unip_hf.UnipConfig),
+        ("linear_probe", AutoModel, unip_hf.UnipModel),
+        ("linear_probe", AutoImageProcessor, unip_hf.UnipImageProcessor),
+        ("linear_probe", AutoConfig, unip_hf.UnipConfig),
     ]:
         assert type(auto_class.from_pretrained(tmp_path / folder)) is expected, (folder, auto_class)
     assert type(AutoBackbone.from_config(make_config())) is unip_hf.UnipBackbone
