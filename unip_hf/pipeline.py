@@ -7,10 +7,10 @@ from typing import Any
 from urllib.request import urlopen
 
 from PIL import Image, UnidentifiedImageError
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from .modeling.image_reading_unip import read_image, to_channels_last
-from .modeling.modeling_unip import UnipPreTrainedModel
 
 
 class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
@@ -24,7 +24,7 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
     _load_video_processor = False  # type: ignore[assignment]
 
     def check_model_type(self, supported_models: Any) -> None:
-        if not isinstance(self.model, UnipPreTrainedModel):
+        if self.model.config.model_type != "unip":
             super().check_model_type(supported_models)
 
     def preprocess(  # type: ignore[override]
@@ -45,5 +45,9 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
         inputs["target_size"] = [to_channels_last(array).shape[:2]]
         return inputs
 
+
+# register_pipeline() would warn every user, and write this class into the checkpoints of other models, which then
+# would not load without this library.
+PIPELINE_REGISTRY.supported_tasks["image-segmentation"]["impl"] = UnipImageSegmentationPipeline
 
 __all__ = ["UnipImageSegmentationPipeline"]
