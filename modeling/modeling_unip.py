@@ -27,7 +27,7 @@ from .modeling_unip_layers import (
 
 
 class UnipPreTrainedModel(PreTrainedModel):
-    """Initialisation (Xavier-uniform, as MAE), freezing, saving, and what the Hugging Face tools need to know."""
+    """Initialisation (Xavier-uniform, as in MAE), freezing, saving, and what the Hugging Face libraries read."""
 
     config_class = UnipConfig
     config: UnipConfig
@@ -42,13 +42,12 @@ class UnipPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
-    _input_embed_layer = "patch_embeddings"
     accepts_loss_kwargs = False  # the loss is a mean, so Trainer has to divide by the accumulation steps
     _is_pushed = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Each module's own parameters only: transformers skips modules without any that are missing in a checkpoint.
+        # Only the module's own parameters: transformers calls this for the modules that lack some in a checkpoint.
         if isinstance(module, UnipPatchEmbeddings):
             weight = module.weight  # initialised like a linear layer over the pixels of a patch
             bound = math.sqrt(6.0 / (weight[0].numel() + weight.shape[0]))
@@ -67,7 +66,7 @@ class UnipPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, UnipLayerScale):
             init.constant_(module.scale, float(self.config.layer_scale_init_value or 0.0))
-        elif isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)):
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
             super()._init_weights(module)
 
     def post_init(self) -> None:
@@ -78,7 +77,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze()  # loading makes every parameter trainable
+        model._freeze()  # loading has made every parameter trainable
         return loaded
 
     def _freeze(self) -> None:
@@ -88,7 +87,7 @@ class UnipPreTrainedModel(PreTrainedModel):
         embeddings.position_embeddings.requires_grad_(is_learned)
 
     def _check_output_attentions(self, output_attentions: bool | None) -> None:
-        """Raises where attention is asked for but not kept, since the tuple would come back empty."""
+        """Raises a `ValueError` if attention is asked for but not kept: the tuple would come back empty."""
         implementation = self.config._attn_implementation
         if output_attentions and implementation != "eager":
             raise ValueError(
@@ -98,8 +97,8 @@ class UnipPreTrainedModel(PreTrainedModel):
 
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:  # type: ignore[override]
         """
-        Resizes the stored position table (bicubic) to that of another image size. Fine-tuning at 512 px does so once,
-        before training, so that the trained table has one row for each token.
+        Resizes the stored position table (bicubic) to another image size. Fine-tuning at 512 px does so once, before
+        training, so that the trained table has one row for each token.
 
         Args:
             image_size (`int` or `(height, width)`): The new size in pixels.
@@ -192,8 +191,7 @@ class UnipModel(UnipPreTrainedModel):
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
-            layers (`Sequence[int]`): Block numbers from 1; 0 stands for the embeddings. Blocks behind the last are
-                not computed.
+            layers (`Sequence[int]`): Block numbers from 1; 0 stands for the embeddings. Later blocks are not computed.
 
         Returns:
             A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
@@ -210,7 +208,7 @@ class UnipModel(UnipPreTrainedModel):
 
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Queries and keys of one block, CLS included, not scaled. Nothing behind them is computed.
+        Queries and keys of one block, CLS included, not scaled. Nothing after them is computed.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.

@@ -45,7 +45,7 @@ def resize(maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tens
 
 def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: Sequence[int]) -> torch.Tensor:
     """
-    Cuts logits of a padded image back, so that they cover the image and nothing else.
+    Cuts the logits of a padded image, so that they cover the image and nothing else.
 
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores that cover `padded_size`.
@@ -60,7 +60,7 @@ def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: 
         stride = padded // logits.shape[axis]
         cells = -(-size // stride)
         if size % stride:
-            # Interpolation weights, written out since interpolate() copies where the number of cells stays the same.
+            # The weights are written out because interpolate() copies where the number of cells stays the same.
             source = (torch.arange(cells, device=logits.device) + 0.5) * (size / (cells * stride)) - 0.5
             weights = 1 - (source.clamp(min=0)[:, None] - torch.arange(logits.shape[axis], device=logits.device)).abs()
             weights = weights.clamp(min=0).to(logits.dtype)  # (cells, padded cells)

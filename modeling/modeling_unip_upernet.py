@@ -18,14 +18,14 @@ def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
     Adaptive average pooling of `(batch_size, channels, height, width)` to `bins x bins`, as two small matrix products,
     because exporters cannot express `adaptive_avg_pool2d` with dynamic sizes.
 
-    Bin i averages positions `floor(i n / bins)` up to but without `ceil((i + 1) n / bins)`.
+    Bin i averages the positions from `floor(i n / bins)` up to, but not including, `ceil((i + 1) n / bins)`.
     """
 
     def shares(size: int) -> torch.Tensor:
         position = torch.arange(size, device=maps.device)
         index = torch.arange(bins, device=maps.device).unsqueeze(1)
         inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
-        # divided before anything is summed up, which half precision might not hold
+        # Divided before anything is summed: half precision might not hold the sum.
         return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
 
     pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
@@ -34,8 +34,8 @@ def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
 
 def max_pool(maps: torch.Tensor) -> torch.Tensor:
     """
-    2x2 max pooling of `(batch_size, channels, height, width)`; an odd side is rounded up, so that nothing is lost and
-    one cell stays one. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
+    2x2 max pooling of `(batch_size, channels, height, width)`. An odd side is rounded up, so that no cell is lost and
+    a single cell stays. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
     """
     padded = nn.functional.pad(maps, (0, 0, 0, 1), value=float("-inf"))
     maps = torch.maximum(maps[:, :, ::2], padded[:, :, 1::2])  # (B, C, height / 2, width)
@@ -45,8 +45,8 @@ def max_pool(maps: torch.Tensor) -> torch.Tensor:
 
 class UnipLastLayerFeaturePyramid(nn.Module):
     """
-    LL-FPN (paper section 4.3): four scales from maps at 1/16 of the image. All four come from the last block, or, as
-    the classic pyramid, each from a block of its own; the operations and their weights are the same.
+    LL-FPN (paper section 4.3): four scales from maps at 1/16 of the image. All four come from the last block. In the
+    classic pyramid each comes from a block of its own, through the same operations.
     """
 
     def __init__(self, config: UnipConfig):
@@ -106,7 +106,7 @@ class UnipUPerHead(nn.Module):
 
 
 class UnipAuxiliaryHead(nn.Module):
-    """One convolution and a classifier on the 1/16 level; only trained along, not used for predictions."""
+    """One convolution and a classifier on the 1/16 level. It adds to the loss and is not used for predictions."""
 
     def __init__(self, config: UnipConfig):
         super().__init__()
@@ -121,8 +121,8 @@ class UnipAuxiliaryHead(nn.Module):
 
 class UnipForSemanticSegmentation(UnipSegmentationModel):
     """
-    The paper's segmentation network: encoder, last-layer feature pyramid, UPerNet head, and an auxiliary head that is
-    trained along. `config.feature_layers` with four blocks gives the classic pyramid instead.
+    The paper's segmentation network: encoder, last-layer feature pyramid, UPerNet head, and an auxiliary head that
+    adds to the loss. `config.feature_layers` with four blocks gives the classic pyramid instead.
     """
 
     task = "fine_tuning"

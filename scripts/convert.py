@@ -26,7 +26,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", type=Path, help="folder to write, or with --to_published a .pth file")
     parser.add_argument("--to_published", action="store_true", help="write a file with the published names")
     parser.add_argument("--overwrite", action="store_true", help="replace a target that exists")
-    group = parser.add_argument_group("network", "what the file does not say, or what is to be different")
+    group = parser.add_argument_group("network", "what the file does not say, or what you want to change")
     group.add_argument(
         "--model",
         default="auto",
