@@ -43,7 +43,6 @@ class UnipPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
     accepts_loss_kwargs = False  # the loss is a mean, so Trainer has to divide by the accumulation steps
-    _is_pushed = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -119,12 +118,10 @@ class UnipPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
-        Saves weights and configuration, the code that loads them without this library (`trust_remote_code=True`), and,
-        where the folder has none yet, an image processor: the one in the folder that this model came from, or one with
-        default settings.
+        Saves weights, configuration, and the code that loads them without this library (`trust_remote_code=True`).
+        The image processor is saved by its own `save_pretrained`.
         """
         # These imports also make `transformers` copy the files into the folder.
-        from .image_processing_unip import UnipImageProcessor
         from .modeling_unip_heads import SEGMENTATION_MODELS
         from .modeling_unip_pretraining import UnipForPreTraining
 
@@ -142,26 +139,6 @@ class UnipPreTrainedModel(PreTrainedModel):
             for auto_class, found in classes.items()
         }
         super().save_pretrained(save_directory, *args, **kwargs)
-        is_pushed = kwargs.get("push_to_hub", False) or self._is_pushed
-        exists = os.path.exists(os.path.join(save_directory, "preprocessor_config.json"))
-        if kwargs.get("is_main_process", True) and not is_pushed and not exists:
-            channels = self.config.num_channels
-            try:
-                source = str(self.config.name_or_path)
-                processor: Any = UnipImageProcessor.from_pretrained(
-                    source, local_files_only=True, num_channels=channels
-                )
-            except (OSError, ValueError):  # this model came from nowhere, or from where there is none
-                processor = UnipImageProcessor(num_channels=channels)
-            processor.save_pretrained(save_directory)
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Uploads the model without an image processor, which would replace one that is there: push yours as well."""
-        self._is_pushed = True
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        finally:
-            self._is_pushed = False
 
 
 class UnipModel(UnipPreTrainedModel):
