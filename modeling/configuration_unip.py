@@ -130,7 +130,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         super().__post_init__(**kwargs)
-        # Two classes serve AutoModelForSemanticSegmentation; it chooses by this list, and fails on None.
+        # Several classes serve AutoModelForSemanticSegmentation, which chooses by this list and fails on None.
         self.architectures = self.architectures or []
         if self.id2label is not None:
             self.label2id = {str(name): int(index) for index, name in self.id2label.items()}
@@ -165,12 +165,12 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         return height // self.patch_size, width // self.patch_size
 
     def validate_architecture(self) -> None:
-        """Part of `@strict`-powered validation: numbers that cannot make a network raise a `ValueError`."""
+        """Part of the validation by `@strict`. Raises a `ValueError` for numbers that do not make a network."""
         for name in ("hidden_size", "num_hidden_layers", "patch_size", "num_channels", "mlp_ratio"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} makes no network: it is at least 1.")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate={self.drop_path_rate} is no probability below 1.")
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         for name in ("num_attention_heads", "last_layer_num_attention_heads"):
             heads = getattr(self, name)
             if heads is not None and (heads < 1 or self.hidden_size % heads):
@@ -180,8 +180,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         if self.position_embedding_type == "sincos" and self.hidden_size % 4:
             raise ValueError(
-                f"A sine-cosine position table needs a hidden_size that is a multiple of 4, not {self.hidden_size}; "
-                'or set position_embedding_type="learned".'
+                f"hidden_size must be a multiple of 4 for a sine-cosine position table, got {self.hidden_size}. "
+                'Or set position_embedding_type="learned".'
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")

@@ -27,7 +27,7 @@ from .modeling_unip_layers import (
 
 
 class UnipPreTrainedModel(PreTrainedModel):
-    """Initialisation (Xavier-uniform, as MAE), freezing, saving, and what the Hugging Face tools need to know."""
+    """Initialisation (Xavier-uniform, as in MAE), freezing, saving, and what the Hugging Face libraries read."""
 
     config_class = UnipConfig
     config: UnipConfig
@@ -42,13 +42,11 @@ class UnipPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UnipLayer, "attentions": UnipAttention}
-    _input_embed_layer = "patch_embeddings"
     accepts_loss_kwargs = False  # the loss is a mean, so Trainer has to divide by the accumulation steps
-    _is_pushed = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Each module's own parameters only: transformers skips modules without any that are missing in a checkpoint.
+        # Only the module's own parameters: transformers calls this for the modules that lack some in a checkpoint.
         if isinstance(module, UnipPatchEmbeddings):
             weight = module.weight  # initialised like a linear layer over the pixels of a patch
             bound = math.sqrt(6.0 / (weight[0].numel() + weight.shape[0]))
@@ -67,7 +65,7 @@ class UnipPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, UnipLayerScale):
             init.constant_(module.scale, float(self.config.layer_scale_init_value or 0.0))
-        elif isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)):
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
             super()._init_weights(module)
 
     def post_init(self) -> None:
@@ -78,7 +76,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze()  # loading makes every parameter trainable
+        model._freeze()  # loading has made every parameter trainable
         return loaded
 
     def _freeze(self) -> None:
@@ -88,7 +86,7 @@ class UnipPreTrainedModel(PreTrainedModel):
         embeddings.position_embeddings.requires_grad_(is_learned)
 
     def _check_output_attentions(self, output_attentions: bool | None) -> None:
-        """Raises where attention is asked for but not kept, since the tuple would come back empty."""
+        """Raises a `ValueError` if attention is asked for but not kept: the tuple would come back empty."""
         implementation = self.config._attn_implementation
         if output_attentions and implementation != "eager":
             raise ValueError(
@@ -98,8 +96,8 @@ class UnipPreTrainedModel(PreTrainedModel):
 
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:  # type: ignore[override]
         """
-        Resizes the stored position table (bicubic) to that of another image size. Fine-tuning at 512 px does so once,
-        before training, so that the trained table has one row for each token.
+        Resizes the stored position table (bicubic) to another image size. Fine-tuning at 512 px does so once, before
+        training, so that the trained table has one row for each token.
 
         Args:
             image_size (`int` or `(height, width)`): The new size in pixels.
@@ -120,45 +118,27 @@ class UnipPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
-        Saves weights and configuration, the code that loads them without this library (`trust_remote_code=True`), and,
-        where the folder has none yet, an image processor: the one in the folder that this model came from, or one with
-        default settings.
+        Saves weights, configuration, and the code that loads them without this library (`trust_remote_code=True`).
+        The image processor is saved by its own `save_pretrained`.
         """
         # These imports also make `transformers` copy the files into the folder.
-        from .image_processing_unip import UnipImageProcessor
+        from .modeling_unip_heads import SEGMENTATION_MODELS
         from .modeling_unip_pretraining import UnipForPreTraining
-        from .modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
-        is_probe = isinstance(self, UnipForLinearSegmentation)
-        segmentation = (UnipForLinearSegmentation if is_probe else UnipForSemanticSegmentation).__name__
+        segmentation = next((kind for kind in SEGMENTATION_MODELS if isinstance(self, kind)), SEGMENTATION_MODELS[0])
+        classes: dict[str, type] = {
+            "AutoConfig": UnipConfig,
+            "AutoModel": UnipModel,
+            "AutoBackbone": UnipBackbone,
+            "AutoModelForPreTraining": UnipForPreTraining,
+            "AutoModelForSemanticSegmentation": segmentation,
+        }
+        # File and class, as in "modeling_unip.UnipModel": the package differs where this is code out of a checkpoint.
         self.config.auto_map = {
-            "AutoConfig": f"configuration_unip.{UnipConfig.__name__}",
-            "AutoModel": f"modeling_unip.{UnipModel.__name__}",
-            "AutoBackbone": f"modeling_unip.{UnipBackbone.__name__}",
-            "AutoModelForPreTraining": f"modeling_unip_pretraining.{UnipForPreTraining.__name__}",
-            "AutoModelForSemanticSegmentation": f"modeling_unip_segmentation.{segmentation}",
+            auto_class: f"{found.__module__.rpartition('.')[2]}.{found.__name__}"
+            for auto_class, found in classes.items()
         }
         super().save_pretrained(save_directory, *args, **kwargs)
-        is_pushed = kwargs.get("push_to_hub", False) or self._is_pushed
-        exists = os.path.exists(os.path.join(save_directory, "preprocessor_config.json"))
-        if kwargs.get("is_main_process", True) and not is_pushed and not exists:
-            channels = self.config.num_channels
-            try:
-                source = str(self.config.name_or_path)
-                processor: Any = UnipImageProcessor.from_pretrained(
-                    source, local_files_only=True, num_channels=channels
-                )
-            except (OSError, ValueError):  # this model came from nowhere, or from where there is none
-                processor = UnipImageProcessor(num_channels=channels)
-            processor.save_pretrained(save_directory)
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Uploads the model without an image processor, which would replace one that is there: push yours as well."""
-        self._is_pushed = True
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        finally:
-            self._is_pushed = False
 
 
 class UnipModel(UnipPreTrainedModel):
@@ -188,8 +168,7 @@ class UnipModel(UnipPreTrainedModel):
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
-            layers (`Sequence[int]`): Block numbers from 1; 0 stands for the embeddings. Blocks behind the last are
-                not computed.
+            layers (`Sequence[int]`): Block numbers from 1; 0 stands for the embeddings. Later blocks are not computed.
 
         Returns:
             A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
@@ -206,7 +185,7 @@ class UnipModel(UnipPreTrainedModel):
 
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Queries and keys of one block, CLS included, not scaled. Nothing behind them is computed.
+        Queries and keys of one block, CLS included, not scaled. Nothing after them is computed.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.

@@ -112,7 +112,7 @@ class UnipEmbeddings(nn.Module):
         grid = (padded_height // self.patch_size, padded_width // self.patch_size)
         # A fixed table stays fixed even where a model around this one makes all parameters trainable.
         positions = self.position_embeddings if self.is_learned else self.position_embeddings.detach()
-        # An exported graph must hold for every size, so there the table is resized even to its own size.
+        # An exported graph must hold for every size, so it resizes the table even to its own size.
         if torch.compiler.is_exporting() or grid != self.grid_size:
             positions = resize_position_embeddings(positions, self.grid_size, grid)
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
@@ -140,8 +140,8 @@ class UnipAttention(nn.Module):
     """
     Self-attention over `hidden_states` of shape `(batch_size, num_tokens, hidden_size)`.
 
-    Queries, keys and values come from one weight, as in the published code. In pre-training the values of the last
-    block therefore feel weight decay although they get no gradient, exactly as they did there.
+    Queries, keys and values share one weight matrix, as in the published code. In pre-training, weight decay therefore
+    also acts on the values of the last block, which get no gradient, as it did there.
     """
 
     def __init__(self, config: UnipConfig, num_attention_heads: int):
@@ -218,7 +218,7 @@ class UnipLayerScale(nn.Module):
 class UnipLayer(GradientCheckpointingLayer):
     """
     One pre-norm transformer block, `(batch_size, num_tokens, hidden_size)` in and out. With `only_query_key` it stops
-    after queries and keys and returns `(None, query, key)`: no hidden states, then two tensors of shape
+    after queries and keys and returns `(None, query, key)`: no hidden states, and two tensors of shape
     `(batch_size, num_heads, num_tokens, head_dim)`.
     """
 

@@ -1,8 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""UNIP for semantic segmentation: last-layer feature pyramid (LL-FPN) with a UPerNet head, and linear probing."""
+"""What all UNIP models for semantic segmentation share: loss, checks, logits that cover exactly the image."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +43,13 @@ def resize(maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tens
     return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def crop_to_image(logits: torch.Tensor, padded_size: tuple[int, int], image_size: tuple[int, int]) -> torch.Tensor:
+def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: Sequence[int]) -> torch.Tensor:
     """
-    Cuts logits of a padded image back, so that they cover the image and nothing else.
+    Cuts the logits of a padded image, so that they cover the image and nothing else.
 
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores that cover `padded_size`.
-        padded_size, image_size (`tuple[int, int]`): Height and width in pixels with and without padding.
+        padded_size, image_size (`Sequence[int]`): Height and width in pixels with and without padding.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_labels, ceil(height / stride), ceil(width / stride))`. Where the
@@ -61,7 +60,7 @@ def crop_to_image(logits: torch.Tensor, padded_size: tuple[int, int], image_size
         stride = padded // logits.shape[axis]
         cells = -(-size // stride)
         if size % stride:
-            # Interpolation weights, written out since interpolate() copies where the number of cells stays the same.
+            # The weights are written out because interpolate() copies where the number of cells stays the same.
             source = (torch.arange(cells, device=logits.device) + 0.5) * (size / (cells * stride)) - 0.5
             weights = 1 - (source.clamp(min=0)[:, None] - torch.arange(logits.shape[axis], device=logits.device)).abs()
             weights = weights.clamp(min=0).to(logits.dtype)  # (cells, padded cells)
@@ -69,36 +68,6 @@ def crop_to_image(logits: torch.Tensor, padded_size: tuple[int, int], image_size
         elif padded != size:
             logits = logits.narrow(axis, 0, cells)
     return logits
-
-
-def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
-    """
-    Adaptive average pooling of `(batch_size, channels, height, width)` to `bins x bins`, as two small matrix products,
-    because exporters cannot express `adaptive_avg_pool2d` with dynamic sizes.
-
-    Bin i averages positions `floor(i n / bins)` up to but without `ceil((i + 1) n / bins)`.
-    """
-
-    def shares(size: int) -> torch.Tensor:
-        position = torch.arange(size, device=maps.device)
-        index = torch.arange(bins, device=maps.device).unsqueeze(1)
-        inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
-        # divided before anything is summed up, which half precision might not hold
-        return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
-
-    pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
-    return torch.matmul(pooled, shares(maps.shape[3]).T)  # (B, C, bins, bins)
-
-
-def max_pool(maps: torch.Tensor) -> torch.Tensor:
-    """
-    2x2 max pooling of `(batch_size, channels, height, width)`; an odd side is rounded up, so that nothing is lost and
-    one cell stays one. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
-    """
-    padded = nn.functional.pad(maps, (0, 0, 0, 1), value=float("-inf"))
-    maps = torch.maximum(maps[:, :, ::2], padded[:, :, 1::2])  # (B, C, height / 2, width)
-    padded = nn.functional.pad(maps, (0, 1), value=float("-inf"))
-    return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
 
 
 def make_classifier(channels: int, config: UnipConfig) -> nn.Conv2d:
@@ -120,109 +89,39 @@ class UnipConvModule(nn.Module):
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.batch_norm = nn.BatchNorm2d(out_channels)
 
-    def _is_synchronized(self) -> bool:
-        return (
-            isinstance(self.batch_norm, nn.SyncBatchNorm)
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        )
-
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        maps = self.convolution(maps)
-        if self.training and maps.shape[0] * maps.shape[2] * maps.shape[3] == 1 and not self._is_synchronized():
-            norm = self.batch_norm
-            maps = nn.functional.batch_norm(
-                maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-            )
+        maps, norm = self.convolution(maps), self.batch_norm
+        is_one_value = maps.shape[0] * maps.shape[2] * maps.shape[3] == 1
+        if self.training and is_one_value and not isinstance(norm, nn.SyncBatchNorm):
+            mean, variance = norm.running_mean, norm.running_var
+            maps = nn.functional.batch_norm(maps, mean, variance, norm.weight, norm.bias, eps=norm.eps)
         else:
-            maps = self.batch_norm(maps)
+            maps = norm(maps)
         return nn.functional.relu(maps)
 
 
-class UnipLastLayerFeaturePyramid(nn.Module):
-    """
-    LL-FPN (paper section 4.3): four scales from maps at 1/16 of the image. All four come from the last block, or, as
-    the classic pyramid, each from a block of its own; the operations and their weights are the same.
-    """
-
-    def __init__(self, config: UnipConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.to_quarter = nn.Sequential(
-            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
-            nn.BatchNorm2d(width),
-            nn.GELU(),
-            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
-        )
-        self.to_eighth = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
-
-    def forward(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One or four maps `(batch_size, hidden_size, rows, columns)` at 1/16 to four at 1/4, 1/8, 1/16, 1/32."""
-        quarter, eighth, sixteenth, thirty_second = feature_maps * 4 if len(feature_maps) == 1 else feature_maps
-        return [
-            self.to_quarter(quarter),  # 1/4
-            self.to_eighth(eighth),  # 1/8
-            sixteenth,  # 1/16
-            max_pool(thirty_second),  # 1/32
-        ]
-
-
-class UnipUPerHead(nn.Module):
-    """[UPerNet](https://huggingface.co/papers/1807.10221) head: pyramid pooling at 1/32, feature pyramid up to 1/4."""
-
-    def __init__(self, config: UnipConfig):
-        super().__init__()
-        width = config.hidden_size
-        channels = width if config.decoder_channels is None else config.decoder_channels
-        self.pool_scales = tuple(config.pool_scales)
-        self.pooled_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in self.pool_scales])
-        self.bottleneck = UnipConvModule(width + len(self.pool_scales) * channels, channels, 3)
-        self.lateral_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in range(3)])
-        self.output_convolutions = nn.ModuleList([UnipConvModule(channels, channels, 3) for _ in range(3)])
-        self.fusion = UnipConvModule(4 * channels, channels, 3)
-        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = make_classifier(channels, config)
-
-    def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
-        """Four maps `(batch_size, hidden_size, ...)`, 1/4 to 1/32, to logits `(batch_size, num_labels, ...)`, 1/4."""
-        *finer, coarsest = pyramid
-        pooled = [coarsest]
-        for bins, convolution in zip(self.pool_scales, self.pooled_convolutions):
-            pooled.append(resize(convolution(adaptive_average_pool(coarsest, bins)), coarsest.shape[-2:]))
-        top = self.bottleneck(torch.cat(pooled, dim=1))  # 1/32
-
-        levels = [top]
-        for maps, convolution in zip(reversed(finer), reversed(self.lateral_convolutions)):
-            levels.insert(0, convolution(maps) + resize(levels[0], maps.shape[-2:]))  # 1/16, 1/8, 1/4
-        levels[:3] = [convolution(maps) for maps, convolution in zip(levels, self.output_convolutions)]
-        fused = self.fusion(
-            torch.cat([levels[0]] + [resize(maps, levels[0].shape[-2:]) for maps in levels[1:]], dim=1)
-        )
-        return self.classifier(self.dropout(fused))  # 1/4
-
-
-class UnipAuxiliaryHead(nn.Module):
-    """One convolution and a classifier on the 1/16 level; only trained along, not used for predictions."""
-
-    def __init__(self, config: UnipConfig):
-        super().__init__()
-        self.convolution = UnipConvModule(config.hidden_size, config.auxiliary_channels, 3)
-        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = make_classifier(config.auxiliary_channels, config)
-
-    def forward(self, sixteenth: torch.Tensor) -> torch.Tensor:
-        """`(batch_size, hidden_size, rows, columns)` to logits `(batch_size, num_labels, rows, columns)`."""
-        return self.classifier(self.dropout(self.convolution(sixteenth)))
-
-
 class UnipSegmentationModel(UnipPreTrainedModel):
-    """What both segmentation models share: an encoder up to the last block that is read, the loss, and its checks."""
+    """
+    What all segmentation models share: an encoder up to the last block that is read, the loss, and its checks.
+
+    A head is a subclass in a file of its own and one line in `SEGMENTATION_MODELS`. It defines `_classify` and
+    `describe_head`, and says in class attributes what training, conversion and model cards need to know of it:
+
+    - `task` (`str`): Name by which `unip finetune --task` selects it.
+    - `freezes_encoder` (`bool`): Whether the head is trained alone. The encoder then keeps its evaluation mode.
+    - `published_names` (`list[tuple[str, str]]`): Names of its tensors in published checkpoints, without the prefix
+      `backbone.`, and here; `{i}` stands for a number.
+    - `num_published_features` (`int`, *optional*): How many block outputs the published network hands to its head.
+      `None` means as many as the classifier is wide.
+    """
 
     # The final norm belongs to the encoder but not to segmentation, which reads raw block outputs.
     _keys_to_ignore_on_load_unexpected = [r"layernorm\.(weight|bias)$"]
 
-    # Each model defines how maps at 1/16 become logits, and those of an auxiliary head if it has one and it is wanted.
-    _classify: Callable[[list[torch.Tensor], bool], tuple[torch.Tensor, torch.Tensor | None]]
+    task: str
+    freezes_encoder = False
+    published_names: list[tuple[str, str]] = []
+    num_published_features: int | None = None
 
     def __init__(self, config: UnipConfig):
         super().__init__(config)
@@ -234,14 +133,45 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
         self.unip = UnipModel(config, num_layers=max(self.feature_layers), add_final_norm=False)
 
+    @classmethod
+    def default_feature_layers(cls, num_hidden_layers: int) -> list[int] | None:
+        """The blocks that the published experiments read, from 1; `None` means the last one."""
+        return None
+
+    @classmethod
+    def read_published(cls, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Fields of the configuration that the tensors of a published checkpoint tell of this head."""
+        return {}
+
+    def describe_head(self) -> str:
+        """A phrase for the model card."""
+        raise NotImplementedError
+
+    def _describe_blocks(self) -> str:
+        blocks = list(dict.fromkeys(self.feature_layers))
+        return f"block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+
+    def _classify(
+        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Maps at 1/16 to logits, and to those of an auxiliary head if the model has one and they are wanted."""
+        raise NotImplementedError
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.freezes_encoder:
+            self.unip.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "UnipSegmentationModel":
+        super().train(mode)
+        if self.freezes_encoder:
+            self.unip.eval()
+        return self
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.ConvTranspose2d) and module.bias is not None:
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.Conv2d) and module.bias is not None:  # a classifier
+        if isinstance(module, nn.Conv2d) and module.bias is not None:  # a classifier
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
@@ -259,20 +189,23 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
                 size from one patch up.
-            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, 255 to ignore.
+            labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, and
+                `config.semantic_loss_ignore_index` where there is none.
             output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
 
         Raises:
-            ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore.
+            ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore. Ids are
+                checked where the labels are on the CPU.
         """
-        self._check_inputs(pixel_values, labels, output_attentions)
+        self._check_output_attentions(output_attentions)
+        if pixel_values is not None and labels is not None:
+            self._check_labels(labels, pixel_values)
         feature_maps = self.unip.feature_maps(pixel_values, self.feature_layers, **kwargs)
         logits, auxiliary_logits = self._classify(feature_maps, self.training or labels is not None)
-        height, width = pixel_values.shape[-2:]
-        padded_size = self.unip.embeddings.padded_size(pixel_values)
-        logits = crop_to_image(logits, padded_size, (height, width))
+        size, padded_size = pixel_values.shape[-2:], self.unip.embeddings.padded_size(pixel_values)
+        logits = crop_to_image(logits, padded_size, size)
         if auxiliary_logits is not None:
-            auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, (height, width))
+            auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, size)
         loss = None
         if labels is not None:
             loss = self._cross_entropy(logits, labels)
@@ -280,30 +213,26 @@ class UnipSegmentationModel(UnipPreTrainedModel):
                 loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
         return UnipSemanticSegmenterOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary_logits)
 
-    def _check_inputs(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None
-    ) -> None:
-        self._check_output_attentions(output_attentions)
-        if pixel_values is None or labels is None:
-            return
+    def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected or labels.is_floating_point():
             raise ValueError(
                 f"labels is {labels.dtype} of shape {tuple(labels.shape)}, but these pixel_values need integer ids of "
                 f"shape {expected}: (batch_size, height, width), one for each pixel."
             )
-        # Behind a compiler the check would break the graph; on a device an id too high kills the whole process.
-        if not torch.compiler.is_compiling():
-            num_labels, ignore_index = self.config.num_labels or 0, self.config.semantic_loss_ignore_index
-            if num_labels < 2:
-                raise ValueError("A loss needs at least two classes: set num_labels, background included.")
-            labels = labels.long()
-            outside = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
-            if outside.any():
-                raise ValueError(
-                    f"labels holds the ids {labels[outside].unique().tolist()}, but this model has the classes 0 to "
-                    f"{num_labels - 1} and {ignore_index} for pixels to ignore: remap the masks or change num_labels."
-                )
+        num_labels, ignore_index = self.config.num_labels or 0, self.config.semantic_loss_ignore_index
+        if num_labels < 2:
+            raise ValueError("A loss needs at least two classes, background included: set num_labels.")
+        # Reading the ids would break a compiler's graph, and make the host wait for a device.
+        if torch.compiler.is_compiling() or labels.device.type != "cpu":
+            return
+        labels = labels.long()
+        outside = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
+        if outside.any():
+            raise ValueError(
+                f"labels holds the ids {labels[outside].unique().tolist()}, but this model has the classes 0 to "
+                f"{num_labels - 1} and {ignore_index} for pixels to ignore: remap the masks or change num_labels."
+            )
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits, resized to the labels; 0 where every pixel is ignored."""
@@ -315,72 +244,6 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         return total / (labels != ignore_index).sum().clamp(min=1)
 
 
-class UnipForSemanticSegmentation(UnipSegmentationModel):
-    """
-    The paper's segmentation network: encoder, last-layer feature pyramid, UPerNet head, and an auxiliary head that is
-    trained along. `config.feature_layers` with four blocks gives the classic pyramid instead.
-    """
+UnipSegmentationModel.register_for_auto_class("AutoModelForSemanticSegmentation")
 
-    def __init__(self, config: UnipConfig):
-        super().__init__(config)
-        if len(self.feature_layers) not in (1, 4):
-            raise ValueError(
-                f"feature_layers={self.feature_layers} has {len(self.feature_layers)} blocks: the pyramid takes one "
-                "block for all four scales, or four."
-            )
-        if config.patch_size % 4:
-            raise ValueError(
-                f"patch_size={config.patch_size} is not a multiple of 4: the pyramid's finest maps, at four times the "
-                "resolution of the patches, would not fall on whole pixels."
-            )
-        self.pyramid = UnipLastLayerFeaturePyramid(config)
-        self.decode_head = UnipUPerHead(config)
-        self.auxiliary_head = UnipAuxiliaryHead(config) if config.use_auxiliary_head else None
-        self.post_init()
-
-    def _classify(  # type: ignore[override]
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        pyramid = self.pyramid(feature_maps)
-        logits = self.decode_head(pyramid)
-        if self.auxiliary_head is None or not with_auxiliary:
-            return logits, None
-        return logits, self.auxiliary_head(pyramid[2])
-
-
-class UnipForLinearSegmentation(UnipSegmentationModel):
-    """
-    Linear probing (paper section 3.1): one 1x1 classifier on the raw outputs of one or several blocks of a frozen
-    encoder. The encoder keeps its evaluation mode and gets no gradient.
-    """
-
-    def __init__(self, config: UnipConfig):
-        super().__init__(config)
-        self.classifier = make_classifier(len(self.feature_layers) * config.hidden_size, config)
-        self.post_init()
-
-    def _freeze(self) -> None:
-        self.unip.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "UnipForLinearSegmentation":
-        super().train(mode)
-        self.unip.eval()
-        return self
-
-    def _classify(  # type: ignore[override]
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.classifier(torch.cat(feature_maps, dim=1)), None
-
-
-UnipForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
-UnipForLinearSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
-
-__all__ = [
-    "UnipAuxiliaryHead",
-    "UnipForLinearSegmentation",
-    "UnipForSemanticSegmentation",
-    "UnipLastLayerFeaturePyramid",
-    "UnipSemanticSegmenterOutput",
-    "UnipUPerHead",
-]
+__all__ = ["UnipConvModule", "UnipSegmentationModel", "UnipSemanticSegmenterOutput"]

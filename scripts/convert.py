@@ -10,6 +10,7 @@ back to a published file.
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,13 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", type=Path, help="folder to write, or with --to_published a .pth file")
     parser.add_argument("--to_published", action="store_true", help="write a file with the published names")
     parser.add_argument("--overwrite", action="store_true", help="replace a target that exists")
-    group = parser.add_argument_group("network", "what the file does not say, or what shall be different")
-    models = ["auto", "pre-training", "semantic-segmentation", "linear-segmentation", "encoder"]
-    group.add_argument("--model", choices=models, default="auto", help="kind of model (default: what the file holds)")
+    group = parser.add_argument_group("network", "what the file does not say, or what you want to change")
+    group.add_argument(
+        "--model",
+        default="auto",
+        help="kind of model: encoder, pre-training, semantic-segmentation, linear-segmentation\n"
+        "(default: what the file holds)",
+    )
     group.add_argument("--num_attention_heads", type=int, help="heads, for widths that are not the paper's")
     group.add_argument("--last_layer_num_attention_heads", type=int, help="heads of the last block")
     group.add_argument("--feature_layers", type=int, nargs="+", help="blocks that segmentation reads, from 1")
@@ -40,35 +45,38 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return command_parser().parse_args(arguments)
 
 
+def model_classes() -> dict[str, Any]:
+    """The models by the names that `--model` takes."""
+    from unip_hf import UnipForPreTraining, UnipModel
+    from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
+
+    kinds: dict[str, Any] = {"encoder": UnipModel, "pre-training": UnipForPreTraining}
+    for kind in SEGMENTATION_MODELS:  # UnipForLinearSegmentation: linear-segmentation
+        words = re.findall("[A-Z][a-z0-9]*", kind.__name__.removeprefix("UnipFor"))
+        kinds["-".join(words).lower()] = kind
+    return kinds
+
+
 def convert(options: argparse.Namespace) -> None:
     """Published file to folder."""
-    from unip_hf import (
-        UnipForLinearSegmentation,
-        UnipForPreTraining,
-        UnipForSemanticSegmentation,
-        UnipImageProcessor,
-        UnipModel,
-    )
-    from unip_hf.hub import convert_checkpoint, read_checkpoint
+    from unip_hf import UnipForPreTraining, UnipImageProcessor
+    from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
+    from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
-    classes = {
-        "pre-training": UnipForPreTraining,
-        "semantic-segmentation": UnipForSemanticSegmentation,
-        "linear-segmentation": UnipForLinearSegmentation,
-        "encoder": UnipModel,
-    }
+    classes = model_classes()
+    if options.model not in ("auto", *classes):
+        raise ValueError(f"--model must be one of auto, {', '.join(classes)}, got {options.model}.")
     tensors, beside = read_checkpoint(options.source)
     if options.model == "auto":
-        options.model = "pre-training"
-        if "decode_head.conv_seg.weight" in tensors:
-            has_pyramid = "decode_head.bottleneck.conv.weight" in tensors
-            options.model = "semantic-segmentation" if has_pyramid else "linear-segmentation"
+        model_class = find_segmentation_model(tensors) or UnipForPreTraining
+    else:
+        model_class = classes[options.model]
     names = ("num_attention_heads", "last_layer_num_attention_heads", "feature_layers", "image_size", "num_channels")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    model = convert_checkpoint({"model": tensors, **beside}, classes[options.model], **overrides)
+    model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
     # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
     fine_tuned: dict[str, Any] = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
-    settings = fine_tuned if "segmentation" in options.model else {}
+    settings = fine_tuned if isinstance(model, UnipSegmentationModel) else {}
 
     with write_whole(options.target) as staged:
         model.save_pretrained(staged)
@@ -80,23 +88,25 @@ def convert_back(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoConfig
 
-    import unip_hf
     from unip_hf.hub import to_published_state_dict
+    from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
     if not (options.source / "config.json").is_file():
-        raise ValueError(f"{str(options.source)!r} is no checkpoint folder: it has no config.json.")
+        raise ValueError(f"{str(options.source)!r} is not a checkpoint folder: it has no config.json.")
     config = AutoConfig.from_pretrained(options.source)
     architecture = (config.architectures or ["none"])[0]
-    if config.model_type != "unip" or not hasattr(unip_hf, architecture):
+    classes = {kind.__name__: kind for kind in model_classes().values()}
+    if config.model_type != "unip" or architecture not in classes:
         raise ValueError(f"{str(options.source)!r} holds {architecture} ({config.model_type}), not a UNIP model.")
-    model = getattr(unip_hf, architecture).from_pretrained(options.source)
+    model = classes[architecture].from_pretrained(options.source)
     state_dict = to_published_state_dict(model)
-    if "Segmentation" in architecture:
-        classes = tuple(config.id2label[index] for index in range(config.num_labels))
-        layers = list(config.feature_layers or [config.num_hidden_layers])
-        layers *= 4 if "Semantic" in architecture and len(layers) == 1 else 1
+    if isinstance(model, UnipSegmentationModel):
+        names = tuple(config.id2label[index] for index in range(config.num_labels))
+        layers = model.feature_layers
+        if len(layers) == 1:
+            layers = layers * (model.num_published_features or 1)
         indices = [number - 1 for number in layers]
-        content = {"state_dict": state_dict, "meta": {"CLASSES": classes, "config": f"out_indices={indices}"}}
+        content = {"state_dict": state_dict, "meta": {"CLASSES": names, "config": f"out_indices={indices}"}}
     else:
         last_heads = config.last_layer_num_attention_heads or config.num_attention_heads
         content = {"model": state_dict, "args": argparse.Namespace(last_heads=last_heads)}

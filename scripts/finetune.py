@@ -51,6 +51,7 @@ def command_parser() -> argparse.ArgumentParser:
         required=True,
         help="folder, name on the Hub, or tiny, small, base, large for a random start",
     )
+    model.add_argument("--task", help="which head is trained, by the task of its class (default: fine_tuning)")
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
     model.add_argument("--layerwise_probe", action="store_true", help="one classifier for each block, all in one run")
     model.add_argument("--feature_layers", type=int, nargs="+", help="blocks that are read, from 1")
@@ -92,8 +93,11 @@ def command_parser() -> argparse.ArgumentParser:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(with_recipe(arguments))
-    if options.linear_probe and options.layerwise_probe:
-        raise ValueError("--linear_probe and --layerwise_probe exclude each other.")
+    if sum((options.linear_probe, options.layerwise_probe, options.task is not None)) > 1:
+        raise ValueError("--task, --linear_probe and --layerwise_probe exclude each other.")
+    if options.task in ("linear_probe", "layerwise_probe"):  # these have options of their own
+        setattr(options, options.task, True)
+        options.task = None
     check_positive(
         options, "crop_size", "shortest_edge", "longest_edge", "batch_size", "per_device_batch_size", "num_epochs",
         "num_steps", "learning_rate", "max_gradient_norm", "evaluate_every", "save_every", "log_every",
@@ -169,12 +173,12 @@ def main(arguments: Sequence[str]) -> None:
     per_device, accumulation_steps = divide_batch(options, accelerator.num_processes)
     id2label, rows, validation_rows = load_data(options, accelerator)
 
-    task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else "fine_tuning"
+    task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else options.task
     set_seed(options.seed)
     model = load_model(
         options.model,
         id2label,
-        task,
+        task or "fine_tuning",
         image_size=options.crop_size,
         feature_layers=options.feature_layers,
         drop_path_rate=options.drop_path_rate,
@@ -194,7 +198,7 @@ def main(arguments: Sequence[str]) -> None:
         model.gradient_checkpointing_enable()
     model = prepare_batch_norm(options, model, accelerator, per_device)
     groups: Iterable[Any] = [p for p in model.parameters() if p.requires_grad]  # probes: biases decay, as published
-    if task == "fine_tuning":
+    if not getattr(model, "freezes_encoder", False):
         groups = layer_decay_parameter_groups(model, options.learning_rate, options.layer_decay, options.weight_decay)
     optimizer = torch.optim.AdamW(groups, options.learning_rate, (0.9, 0.999), weight_decay=options.weight_decay)
     if options.compile:

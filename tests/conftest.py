@@ -16,8 +16,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from unip_hf import UnipConfig
+from unip_hf import UnipConfig, UnipImageProcessor
 
 
 # Seconds until a process counts as stuck: no test depends on speed, and a busy machine is ten times slower.
@@ -48,6 +49,12 @@ def tiny_config(**fields: object) -> UnipConfig:
         "position_embedding_type": "learned",
     }
     return UnipConfig(**{**sizes, **fields})
+
+
+def save_checkpoint(model: PreTrainedModel, folder: str | os.PathLike) -> None:
+    """Saves a model with an image processor for its channels, as every command does."""
+    model.save_pretrained(folder)
+    UnipImageProcessor(num_channels=getattr(model.config, "num_channels", 3)).save_pretrained(folder)
 
 
 @pytest.fixture

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from .modeling.configuration_unip import UnipConfig
     from .modeling.image_processing_unip import UnipImageProcessor
     from .modeling.modeling_unip import UnipBackbone, UnipModel
+    from .modeling.modeling_unip_linear import UnipForLinearSegmentation
     from .modeling.modeling_unip_pretraining import UnipForPreTraining
-    from .modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
+    from .modeling.modeling_unip_upernet import UnipForSemanticSegmentation
     from .pipeline import UnipImageSegmentationPipeline
 
 # Public name: the module that defines it, imported when the name is first used, since torch takes seconds.
 _MODULES = {
     "UnipBackbone": ".modeling.modeling_unip",
     "UnipConfig": ".modeling.configuration_unip",
-    "UnipForLinearSegmentation": ".modeling.modeling_unip_segmentation",
+    "UnipForLinearSegmentation": ".modeling.modeling_unip_linear",
     "UnipForPreTraining": ".modeling.modeling_unip_pretraining",
-    "UnipForSemanticSegmentation": ".modeling.modeling_unip_segmentation",
+    "UnipForSemanticSegmentation": ".modeling.modeling_unip_upernet",
     "UnipImageProcessor": ".modeling.image_processing_unip",
     "UnipImageSegmentationPipeline": ".pipeline",
     "UnipModel": ".modeling.modeling_unip",

@@ -2,98 +2,85 @@
 """
 Makes the Auto classes and `pipeline` of `transformers` know UNIP, without importing torch before they do.
 
-`import transformers` takes half a second because it imports nothing it does not need yet. Registering a class needs
-that class, and with it torch: two seconds and 500 MB. So each registration waits until the module it registers with is
-imported. The modules import one another in many orders; a registration waits until none of those that it may need is
-half imported.
+`import transformers` takes half a second because it imports nothing it does not need yet. Whatever UNIP is registered
+with needs torch: two seconds and 500 MB. So each registration waits until its module of `transformers` is imported.
 """
 
-import pkgutil
-import sys
-from collections.abc import Callable
+import importlib
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import wrapt
 
-from . import modeling
+
+class LazyClasses(list):
+    """
+    Model classes that are imported when an Auto class looks at them.
+
+    While the Auto classes are being imported, the modules that a model needs may be half imported: the one of the
+    gradient checkpointing layers imports the Auto classes itself.
+
+    Args:
+        module: Module that defines them, relative to this package.
+        name: A class in it, or a tuple of classes. Of several, the one that a checkpoint names is loaded; the first
+            where it names none.
+    """
+
+    def __init__(self, module: str, name: str):
+        super().__init__()
+        self.module = module
+        self.name = name
+
+    def load(self) -> tuple[type, ...]:
+        found = getattr(importlib.import_module(self.module, __package__), self.name)
+        return found if isinstance(found, tuple) else (found,)
+
+    def __len__(self) -> int:
+        return len(self.load())
+
+    def __iter__(self) -> Iterator[type]:
+        return iter(self.load())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.load()[index]
 
 
-def _register_config() -> None:
-    from transformers import AutoConfig
-
+def register_config(auto: Any) -> None:
     from .modeling.configuration_unip import UnipConfig
 
-    AutoConfig.register("unip", UnipConfig)
+    auto.AutoConfig.register("unip", UnipConfig)
 
 
-def _register_models() -> None:
-    from transformers.models.auto import modeling_auto as auto
-
+def register_models(auto: Any) -> None:
     from .modeling.configuration_unip import UnipConfig
-    from .modeling.modeling_unip import UnipBackbone, UnipModel
-    from .modeling.modeling_unip_pretraining import UnipForPreTraining
-    from .modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
 
-    auto.AutoModel.register(UnipConfig, UnipModel)
-    auto.AutoBackbone.register(UnipConfig, UnipBackbone)
-    auto.AutoModelForPreTraining.register(UnipConfig, UnipForPreTraining)
-    # The architecture that a checkpoint names decides between the two; without one it is the first.
-    segmentation = (UnipForSemanticSegmentation, UnipForLinearSegmentation)
+    encoder = LazyClasses(".modeling.modeling_unip", "UnipModel")
+    backbone = LazyClasses(".modeling.modeling_unip", "UnipBackbone")
+    student = LazyClasses(".modeling.modeling_unip_pretraining", "UnipForPreTraining")
+    segmentation = LazyClasses(".modeling.modeling_unip_heads", "SEGMENTATION_MODELS")
+    auto.AutoModel.register(UnipConfig, encoder)
+    auto.AutoBackbone.register(UnipConfig, backbone)
+    auto.AutoModelForPreTraining.register(UnipConfig, student)
     auto.AutoModelForSemanticSegmentation.register(UnipConfig, segmentation)
 
 
-def _register_image_processor() -> None:
-    from transformers import AutoImageProcessor
-
+def register_image_processor(auto: Any) -> None:
     from .modeling.configuration_unip import UnipConfig
     from .modeling.image_processing_unip import UnipImageProcessor
 
     # One class that needs no torchvision, and uses none, serves for both backends.
-    classes: dict[str, type] = {"torchvision": UnipImageProcessor, "pil": UnipImageProcessor}
-    AutoImageProcessor.register(UnipConfig, image_processor_classes=classes)
+    classes = {"torchvision": UnipImageProcessor, "pil": UnipImageProcessor}
+    auto.AutoImageProcessor.register(UnipConfig, image_processor_classes=classes)
 
 
-def _register_pipeline() -> None:
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .pipeline import UnipImageSegmentationPipeline
-
-    # For other models it is the stock pipeline; register_pipeline() would warn everyone that it is replaced.
-    PIPELINE_REGISTRY.supported_tasks["image-segmentation"]["impl"] = UnipImageSegmentationPipeline
-
-
-# What to register, and the module it registers with.
-_REGISTRATIONS: dict[Callable[[], None], str] = {
-    _register_config: "transformers.models.auto.configuration_auto",
-    _register_models: "transformers.models.auto.modeling_auto",
-    _register_image_processor: "transformers.models.auto.image_processing_auto",
-    _register_pipeline: "transformers.pipelines",
-}
-# Modules that a registration would meet half imported at the wrong time, and the last name that each defines.
-_LAST_NAMES = {
-    "transformers.models.auto.configuration_auto": "AutoConfig",
-    "transformers.models.auto.modeling_auto": "__all__",
-    "transformers.models.auto.image_processing_auto": "__all__",
-    "transformers.pipelines": "PIPELINE_REGISTRY",
-    "transformers.modeling_utils": "PreTrainedModel",
-    "transformers.modeling_layers": "GradientCheckpointingLayer",
-    "transformers.image_processing_utils": "BaseImageProcessor",
-    **{f"{modeling.__name__}.{module.name}": "__all__" for module in pkgutil.iter_modules(modeling.__path__)},
-    f"{__package__}.pipeline": "__all__",
-}
-_done: set[Callable[[], None]] = set()
-
-
-def _register_what_is_ready(_: ModuleType | None = None) -> None:
-    if any(name in sys.modules and not hasattr(sys.modules[name], last) for name, last in _LAST_NAMES.items()):
-        return  # the one that is half imported will call again
-    for register, module in _REGISTRATIONS.items():
-        if register not in _done and module in sys.modules:
-            _done.add(register)
-            register()
+def register_pipeline(_: ModuleType) -> None:
+    from . import pipeline  # noqa: F401  # registers itself at its end, since it may be half imported here
 
 
 def register_when_imported() -> None:
     """Registers UNIP with what of `transformers` is imported already, and with the rest as soon as it is."""
-    for name in _LAST_NAMES:
-        wrapt.register_post_import_hook(_register_what_is_ready, name)
+    wrapt.register_post_import_hook(register_config, "transformers.models.auto.configuration_auto")
+    wrapt.register_post_import_hook(register_models, "transformers.models.auto.modeling_auto")
+    wrapt.register_post_import_hook(register_image_processor, "transformers.models.auto.image_processing_auto")
+    wrapt.register_post_import_hook(register_pipeline, "transformers.pipelines")

@@ -7,24 +7,24 @@ from typing import Any
 from urllib.request import urlopen
 
 from PIL import Image, UnidentifiedImageError
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from .modeling.image_reading_unip import read_image, to_channels_last
-from .modeling.modeling_unip import UnipPreTrainedModel
 
 
 class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
     """
-    The stock pipeline, but UNIP's image processor gets the image as it is: the stock one converts every input to 8-bit
-    RGB first, which whitens 16-bit images. Accepts paths, addresses (also `data:`), PIL images and arrays. Used for
-    the task `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
+    The stock pipeline, except that UNIP's image processor gets the image as it is. The stock one converts every input
+    to 8-bit RGB first, which turns 16-bit images white. Accepts paths, addresses (also `data:`), PIL images and
+    arrays. Serves the task `"image-segmentation"` once `unip_hf` is imported; other models run through the stock code.
     """
 
-    # Looking for one, transformers takes the image processor for a video processor and asks whether to run its code.
+    # Without this, transformers looks for a video processor, finds the image processor, and asks to run its code.
     _load_video_processor = False  # type: ignore[assignment]
 
     def check_model_type(self, supported_models: Any) -> None:
-        if not isinstance(self.model, UnipPreTrainedModel):
+        if self.model.config.model_type != "unip":
             super().check_model_type(supported_models)
 
     def preprocess(  # type: ignore[override]
@@ -39,11 +39,15 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
             try:
                 image = Image.open(BytesIO(content))
             except UnidentifiedImageError as error:
-                raise ValueError(f"What {image[:200]!r} holds is not an image that Pillow can read.") from error
+                raise ValueError(f"{image[:200]!r} does not hold an image that Pillow can read.") from error
         array = read_image(image)
         inputs = processor(images=[array], return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [to_channels_last(array).shape[:2]]
         return inputs
 
+
+# register_pipeline() would warn every user, and write this class into the checkpoints of other models, which then
+# would not load without this library.
+PIPELINE_REGISTRY.supported_tasks["image-segmentation"]["impl"] = UnipImageSegmentationPipeline
 
 __all__ = ["UnipImageSegmentationPipeline"]

@@ -48,6 +48,7 @@ assert segment(eight_bit)[0]["mask"].size == (64, 48)
 
 # What was loaded this way is saved as completely as it came.
 backbone.save_pretrained(f"{folder}-again")
+processor.save_pretrained(f"{folder}-again")
 config = AutoConfig.from_pretrained(f"{folder}-again", trust_remote_code=True)
 assert AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=True)(**inputs).logits.shape[1] == 5
 assert AutoImageProcessor.from_pretrained(f"{folder}-again", trust_remote_code=True)

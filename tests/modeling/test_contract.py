@@ -17,13 +17,17 @@ from unip_hf import (
     UnipForSemanticSegmentation,
     UnipModel,
 )
+from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
 
-CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, UnipForSemanticSegmentation, UnipForLinearSegmentation]
+# Segmentation model: pixels of the image for each row of logits.
+STRIDES = {UnipForSemanticSegmentation: 4, UnipForLinearSegmentation: 16}
+CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, *STRIDES]
 every_class = pytest.mark.parametrize("model_class", CLASSES)
 # Where tracing a graph takes many seconds: the smallest network with a head, and in the slow tier the others.
 every_class_slowly = pytest.mark.parametrize(
-    "model_class", [UnipForLinearSegmentation, *(pytest.param(c, marks=pytest.mark.slow) for c in CLASSES[:-1])]
+    "model_class",
+    [c if c is UnipForLinearSegmentation else pytest.param(c, marks=pytest.mark.slow) for c in CLASSES],
 )
 
 
@@ -38,7 +42,7 @@ def inputs_for(model: nn.Module, pixel_values: torch.Tensor) -> dict[str, torch.
     if isinstance(model, UnipForPreTraining):
         tokens = 1 + -(-height // 16) * -(-width // 16)
         inputs["teacher_query"], inputs["teacher_key"] = torch.randn(2, batch_size, 4, tokens, 16)
-    elif isinstance(model, (UnipForSemanticSegmentation, UnipForLinearSegmentation)):
+    elif type(model) in STRIDES:
         inputs["labels"] = torch.randint(0, 5, (batch_size, height, width))
         inputs["labels"][:, :5] = 255
     return inputs
@@ -68,6 +72,11 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
         )
 
 
+def test_the_contract_covers_every_head() -> None:
+    assert tuple(STRIDES) == SEGMENTATION_MODELS
+    assert len({model_class.task for model_class in SEGMENTATION_MODELS}) == len(SEGMENTATION_MODELS)
+
+
 @every_class
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [1, 3])
@@ -89,7 +98,7 @@ def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
             one_value = batch_size == 1 and size == (16, 16)  # a dead ReLU or a single token may stop everything
             assert parameter.grad.any() or one_value, f"the gradient for {name} is zero"
     if "logits" in outputs:
-        stride = 16 if model_class is UnipForLinearSegmentation else 4
+        stride = STRIDES[model_class]
         assert outputs.logits.shape == (batch_size, 5, -(-size[0] // stride), -(-size[1] // stride))
 
 
@@ -234,9 +243,9 @@ def test_wrong_input_says_what_to_do(
     ({"last_layer_num_attention_heads": 12}, "last_layer_num_attention_heads=12 does not divide"),
     ({"feature_layers": [2, 4]}, r"blocks that do not exist: \[4\]"),
     ({"image_size": 8}, "smaller than one patch"),
-    ({"patch_size": 0}, "patch_size=0 makes no network"),
-    ({"num_hidden_layers": 0}, "num_hidden_layers=0 makes no network"),
-    ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 is no probability below 1"),
+    ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
+    ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1, got 1.0"),
     ({"position_embedding_type": "rotary"}, "position_embedding_type"),
     ({"hidden_size": 30, "position_embedding_type": "sincos", "num_attention_heads": 2,
       "last_layer_num_attention_heads": None}, "multiple of 4"),

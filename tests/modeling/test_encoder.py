@@ -13,7 +13,6 @@ from unip_hf import (
     UnipConfig,
     UnipForPreTraining,
     UnipForSemanticSegmentation,
-    UnipImageProcessor,
     UnipModel,
 )
 from unip_hf.modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
@@ -118,13 +117,6 @@ def test_a_table_too_small_for_a_patch_changes_nothing(make_config: Callable) ->
     with pytest.raises(ValueError, match="smaller than one patch"):
         model.resize_position_embeddings(8)
     assert model.config.image_size == 64 and model(torch.randn(1, 3, 64, 64)).last_hidden_state.shape == (1, 17, 32)
-
-
-def test_the_processor_travels_with_the_model(make_config: Callable, tmp_path: Path) -> None:
-    UnipModel(make_config()).save_pretrained(tmp_path / "first")
-    UnipImageProcessor(intensity_scaling="fixed_range", intensity_range=(20, 40)).save_pretrained(tmp_path / "first")
-    UnipForSemanticSegmentation.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
-    assert UnipImageProcessor.from_pretrained(tmp_path / "second").intensity_range == [20, 40]
 
 
 def test_labels_and_their_names_agree() -> None:

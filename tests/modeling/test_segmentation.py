@@ -15,12 +15,8 @@ from unip_hf import (
     UnipForSemanticSegmentation,
     UnipModel,
 )
-from unip_hf.modeling.modeling_unip_segmentation import (
-    UnipConvModule,
-    adaptive_average_pool,
-    crop_to_image,
-    max_pool,
-)
+from unip_hf.modeling.modeling_unip_segmentation import UnipConvModule, crop_to_image
+from unip_hf.modeling.modeling_unip_upernet import adaptive_average_pool, max_pool
 
 
 BOTH = pytest.mark.parametrize("model_class", [UnipForSemanticSegmentation, UnipForLinearSegmentation])
@@ -98,6 +94,27 @@ def test_labels_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         model_class(make_config())(torch.randn(1, 3, 64, 64), labels=labels)
+
+
+def test_ids_on_a_device_are_not_read(make_config: Callable) -> None:
+    """A tensor on "meta" has no values: reading one, which makes a host wait for a GPU, is an error."""
+    model = UnipForSemanticSegmentation(make_config()).to("meta")
+    labels = torch.full((2, 64, 64), 7, device="meta")
+    assert model(torch.randn(2, 3, 64, 64, device="meta"), labels=labels).loss.shape == ()
+
+
+def test_heads_describe_themselves(make_config: Callable) -> None:
+    def described(model_class: type, layers: list[int] | None) -> str:
+        return model_class(make_config(num_hidden_layers=12, feature_layers=layers)).describe_head()
+
+    assert UnipForSemanticSegmentation.default_feature_layers(12) is None
+    last = "last-layer feature pyramid (LL-FPN) on block 12, UPerNet"
+    assert described(UnipForSemanticSegmentation, None) == last
+    assert described(UnipForSemanticSegmentation, [12, 12, 12, 12]) == last
+    assert described(UnipForSemanticSegmentation, [3, 6, 9, 12]) == "feature pyramid on blocks 3, 6, 9, 12, UPerNet"
+    assert UnipForLinearSegmentation.default_feature_layers(24) == [8, 12, 16, 24]
+    layers = UnipForLinearSegmentation.default_feature_layers(12)
+    assert described(UnipForLinearSegmentation, layers) == "one linear classifier on blocks 4, 6, 8, 12"
 
 
 def test_settings_of_the_head_do_what_they_say(

@@ -88,11 +88,12 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["convert", "nowhere.pth", "out"], "There is no 'nowhere.pth'"),
-    (["convert", "--to-published", "empty", "out.pth"], "no checkpoint folder"),
+    (["convert", "--to-published", "empty", "out.pth"], "is not a checkpoint folder"),
     (["convert", "vit.pth", "out", "--num-attention-heads", "5"], "num_attention_heads=5 does not divide"),
     (["convert", "vit.pth", "out", "--num-attention-heads=4", "--image-size", "8"], "smaller than one patch"),
     (["convert", "a--file-name.pth", "out"], "There is no 'a--file-name.pth'"),
-    (["convert", "text.pth", "out"], "only tensors, plain values and argparse.Namespace"),
+    (["convert", "text.pth", "out"], "Only tensors, plain values and argparse.Namespace"),
+    (["convert", "vit.pth", "out", "--model", "dance"], "--model must be one of auto, encoder, pre-training"),
     (["quickstart", "--steps", "0"], "--steps is at least 1"),
     (["dance"], "there is no job 'dance'"),
 ])  # fmt: skip

@@ -21,7 +21,7 @@ from unip_hf.distillation import DistillationInput, Teacher, load_teacher, selec
 from unip_hf.hub.conversion import to_published_state_dict
 from unip_hf.scripts import cli, distill
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, save_checkpoint
 from .conftest import UNIP, metrics, run_killed, same_weights, weights
 
 
@@ -89,7 +89,7 @@ def student(make_config: Callable, tmp_path: Path) -> Path:
         position_embedding_type="sincos",
         image_size=32,
     )
-    UnipForPreTraining(config).save_pretrained(tmp_path / "student")
+    save_checkpoint(UnipForPreTraining(config), tmp_path / "student")
     return tmp_path / "student"
 
 
@@ -171,7 +171,7 @@ def test_students_that_learn_together_learn_what_each_learns_alone(
     model.config.drop_path_rate = 0.5  # another network, another start
     with torch.no_grad():
         model.unip.embeddings.cls_token.add_(1.0)
-    model.save_pretrained(tmp_path / "other.student")
+    save_checkpoint(model, tmp_path / "other.student")
     options = ["--teacher_layer", 2, "--num_steps", 5, "--drop_path_rate", 0, "--per_device_batch_size", 2]
     teacher = make_teacher()
     both = ["--students", student, tmp_path / "other.student"]
@@ -397,7 +397,7 @@ def test_the_published_schedule_has_20900_updates() -> None:
     (["--last_layer_num_attention_heads", "3"], "the teacher has 4"),
     (["--teacher_num_attention_heads", "5"], "5"),
     (["--crop_size", "40", "--teacher_layer", "2"], "multiple of the patch size, 16"),
-    (["--drop_path_rate", "1"], "drop_path_rate=1"),
+    (["--drop_path_rate", "1"], "drop_path_rate must be at least 0 and below 1, got 1"),
     (["--students", "train"], "train"),
     (["--students", "student", "tiny", "--max_gradient_norm", "1"], "train one alone"),
     (["--split", "test"], "no split 'test'"),

@@ -15,7 +15,7 @@ from PIL import Image
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.scripts import cli, evaluate
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, save_checkpoint
 
 
 ID2LABEL = {0: "ground", 1: "car", 2: "person", 3: "never there"}
@@ -119,7 +119,8 @@ def test_wrong_input_is_said_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(folder)
     UnipForPreTraining(make_config()).save_pretrained("student")
-    UnipForSemanticSegmentation(make_config(id2label={0: "ground", 1: "lorry"}, num_labels=2)).save_pretrained("other")
+    other = UnipForSemanticSegmentation(make_config(id2label={0: "ground", 1: "lorry"}, num_labels=2))
+    save_checkpoint(other, "other")
     (folder / "done").mkdir()
     (folder / "done" / "results.json").write_text("{}")
     before = set(folder.rglob("*"))

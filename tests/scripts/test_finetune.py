@@ -21,7 +21,7 @@ from unip_hf.evaluation import MeanIoU
 from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, save_checkpoint
 from .conftest import UNIP, metrics, run_killed, same_weights, wait_for_step
 
 
@@ -211,7 +211,7 @@ def test_other_models_train_under_the_same_recipe(images: Path, tmp_path: Path) 
     sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
     torch.manual_seed(0)
     config = SegformerConfig(**sizes, decoder_hidden_size=16, num_labels=3)
-    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segformer")
+    save_checkpoint(SegformerForSemanticSegmentation(config), tmp_path / "segformer")
     options = ["--num_steps", 3, "--evaluate_every", 3, "--mixed_precision", "bf16", "--gradient_checkpointing"]
     assert cli.main(command(tmp_path / "segformer", images, tmp_path / "out", *options)) == 0
     model, processor = load_segmentation_model(tmp_path / "out" / "last")
@@ -307,6 +307,7 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--report_to", "wandb"], "wandb"),
     (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
     (break_nothing, ["--linear_probe", "--layerwise_probe"], "exclude each other"),
+    (break_nothing, ["--task", "dance"], "There is no task 'dance': choose one of fine_tuning, linear_probe"),
     (break_nothing, ["--feature_layers", "9"], "blocks that do not exist"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
@@ -335,7 +336,7 @@ def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
 def test_new_classifiers_and_overwriting_when_told(
     student: Path, images: Path, make_config: Callable, tmp_path: Path
 ) -> None:
-    UnipForSemanticSegmentation(make_config(num_channels=1, num_labels=4)).save_pretrained(tmp_path / "four")
+    save_checkpoint(UnipForSemanticSegmentation(make_config(num_channels=1, num_labels=4)), tmp_path / "four")
     out = tmp_path / "out"
     for _ in range(2):
         options = ["--num_steps", 2, "--evaluate_every", 2, "--new_classifier", "--overwrite"]

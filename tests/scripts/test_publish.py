@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
-from unip_hf import UnipForSemanticSegmentation, UnipModel
+from unip_hf import UnipModel, modeling
 from unip_hf.hub.loading import load_publishable
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
@@ -25,12 +26,11 @@ from unip_hf.scripts import distill, evaluate, finetune, publish
 from unip_hf.scripts.cli import run
 from unip_hf.scripts.runs import FREE_OPTIONS
 
-from ..conftest import PATIENCE, tiny_config
+from ..conftest import PATIENCE, save_checkpoint, tiny_config
 
 
 ID2LABEL = {0: "cold", 1: "mild", 2: "warm"}
-CODE = {"configuration_unip.py", "image_processing_unip.py", "image_reading_unip.py", "modeling_unip.py",
-        "modeling_unip_layers.py", "modeling_unip_pretraining.py", "modeling_unip_segmentation.py"}  # fmt: skip
+CODE = {f"{module.name}.py" for module in pkgutil.iter_modules(modeling.__path__)}
 MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 OF_RUN = {"recipe.yaml", "environment.json", "training_curve.png"}
 QUICK = ["--batch_size", "3", "--num_workers", "0", "--report_to", "none", "--log_every", "1", "--crop_size", "32"]
@@ -64,10 +64,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     vit = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32)
     ViTModel(vit).save_pretrained(home / "teacher")
-    UnipModel(tiny_config(num_channels=1, layer_scale_init_value=None)).save_pretrained(home / "start")
+    save_checkpoint(UnipModel(tiny_config(num_channels=1, layer_scale_init_value=None)), home / "start")
     sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "num_attention_heads": [1, 2, 3, 4]}
     segformer = SegformerConfig(**sizes, decoder_hidden_size=16, id2label=ID2LABEL)
-    SegformerForSemanticSegmentation(segformer).save_pretrained(home / "mit-tiny")
+    save_checkpoint(SegformerForSemanticSegmentation(segformer), home / "mit-tiny")
     data, runs = ["--data_dir", home / "yard", *QUICK], home / "runs"
     taught = ["--teacher", home / "teacher", "--students", home / "start", "--num_steps", 2, "--num_sample_images", 2]
     assert job(distill.main, *data, *taught, "--output_dir", runs / "student") == 0
@@ -216,10 +216,11 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     home: Path, work: Path, capsys: pytest.CaptureFixture
 ) -> None:
     checkpoint = work / "changed"
-    model = UnipForSemanticSegmentation.from_pretrained(home / "runs" / "yard" / "best")
+    model, processor = load_segmentation_model(home / "runs" / "yard" / "best")
     with torch.no_grad():
         model.decode_head.classifier.bias += 1
     model.save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
     (checkpoint / "modeling_unip.py").unlink()  # an incomplete folder becomes a complete one
     results = home / "runs" / "yard" / "best" / "evaluation" / "results.json"
     (checkpoint / "evaluation").mkdir()

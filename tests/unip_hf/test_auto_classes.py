@@ -1,6 +1,5 @@
 """The Auto classes and the pipeline know UNIP, in whatever order things are imported, and at almost no cost."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,12 +7,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
     AutoBackbone,
@@ -29,52 +26,29 @@ from transformers import (
 )
 
 import unip_hf
+from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, save_checkpoint
 
 
 def test_every_auto_class_loads_what_was_saved(make_config: Callable, tmp_path: Path) -> None:
-    unip_hf.UnipForSemanticSegmentation(make_config()).save_pretrained(tmp_path / "segmentation")
-    unip_hf.UnipForLinearSegmentation(make_config()).save_pretrained(tmp_path / "probe")
-    unip_hf.UnipForPreTraining(make_config(num_channels=1)).save_pretrained(tmp_path / "student")
+    for model_class in SEGMENTATION_MODELS:
+        model_class(make_config()).save_pretrained(tmp_path / model_class.task)
+        loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / model_class.task)
+        assert type(loaded) is model_class
+    save_checkpoint(unip_hf.UnipForPreTraining(make_config(num_channels=1)), tmp_path / "student")
     for folder, auto_class, expected in [
-        ("segmentation", AutoModelForSemanticSegmentation, unip_hf.UnipForSemanticSegmentation),
-        ("probe", AutoModelForSemanticSegmentation, unip_hf.UnipForLinearSegmentation),
         ("student", AutoModelForPreTraining, unip_hf.UnipForPreTraining),
         ("student", AutoModel, unip_hf.UnipModel),
         ("student", AutoModelForSemanticSegmentation, unip_hf.UnipForSemanticSegmentation),
-        ("segmentation", AutoModel, unip_hf.UnipModel),
-        ("segmentation", AutoImageProcessor, unip_hf.UnipImageProcessor),
-        ("segmentation", AutoConfig, unip_hf.UnipConfig),
+        ("linear_probe", AutoModel, unip_hf.UnipModel),
+        ("student", AutoImageProcessor, unip_hf.UnipImageProcessor),
+        ("linear_probe", AutoConfig, unip_hf.UnipConfig),
     ]:
         assert type(auto_class.from_pretrained(tmp_path / folder)) is expected, (folder, auto_class)
     assert type(AutoBackbone.from_config(make_config())) is unip_hf.UnipBackbone
     assert AutoImageProcessor.from_pretrained(tmp_path / "student").num_channels == 1
-
-
-def test_saving_a_model_does_not_overwrite_the_processor_that_is_there(make_config: Callable, tmp_path: Path) -> None:
-    unip_hf.UnipImageProcessor(intensity_scaling="fixed_range", intensity_range=(20, 40)).save_pretrained(tmp_path)
-    unip_hf.UnipModel(make_config()).save_pretrained(tmp_path)
-    assert AutoImageProcessor.from_pretrained(tmp_path).intensity_range == [20, 40]
-
-
-def test_pushing_a_model_does_not_replace_the_processor_on_the_hub(
-    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uploads: list[set[str]] = []
-    model = unip_hf.UnipModel(make_config())
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: SimpleNamespace(repo_id="me/model"))
-    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\n"))
-    monkeypatch.setattr(
-        model, "_upload_modified_files", lambda folder, *_, **__: uploads.append(set(os.listdir(folder)))
-    )
-    model.push_to_hub("me/model")
-    model.save_pretrained(tmp_path / "model", push_to_hub=True)
-    assert len(uploads) == 2
-    for files in uploads:
-        assert {"model.safetensors", "image_processing_unip.py"} <= files and "preprocessor_config.json" not in files
-    model.save_pretrained(tmp_path / "model")
-    assert (tmp_path / "model" / "preprocessor_config.json").exists()
+    assert not (tmp_path / "linear_probe" / "preprocessor_config.json").exists()  # a processor saves itself
 
 
 @pytest.mark.parametrize("first", [

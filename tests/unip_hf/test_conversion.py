@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipModel
-from unip_hf.hub import convert_checkpoint, read_checkpoint, to_published_state_dict
+from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint, to_published_state_dict
+from unip_hf.hub.checkpoint_files import find_state_dict
+from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
 
 HEADS = {"num_attention_heads": 4}
@@ -114,6 +116,15 @@ def test_a_file_of_the_published_fine_tuning_gives_the_whole_network(make_config
     layers |= {"num_hidden_layers": 24, "feature_layers": [8, 12, 16, 24]}
     large = to_published_state_dict(UnipForLinearSegmentation(make_config(num_attention_heads=4, **layers)))
     assert convert_checkpoint(large, UnipForLinearSegmentation, **HEADS).config.feature_layers == [8, 12, 16, 24]
+
+
+@pytest.mark.parametrize("model_class", SEGMENTATION_MODELS)
+def test_a_file_tells_whose_head_it_holds(model_class: type, make_config: Callable, encoder: dict) -> None:
+    published, _ = find_state_dict(to_published_state_dict(model_class(make_config())), "a model")
+    assert find_segmentation_model(published) is model_class
+    assert find_segmentation_model(encoder) is None
+    with pytest.raises(ValueError, match=r"head that this library does not have \(decode_head\.mla\.0\.weight"):
+        find_segmentation_model(["decode_head.mla.0.weight", "decode_head.conv_seg.weight"])
 
 
 def test_a_head_of_other_settings_is_recognised(make_config: Callable) -> None:

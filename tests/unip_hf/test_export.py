@@ -23,7 +23,7 @@ from unip_hf.export.exporting import export_model
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
 from unip_hf.inference.exported import EndToEndModel, ExportedModel, is_exported
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, save_checkpoint
 
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}
@@ -123,7 +123,7 @@ def test_an_exported_folder_is_complete_and_says_what_was_checked(exported: Path
 
 @pytest.mark.slow
 def test_linear_models_of_three_channels_and_other_libraries(tmp_path: Path) -> None:
-    tiny_model(UnipForLinearSegmentation, feature_layers=[1, 2]).save_pretrained(tmp_path / "linear")
+    save_checkpoint(tiny_model(UnipForLinearSegmentation, feature_layers=[1, 2]), tmp_path / "linear")
     description = export_model(tmp_path / "linear", tmp_path / "exported", "torch-export")
     assert description["architecture"] == "UnipForLinearSegmentation"
     assert description["checks"][2]["shape"] == [2, 3, 261, 333]
@@ -132,13 +132,13 @@ def test_linear_models_of_three_channels_and_other_libraries(tmp_path: Path) -> 
 
     sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16, "num_labels": 3}
     config = SegformerConfig(**sizes, num_attention_heads=[1, 1, 2, 2])
-    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segformer")
+    save_checkpoint(SegformerForSemanticSegmentation(config), tmp_path / "segformer")
     description = export_model(tmp_path / "segformer", tmp_path / "other", "torch-export")
     assert description["size_divisor"] == 32 and description["checks"][2]["shape"] == [2, 3, 288, 352]
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "fusion_hidden_size": 8}
     config = DPTConfig(**sizes, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], num_labels=3)
-    DPTForSemanticSegmentation(config).save_pretrained(tmp_path / "fixed-size")
+    save_checkpoint(DPTForSemanticSegmentation(config), tmp_path / "fixed-size")
     with pytest.raises(ValueError, match="DPTForSemanticSegmentation cannot be exported to torch-export: "):
         export_model(tmp_path / "fixed-size", tmp_path / "refused", "torch-export")
     assert not (tmp_path / "refused").exists()

@@ -28,6 +28,8 @@ from unip_hf.hub.training_run import find_run, make_recipe, path_name, training_
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
 
+from ..conftest import save_checkpoint
+
 
 def evaluation(**fields: Any) -> dict[str, Any]:
     """What `results.json` holds of two classes, one of which does not occur."""
@@ -343,7 +345,7 @@ def test_a_card_warns_of_images_scaled_one_by_one(
 def test_speed_is_the_median_after_the_first_pass(
     make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    UnipForSemanticSegmentation(make_config()).save_pretrained(tmp_path)
+    save_checkpoint(UnipForSemanticSegmentation(make_config()), tmp_path)
     clock = iter([0, 50, 100, 103, 200, 201, 300, 302, 400, 404, 500, 505])  # 50 s, then 3, 1, 2, 4, 5
     monkeypatch.setattr("unip_hf.hub.speed.time.perf_counter", lambda: next(clock))
     speed = measure_here(tmp_path, 64, "cpu")

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
 from unip_hf import UnipForSemanticSegmentation
-from unip_hf.hub.conversion import ENCODER_NAMES, SEGMENTATION_NAMES, _rename
+from unip_hf.hub.conversion import ENCODER_NAMES, _rename
 from unip_hf.progress import duration
 from unip_hf.training import cosine_schedule, layer_decay_parameter_groups, polynomial_schedule, train
 from unip_hf.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
@@ -49,7 +49,8 @@ def test_layer_decay_is_the_published_one(golden: Path, make_config: Callable) -
     )
     ours = {names[id(p)]: group for group in groups for p in group["params"]}
     assert len(ours) == len(names)
-    pairs = [(f"backbone.{theirs}", f"unip.{our}") for theirs, our in ENCODER_NAMES] + SEGMENTATION_NAMES
+    pairs = [(f"backbone.{theirs}", f"unip.{our}") for theirs, our in ENCODER_NAMES]
+    pairs += UnipForSemanticSegmentation.published_names
     compared = 0
     for theirs, expected in published["parameters"].items():
         if theirs.startswith(("backbone.norm.", "backbone.fpn")):

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tuning and probing for semantic segmentation."""
 
-from .models import load_model, probed_layers, segmentation_loss, set_training_mode
+from .models import load_model, segmentation_loss, set_training_mode
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 from .validation import Validation
 
@@ -11,7 +11,6 @@ __all__ = [
     "Validation",
     "load_model",
     "plot_over_depth",
-    "probed_layers",
     "segmentation_loss",
     "set_training_mode",
 ]

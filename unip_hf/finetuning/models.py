@@ -12,22 +12,14 @@ from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UnipConfig
-from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation, UnipForSemanticSegmentation
+from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
+from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .probing import UnipForLayerwiseProbing
 
 
 logger = logging.getLogger(__name__)
 
-TASKS = {
-    "fine_tuning": UnipForSemanticSegmentation,
-    "linear_probe": UnipForLinearSegmentation,
-    "layerwise_probe": UnipForLayerwiseProbing,
-}
-
-
-def probed_layers(num_layers: int) -> list[int]:
-    """Blocks that the published linear probe reads: 4, 6, 8, 12 of 12 blocks, 8, 12, 16, 24 of 24."""
-    return sorted({max(1, num_layers * thirds // 6) for thirds in (2, 3, 4, 6)})
+TASKS = {model_class.task: model_class for model_class in (*SEGMENTATION_MODELS, UnipForLayerwiseProbing)}
 
 
 def load_model(
@@ -44,49 +36,55 @@ def load_model(
     """
     A model with a segmentation head for these classes.
 
-    A distilled student or an encoder becomes the paper's segmentation network: learned position table of this image
-    size, LayerScale 1, drop path that rises with depth, heads of the last block as asked for. A network that has the
-    head already keeps what is not asked for.
+    A distilled student or an encoder becomes the paper's segmentation network, with a learned position table of this
+    image size, LayerScale 1, and a drop path rate that rises with depth. A network that already has the head keeps
+    what is not given here.
 
     Args:
         checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, or a size
             (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
         id2label (`dict[int, str]`): The classes.
-        task (`str`, *optional*, defaults to `"fine_tuning"`): Or `"linear_probe"`, `"layerwise_probe"`.
+        task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
+            model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
         image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
-        feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default the last one for
-            fine-tuning, four for the linear probe, all for the layer-wise probe.
-        drop_path_rate (`float`, *optional*, defaults to 0.1): Of the last block.
-        last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; `None` as all others.
-        num_channels (`int`, *optional*, defaults to 3): Of a random start; checkpoints keep theirs.
+        feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default those of the paper: the
+            last one for fine-tuning, four for the linear probe, all for the layer-wise probe.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
+        last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
+        num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs.
         new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if it does not fit, with the reason.
+        ValueError: if there is no such task, or the checkpoint does not fit.
     """
+    if task not in TASKS:
+        raise ValueError(f"There is no task {task!r}: choose one of {', '.join(TASKS)}.")
     model_class = TASKS[task]
     fields = {"id2label": id2label, "drop_path_rate": drop_path_rate, "drop_path_schedule": "linear"}
     of_head: dict[str, Any] = {
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
     }
-    of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0} if task == "fine_tuning" else {}
+    of_encoder: dict[str, Any] = {}
+    if not model_class.freezes_encoder:
+        of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0}
     if is_random_start(checkpoint):
-        logger.warning(f"{checkpoint!r} is a size: training starts from random weights, which need far more images.")
+        logger.warning(f"{checkpoint!r} is a size: training starts from random weights and needs far more images.")
         sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
-        return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, task))
+        return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, model_class))
     config: Any = load_config(checkpoint)
     architecture = (config.architectures or [""])[0]
-    if config.model_type != "unip" and task != "fine_tuning":
-        raise ValueError(f"{checkpoint!r} is a {config.model_type} model: probing reads the blocks of a UNIP encoder.")
+    if config.model_type != "unip" and model_class is not SEGMENTATION_MODELS[0]:
+        raise ValueError(f"{checkpoint!r} is a {config.model_type} model: the task {task} needs a UNIP encoder.")
     has_head = architecture == model_class.__name__ or (
         config.model_type != "unip" and architecture.endswith("ForSemanticSegmentation")
     )
     if has_head and config.num_labels != len(id2label) and not new_classifier:
         raise ValueError(
             f"The checkpoint {checkpoint!r} has {config.num_labels} classes ({_some(config.id2label)}), the dataset "
-            f"{len(id2label)} ({_some(id2label)}): add --new_classifier to train new classifiers, or choose another."
+            f"{len(id2label)} ({_some(id2label)}): add --new_classifier to train new classifiers, or choose another "
+            "checkpoint."
         )
     if config.model_type != "unip":
         if feature_layers is not None or last_layer_num_attention_heads is not None:
@@ -97,14 +95,14 @@ def load_model(
         return AutoModelForSemanticSegmentation.from_pretrained(
             checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, **names
         )
-    if has_head:  # what is not asked for stays as it is
+    if has_head:  # what is not given stays as it is
         fields |= {name: value for name, value in of_head.items() if value is not None}
     else:
         fields |= of_head | of_encoder
     try:
         model, loading = model_class.from_pretrained(
             checkpoint,
-            config=_with_fields(config, fields, task),
+            config=_with_fields(config, fields, model_class),
             ignore_mismatched_sizes=not has_head or new_classifier,
             output_loading_info=True,
         )
@@ -118,15 +116,13 @@ def load_model(
     return model
 
 
-def _with_fields(config: UnipConfig, fields: dict[str, Any], task: str) -> UnipConfig:
+def _with_fields(config: UnipConfig, fields: dict[str, Any], model_class: type[UnipSegmentationModel]) -> UnipConfig:
     """The configuration with some fields changed, checked as a new one."""
     values = {**config.to_dict(), **fields}
     for derived in ("label2id", "architectures", "auto_map", "transformers_version"):
         values.pop(derived, None)
-    if task == "linear_probe" and values["feature_layers"] is None:
-        values["feature_layers"] = probed_layers(config.num_hidden_layers)
-    elif task == "layerwise_probe" and values["feature_layers"] is None:
-        values["feature_layers"] = list(range(1, config.num_hidden_layers + 1))
+    if values["feature_layers"] is None:
+        values["feature_layers"] = model_class.default_feature_layers(config.num_hidden_layers)
     try:
         return UnipConfig(**values)
     except StrictDataclassError as error:
@@ -140,7 +136,7 @@ def _some(id2label: dict[int, str]) -> str:
 
 def segmentation_loss(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """
-    The model's own loss. Where no pixel has a label, many models return NaN; the loss is 0 there.
+    The model's own loss. Where no pixel has a label, the loss is 0: many models return NaN there.
 
     Args:
         model: Any model for semantic segmentation.
@@ -155,7 +151,7 @@ def segmentation_loss(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> None:
-    """Training mode; where it is frozen, batch norm uses its running statistics and leaves them as they are."""
+    """Training mode. Frozen batch norm uses its running statistics and does not update them."""
     model.train()
     for module in model.modules():
         if freezes_batch_norm and isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
@@ -165,7 +161,6 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
 __all__ = [
     "TASKS",
     "load_model",
-    "probed_layers",
     "segmentation_loss",
     "set_training_mode",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..modeling.configuration_unip import UnipConfig
-from ..modeling.modeling_unip_segmentation import UnipForLinearSegmentation
+from ..modeling.modeling_unip_linear import UnipForLinearSegmentation
 
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class UnipForLayerwiseProbing(UnipForLinearSegmentation):
     """
     One linear classifier for each of `config.feature_layers`, trained side by side: a 1x1 convolution in groups, so
-    that no classifier sees another's block. The loss is the sum of all, hence each learns as if it were alone.
+    that each classifier sees its own block alone. The loss is the sum over all, so each learns as if it were alone.
 
-    `logits` has the classes of the first block, then those of the second, and so on: shape
-    `(batch_size, num_layers * num_labels, rows, columns)`. `best_layer` is the block that did best in an evaluation.
+    `logits`, of shape `(batch_size, num_layers * num_labels, rows, columns)`, holds the classes of the first block,
+    then those of the second, and so on. `best_layer` is the block with the highest mean IoU of the last evaluation.
     """
 
+    task = "layerwise_probe"
     best_layer: int | None = None
 
     def __init__(self, config: UnipConfig):
@@ -35,6 +36,11 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
             groups=self.num_probes,
         )
         self.post_init()
+
+    @classmethod
+    def default_feature_layers(cls, num_hidden_layers: int) -> list[int] | None:
+        """All blocks."""
+        return list(range(1, num_hidden_layers + 1))
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss_of_one = super()._cross_entropy
@@ -51,7 +57,7 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
             ValueError: if this block has no classifier.
         """
         if layer not in self.feature_layers:
-            raise ValueError(f"Block {layer} was not probed; these were: {self.feature_layers}.")
+            raise ValueError(f"Block {layer} was not probed, only {self.feature_layers}.")
         values = {k: v for k, v in self.config.to_dict().items() if k not in ("architectures", "label2id")}
         model = UnipForLinearSegmentation(UnipConfig(**{**values, "feature_layers": [layer]}))
         weights = self.state_dict()

@@ -4,6 +4,7 @@
 import itertools
 import json
 import os
+import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
+from .. import modeling
 from ..evaluation.results import CARD_TEXT, load_card
 from ..files import write_whole
 from ..inference.loading import fingerprint
@@ -35,13 +37,7 @@ REPLACED_PATTERNS = (
     "model.safetensors",
     "model.safetensors.index.json",
     f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors",
-    "configuration_unip.py",
-    "image_processing_unip.py",
-    "image_reading_unip.py",
-    "modeling_unip.py",
-    "modeling_unip_layers.py",
-    "modeling_unip_pretraining.py",
-    "modeling_unip_segmentation.py",
+    *(f"{module.name}.py" for module in pkgutil.iter_modules(modeling.__path__)),
 )
 
 

@@ -91,15 +91,17 @@ def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
 
     Returns:
         The checkpoint's own if it is a [`UnipImageProcessor`]. For other models one with three channels, their mean
-        and standard deviation, and the published evaluation's size. UNIP's default for a folder without one.
+        and standard deviation, and the published evaluation's size.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if there is none, or it cannot be read.
     """
-    files = ("preprocessor_config.json", "processor_config.json")
-    if Path(checkpoint).is_dir() and not any((Path(checkpoint) / name).is_file() for name in files):
-        num_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
-        return UnipImageProcessor(num_channels=num_channels)
+    folder, files = os.fspath(checkpoint), ("preprocessor_config.json", "processor_config.json")
+    if Path(folder).is_dir() and not any(Path(folder, name).is_file() for name in files):
+        raise FileNotFoundError(
+            f"{folder!r} has no preprocessor_config.json, which says how images are scaled. Save the model's image "
+            f"processor there, e.g. UnipImageProcessor(num_channels=1).save_pretrained({folder!r})."
+        )
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     if isinstance(processor, UnipImageProcessor):
         return processor

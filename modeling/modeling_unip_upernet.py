@@ -1,0 +1,195 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""The paper's segmentation network: last-layer feature pyramid (LL-FPN) and UPerNet head."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_unip import UnipConfig
+from .modeling_unip_segmentation import UnipConvModule, UnipSegmentationModel, make_classifier, resize
+
+
+def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
+    """
+    Adaptive average pooling of `(batch_size, channels, height, width)` to `bins x bins`, as two small matrix products,
+    because exporters cannot express `adaptive_avg_pool2d` with dynamic sizes.
+
+    Bin i averages the positions from `floor(i n / bins)` up to, but not including, `ceil((i + 1) n / bins)`.
+    """
+
+    def shares(size: int) -> torch.Tensor:
+        position = torch.arange(size, device=maps.device)
+        index = torch.arange(bins, device=maps.device).unsqueeze(1)
+        inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
+        # Divided before anything is summed: half precision might not hold the sum.
+        return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
+
+    pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
+    return torch.matmul(pooled, shares(maps.shape[3]).T)  # (B, C, bins, bins)
+
+
+def max_pool(maps: torch.Tensor) -> torch.Tensor:
+    """
+    2x2 max pooling of `(batch_size, channels, height, width)`. An odd side is rounded up, so that no cell is lost and
+    a single cell stays. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
+    """
+    padded = nn.functional.pad(maps, (0, 0, 0, 1), value=float("-inf"))
+    maps = torch.maximum(maps[:, :, ::2], padded[:, :, 1::2])  # (B, C, height / 2, width)
+    padded = nn.functional.pad(maps, (0, 1), value=float("-inf"))
+    return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
+
+
+class UnipLastLayerFeaturePyramid(nn.Module):
+    """
+    LL-FPN (paper section 4.3): four scales from maps at 1/16 of the image. All four come from the last block. In the
+    classic pyramid each comes from a block of its own, through the same operations.
+    """
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.to_quarter = nn.Sequential(
+            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
+            nn.BatchNorm2d(width),
+            nn.GELU(),
+            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
+        )
+        self.to_eighth = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+
+    def forward(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """One or four maps `(batch_size, hidden_size, rows, columns)` at 1/16 to four at 1/4, 1/8, 1/16, 1/32."""
+        quarter, eighth, sixteenth, thirty_second = feature_maps * 4 if len(feature_maps) == 1 else feature_maps
+        return [
+            self.to_quarter(quarter),  # 1/4
+            self.to_eighth(eighth),  # 1/8
+            sixteenth,  # 1/16
+            max_pool(thirty_second),  # 1/32
+        ]
+
+
+class UnipUPerHead(nn.Module):
+    """[UPerNet](https://huggingface.co/papers/1807.10221) head: pyramid pooling at 1/32, feature pyramid up to 1/4."""
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        width = config.hidden_size
+        channels = width if config.decoder_channels is None else config.decoder_channels
+        self.pool_scales = tuple(config.pool_scales)
+        self.pooled_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in self.pool_scales])
+        self.bottleneck = UnipConvModule(width + len(self.pool_scales) * channels, channels, 3)
+        self.lateral_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in range(3)])
+        self.output_convolutions = nn.ModuleList([UnipConvModule(channels, channels, 3) for _ in range(3)])
+        self.fusion = UnipConvModule(4 * channels, channels, 3)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = make_classifier(channels, config)
+
+    def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
+        """Four maps `(batch_size, hidden_size, ...)`, 1/4 to 1/32, to logits `(batch_size, num_labels, ...)`, 1/4."""
+        *finer, coarsest = pyramid
+        pooled = [coarsest]
+        for bins, convolution in zip(self.pool_scales, self.pooled_convolutions):
+            pooled.append(resize(convolution(adaptive_average_pool(coarsest, bins)), coarsest.shape[-2:]))
+        top = self.bottleneck(torch.cat(pooled, dim=1))  # 1/32
+
+        levels = [top]
+        for maps, convolution in zip(reversed(finer), reversed(self.lateral_convolutions)):
+            levels.insert(0, convolution(maps) + resize(levels[0], maps.shape[-2:]))  # 1/16, 1/8, 1/4
+        levels[:3] = [convolution(maps) for maps, convolution in zip(levels, self.output_convolutions)]
+        fused = self.fusion(
+            torch.cat([levels[0]] + [resize(maps, levels[0].shape[-2:]) for maps in levels[1:]], dim=1)
+        )
+        return self.classifier(self.dropout(fused))  # 1/4
+
+
+class UnipAuxiliaryHead(nn.Module):
+    """One convolution and a classifier on the 1/16 level. It adds to the loss and is not used for predictions."""
+
+    def __init__(self, config: UnipConfig):
+        super().__init__()
+        self.convolution = UnipConvModule(config.hidden_size, config.auxiliary_channels, 3)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = make_classifier(config.auxiliary_channels, config)
+
+    def forward(self, sixteenth: torch.Tensor) -> torch.Tensor:
+        """`(batch_size, hidden_size, rows, columns)` to logits `(batch_size, num_labels, rows, columns)`."""
+        return self.classifier(self.dropout(self.convolution(sixteenth)))
+
+
+class UnipForSemanticSegmentation(UnipSegmentationModel):
+    """
+    The paper's segmentation network: encoder, last-layer feature pyramid, UPerNet head, and an auxiliary head that
+    adds to the loss. `config.feature_layers` with four blocks gives the classic pyramid instead.
+    """
+
+    task = "fine_tuning"
+    num_published_features = 4
+    published_names = [
+        ("fpn1.{i}", "pyramid.to_quarter.{i}"),
+        ("fpn2.0", "pyramid.to_eighth"),
+        ("decode_head.psp_modules.{i}.1.conv", "decode_head.pooled_convolutions.{i}.convolution"),
+        ("decode_head.psp_modules.{i}.1.bn", "decode_head.pooled_convolutions.{i}.batch_norm"),
+        ("decode_head.bottleneck.conv", "decode_head.bottleneck.convolution"),
+        ("decode_head.bottleneck.bn", "decode_head.bottleneck.batch_norm"),
+        ("decode_head.lateral_convs.{i}.conv", "decode_head.lateral_convolutions.{i}.convolution"),
+        ("decode_head.lateral_convs.{i}.bn", "decode_head.lateral_convolutions.{i}.batch_norm"),
+        ("decode_head.fpn_convs.{i}.conv", "decode_head.output_convolutions.{i}.convolution"),
+        ("decode_head.fpn_convs.{i}.bn", "decode_head.output_convolutions.{i}.batch_norm"),
+        ("decode_head.fpn_bottleneck.conv", "decode_head.fusion.convolution"),
+        ("decode_head.fpn_bottleneck.bn", "decode_head.fusion.batch_norm"),
+        ("decode_head.conv_seg", "decode_head.classifier"),
+        ("auxiliary_head.convs.0.conv", "auxiliary_head.convolution.convolution"),
+        ("auxiliary_head.convs.0.bn", "auxiliary_head.convolution.batch_norm"),
+        ("auxiliary_head.conv_seg", "auxiliary_head.classifier"),
+    ]
+
+    def __init__(self, config: UnipConfig):
+        super().__init__(config)
+        if len(self.feature_layers) not in (1, 4):
+            raise ValueError(
+                f"feature_layers={self.feature_layers} has {len(self.feature_layers)} blocks: the pyramid takes one "
+                "block for all four scales, or four."
+            )
+        if config.patch_size % 4:
+            raise ValueError(
+                f"patch_size={config.patch_size} is not a multiple of 4: the pyramid's finest maps, at four times the "
+                "resolution of the patches, would not fall on whole pixels."
+            )
+        self.pyramid = UnipLastLayerFeaturePyramid(config)
+        self.decode_head = UnipUPerHead(config)
+        self.auxiliary_head = UnipAuxiliaryHead(config) if config.use_auxiliary_head else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.ConvTranspose2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
+
+    @classmethod
+    def read_published(cls, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        fields: dict[str, Any] = {"use_auxiliary_head": "auxiliary_head.conv_seg.weight" in tensors}
+        if fields["use_auxiliary_head"]:
+            fields["auxiliary_channels"] = tensors["auxiliary_head.conv_seg.weight"].shape[1]
+        return {"decoder_channels": tensors["decode_head.conv_seg.weight"].shape[1], **fields}
+
+    def describe_head(self) -> str:
+        pyramid = "last-layer feature pyramid (LL-FPN)" if len(set(self.feature_layers)) == 1 else "feature pyramid"
+        return f"{pyramid} on {self._describe_blocks()}, UPerNet"
+
+    def _classify(
+        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        pyramid = self.pyramid(feature_maps)
+        logits = self.decode_head(pyramid)
+        if self.auxiliary_head is None or not with_auxiliary:
+            return logits, None
+        return logits, self.auxiliary_head(pyramid[2])
+
+
+__all__ = ["UnipAuxiliaryHead", "UnipForSemanticSegmentation", "UnipLastLayerFeaturePyramid", "UnipUPerHead"]
