@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -20,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unip_hf import UnipConfig, UnipForPreTraining
-from unip_hf.distillation import attention_distillation_loss
-from unip_hf.distillation.students import Students
+from unip_hf.distillation import Students, attention_distillation_loss, chunked_attention_distillation_loss
 
 from .measuring import median_milliseconds, row
 
@@ -75,20 +73,6 @@ def peak_memory(function: Callable[[], object]) -> float:
     return memory.peak / 2**20
 
 
-def straightforward_loss(
-    student_query: torch.Tensor, student_key: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
-) -> torch.Tensor:
-    """What `attention_distillation_loss` computes, on whole maps of attention."""
-
-    def log_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, N, N)
-        return nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32)
-
-    student, teacher = log_attention(student_query, student_key), log_attention(teacher_query, teacher_key)
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
-    return divergence / student.shape[:-1].numel()
-
-
 def measure_loss(repeats: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_size, num_heads, num_tokens = 64, 16, 197
@@ -108,7 +92,7 @@ def measure_loss(repeats: int) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    functions = (attention_distillation_loss, straightforward_loss)
+    functions = (chunked_attention_distillation_loss, attention_distillation_loss)
     times = median_milliseconds([partial(run, function) for function in functions], repeats)
     torch.testing.assert_close(*(results[f] for f in functions), rtol=1e-4, atol=1e-9)
     results.clear()
@@ -117,8 +101,8 @@ def measure_loss(repeats: int) -> None:
         memory.append(peak_memory(partial(run, function)))
         results.clear()
     print(
-        f"attention_distillation_loss beside whole maps of attention, {batch_size} images, {num_heads} heads, "
-        f"{num_tokens} tokens, on {device}"
+        f"chunked_attention_distillation_loss beside attention_distillation_loss, {batch_size} images, "
+        f"{num_heads} heads, {num_tokens} tokens, on {device}"
     )
     row("forward and backward", times[0], times[1], "ms")
     row("peak memory beside the inputs", memory[0], memory[1], "MB")

@@ -11,7 +11,6 @@ from torch import nn
 from ..analysis import attention_map, normalized_mutual_information
 from ..analysis.plots import attention_pictures
 from ..files import write_whole
-from ..modeling.modeling_unip_pretraining import attention_distillation_loss
 from .inputs import DistillationInput
 from .students import Students
 
@@ -62,13 +61,11 @@ class AttentionMonitor:
             with self.accelerator.autocast():
                 pixel_values, *from_teacher = self.inputs(images)
                 networks = {"teacher": tuple(from_teacher)}
-                for name, student in students.items():
-                    outputs = student(pixel_values)
-                    loss = attention_distillation_loss(outputs.query, outputs.key, *from_teacher)
-                    if not loss.isfinite():
-                        return {}  # nothing to look at, and training will stop
-                    add(f"sample_loss/{name}", loss, len(images))
-                    networks[name] = (outputs.query, outputs.key)
+                for name, output in students.compare(pixel_values, *from_teacher).items():
+                    if not output.loss.isfinite():
+                        return {}  # there is nothing to look at, and training will stop
+                    add(f"sample_loss/{name}", output.loss, len(images))
+                    networks[name] = (output.query, output.key)
             for name, (query, key) in networks.items():
                 attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)
                 add(f"nmi/{name}", normalized_mutual_information(attention).mean(), len(images))

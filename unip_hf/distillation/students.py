@@ -2,6 +2,8 @@
 """Students: networks that learn the attention of one block of a teacher, several at once if wanted."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from torch import nn
 
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
-from ..modeling.modeling_unip_pretraining import UnipForPreTraining, attention_distillation_loss
+from ..modeling.modeling_unip_pretraining import (
+    UnipForPreTraining,
+    UnipForPreTrainingOutput,
+    chunked_attention_distillation_loss,
+)
 
 
 def load_student(
@@ -66,26 +72,43 @@ def load_student(
     return model
 
 
-RESERVED_NAMES = {*dir(nn.ModuleDict), *vars(nn.ModuleDict()), "teacher"}
-
-
 class Students(nn.ModuleDict):
     """
-    Students that learn from the same pass of a teacher. They share nothing else: for these images, each gets the
-    gradients that it would get alone.
+    Students that learn from the same pass of a teacher. They share nothing else: each gets the gradients that it would
+    get alone from the same images.
 
     Args:
-        models (`dict[str, UnipForPreTraining]`): By name; all take the same number of channels.
+        models (`dict[str, UnipForPreTraining]`): By name. All take the same number of channels.
+        loss (`Callable`, *optional*, defaults to [`chunked_attention_distillation_loss`]): Takes the student's query
+            and key and the teacher's query and key, and returns a scalar; see [`attention_distillation_loss`].
 
     Raises:
-        ValueError: if there are none, or their channels differ.
+        ValueError: if there are no students, or their channels differ.
     """
 
-    def __init__(self, models: dict[str, UnipForPreTraining]):
+    def __init__(
+        self,
+        models: dict[str, UnipForPreTraining],
+        loss: Callable[..., torch.Tensor] = chunked_attention_distillation_loss,
+    ):
         channels = {model.config.num_channels for model in models.values()}
         if len(channels) != 1:
-            raise ValueError(f"Students that learn together take the same number of channels, not {sorted(channels)}.")
+            raise ValueError(
+                f"Students that learn together must take the same number of channels, got {sorted(channels)}."
+            )
         super().__init__(models)
+        self.loss = partial(loss)  # a loss that is a module must not become one of the students
+
+    def compare(
+        self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
+    ) -> dict[str, UnipForPreTrainingOutput]:
+        """Takes what [`~Students.forward`] takes. Returns the output of each student with its loss, by name."""
+        outputs: dict[str, UnipForPreTrainingOutput] = {}
+        for name, student in self.items():
+            output = outputs[name] = student(pixel_values)
+            # Outside of the student, which may be compiled: compilation would unroll the loop over chunks.
+            output.loss = self.loss(output.query, output.key, teacher_query, teacher_key)
+        return outputs
 
     def forward(
         self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
@@ -99,11 +122,11 @@ class Students(nn.ModuleDict):
         Returns:
             The loss of each student, float32 of shape `(number of students,)`.
         """
-        losses = []
-        for student in self.values():  # the loss outside of what may be compiled, which would unroll its chunks
-            outputs = student(pixel_values)
-            losses.append(attention_distillation_loss(outputs.query, outputs.key, teacher_query, teacher_key))
-        return torch.stack(losses)
+        outputs = self.compare(pixel_values, teacher_query, teacher_key)
+        return torch.stack([output.loss for output in outputs.values()])
+
+
+RESERVED_NAMES = {*dir(Students), *vars(nn.ModuleDict()), "loss", "teacher"}
 
 
 def student_names(checkpoints: list[str]) -> list[str]:
