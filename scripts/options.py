@@ -26,7 +26,7 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """What every job that trains has."""
+    """Options of a run, for every job that trains."""
     run = parser.add_argument_group("run")
     run.add_argument(
         "--config",
@@ -55,6 +55,38 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--save_every", type=int, help="steps between checkpoints (default: at each evaluation)")
     run.add_argument("--log_every", type=int, default=10, help="steps between logged losses (default: %(default)s)")
     add_launch_options(parser)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, batch_size: int) -> Any:
+    """How every job trains, with the published batch size; returns the group, for more."""
+    recipe = parser.add_argument_group("recipe", "defaults are the paper's")
+    recipe.add_argument("--batch_size", type=int, default=batch_size, help="of an update (default: %(default)s)")
+    recipe.add_argument(
+        "--per_device_batch_size", type=int, help="images at once on each device (default: its share, at most 256)"
+    )
+    recipe.add_argument("--num_epochs", type=float, default=100, help="default: %(default)s")
+    recipe.add_argument("--num_steps", type=int, help="updates, instead of --num_epochs")
+    recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
+    recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
+    recipe.add_argument("--ema_decay", type=float, help="save a moving average, 0.9999 for example (default: off)")
+    recipe.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+    return recipe
+
+
+def check_training_options(options: argparse.Namespace) -> None:
+    """
+    Checks what [`add_training_options`] and [`add_recipe_options`] were given.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    check_positive(
+        options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
+        "max_gradient_norm", "save_every", "log_every",
+    )  # fmt: skip
+    check_positive(options, "weight_decay", "num_workers", or_zero=True)
+    if options.ema_decay is not None and not 0 < options.ema_decay < 1:
+        raise ValueError(f"--ema_decay must be between 0 and 1, got {options.ema_decay}.")
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
@@ -302,7 +334,7 @@ def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = Fal
     for name in names:
         value = getattr(options, name)
         if value is not None and not (value > 0 or (value == 0 and or_zero)):  # also if it is NaN
-            raise ValueError(f"--{name} is {'0 or above' if or_zero else 'above 0'}, not {value}.")
+            raise ValueError(f"--{name} must be {'0 or above' if or_zero else 'above 0'}, got {value}.")
 
 
 __all__ = [
@@ -310,10 +342,12 @@ __all__ = [
     "add_image_options",
     "add_inference_options",
     "add_launch_options",
+    "add_recipe_options",
     "add_training_options",
     "add_unlabelled_options",
     "add_window_options",
     "check_positive",
+    "check_training_options",
     "find_accelerate_config",
     "find_recipe",
     "find_shipped",

@@ -17,7 +17,7 @@ from .students import Students
 
 class AttentionMonitor:
     """
-    Compares students with their teacher on images that stay the same, as [`unip_hf.training.train`] asks for it.
+    Compares students with their teacher on images that stay the same; [`unip_hf.training.TrainingLoop`] calls it.
 
     Args:
         accelerator: Its main process writes; its trackers get the pictures.
