@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unip_hf.scripts.options import add_launch_options, find_accelerate_config, with_recipe
+from unip_hf.scripts.options import add_launch_options, find_shipped, with_recipe
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def launch(job: str, arguments: Sequence[str]) -> int:
     if "RANK" in os.environ or {"-h", "--help"} & set(arguments):  # started by a launcher, or nothing to start
         return importlib.import_module(module).main(arguments) or 0
     if options.accelerate_config is not None:
-        config = find_accelerate_config(options.accelerate_config)
+        config = find_shipped(options.accelerate_config, "accelerate", "configuration of Accelerate")
         return launch_with_accelerate(config, options.num_processes, module, arguments)
 
     num_gpus = count_gpus()

@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 from unip_hf.scripts import cli, launch
-from unip_hf.scripts.options import find_accelerate_config
+from unip_hf.scripts.options import find_shipped
 
 from ..conftest import PATIENCE, wait_until
 from .conftest import UNIP
@@ -37,6 +37,10 @@ if __name__ == "__main__":
 """
 
 
+def find_config(name: Path) -> Path:
+    return find_shipped(name, "accelerate", "configuration of Accelerate")
+
+
 @pytest.fixture
 def probe(tmp_path: Path) -> Path:
     (tmp_path / "probe.py").write_text(PROBE)
@@ -58,12 +62,12 @@ def test_accelerate_knows_every_key(config: Path, recwarn: pytest.WarningsRecord
     assert settings.num_processes == {
         "one-gpu": 1, "eight-gpus": 8, "fsdp": 8, "several-machines": 16, "two-cpu-processes": 2
     }[config.stem]  # fmt: skip
-    assert find_accelerate_config(Path(config.stem)) == find_accelerate_config(config) == config
+    assert find_config(Path(config.stem)) == find_config(config) == config
     assert not recwarn.list
 
 
 def test_accelerate_launch_starts_two_cpu_processes_that_know_of_each_other(probe: Path) -> None:
-    config = find_accelerate_config(Path("two-cpu-processes"))
+    config = find_config(Path("two-cpu-processes"))
     done = start([sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, probe])
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["process 0 of 2 on cpu", "process 1 of 2 on cpu"]
@@ -75,7 +79,7 @@ def test_unip_starts_processes_and_ends_as_they_do(probe: Path, config: str, num
         "import sys; from pathlib import Path; from unip_hf.scripts.launch import launch_with_accelerate\n"
         "sys.exit(launch_with_accelerate(Path(sys.argv[1]), None, 'probe', ['--fail']))"
     )
-    done = start([sys.executable, "-c", code, find_accelerate_config(Path(config))], PYTHONPATH=str(probe.parent))
+    done = start([sys.executable, "-c", code, find_config(Path(config))], PYTHONPATH=str(probe.parent))
     lines = sorted(line.rpartition(" on ")[0] for line in done.stdout.splitlines() if line.startswith("process"))
     assert lines == [f"process {n} of {number}" for n in range(number)]
     assert done.returncode == 7 and "Traceback" not in done.stderr
@@ -115,7 +119,7 @@ def test_gpus_are_counted_before_anything_starts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = find_accelerate_config(Path(config)).read_text()
+    text = find_config(Path(config)).read_text()
     (tmp_path / "config.yaml").write_text(text.replace("main_process_ip: null", "main_process_ip: 10.0.0.1"))
     monkeypatch.setattr(launch, "count_gpus", lambda: num_gpus)
     path = tmp_path / "config.yaml"
@@ -149,7 +153,7 @@ def test_a_signal_reaches_what_was_started(
 
 def test_unknown_names_are_said_with_the_known(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["evaluate", "model", "--accelerate_config", "two-cpu-process"]) == 2
-    assert "neither a file nor a name such as two-cpu-processes." in capsys.readouterr().err
+    assert "it is neither a file nor a name such as two-cpu-processes, " in capsys.readouterr().err
     assert cli.main(["evaluate", "model", "--accelerate_config", "cluster"]) == 2
     said = capsys.readouterr().err
     assert CONFIGS and all(config.stem in said for config in CONFIGS)

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What can be seen while students learn: how near they come to the teacher, and where both look."""
+"""What can be seen while students learn: how close they are to the teacher, and where both look."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ class AttentionMonitor:
     Compares students with their teacher on images that stay the same; [`unip_hf.training.TrainingLoop`] calls it.
 
     Args:
-        accelerator: Its main process writes; its trackers get the pictures.
-        inputs: Teacher and normalisation.
+        accelerator: Its main process writes. Its trackers get the pictures.
+        inputs: The teacher and the normalisation.
         images (`torch.Tensor` of shape `(count, 1, height, width)`): uint8.
-        output_dir (`Path`): Gets `attention/step-....png`.
-        num_pictures (`int`, *optional*, defaults to 3): Images that are shown.
+        output_dir (`Path`): Folder for `attention/step-....png`.
+        num_pictures (`int`, *optional*, defaults to 3): Number of images to show.
         batch_size (`int`, *optional*, defaults to 16): Images at once.
     """
 
@@ -47,8 +47,8 @@ class AttentionMonitor:
     @torch.no_grad()
     def __call__(self, students: nn.Module, step: int) -> dict[str, float]:
         """
-        `sample_loss/NAME`, the distillation loss of each student on these images, and `nmi/NAME`, the normalised
-        mutual information of its attention beside the teacher's, averaged over images and heads.
+        Returns `sample_loss/NAME`, the loss of each student on these images, and `nmi/NAME`, the normalised mutual
+        information of the attention of each student and of the teacher, averaged over images and heads.
         """
         assert isinstance(students, Students)
         sums: dict[str, float] = {}

@@ -33,15 +33,15 @@ def load_student(
 
     Args:
         name (`str`): `"tiny"`, `"small"`, `"base"` or `"large"` for a random start with a fixed sine-cosine position
-            table, or folder or name of a UNIP model that is trained further.
-        num_teacher_heads (`int`): Heads of the last block.
+            table; or the folder or Hub name of a UNIP model that is trained further.
+        num_teacher_heads (`int`): Heads of the teacher's block, and so of the student's last block.
         image_size (`int`, *optional*, defaults to 224): Side of the training crops in pixels.
-        drop_path_rate (`float`, *optional*, defaults to 0.1): Of every block.
-        num_channels (`int`, *optional*, defaults to 3): Of a random start; checkpoints keep theirs.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): Drop path rate of every block.
+        num_channels (`int`, *optional*, defaults to 3): Channels of a random start. Checkpoints keep theirs.
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if it is no UNIP model, or its width cannot be divided by the heads.
+        ValueError: if it is not a UNIP model, or its width cannot be divided by the heads.
     """
     fields: dict[str, Any] = {
         "last_layer_num_attention_heads": num_teacher_heads,
@@ -55,10 +55,10 @@ def load_student(
         found = load_config(name).model_type
         if found != "unip":
             raise ValueError(
-                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)} or a UNIP model."
+                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)}, or a UNIP model."
             )
         config = UnipConfig.from_pretrained(name, **fields)
-        config.validate()  # which from_pretrained does before it changes the fields
+        config.validate()  # from_pretrained validates before it changes the fields
         model, loading = UnipForPreTraining.from_pretrained(name, config=config, output_loading_info=True)
     except StrictDataclassError as error:
         raise ValueError(f"The student {name!r} does not fit this teacher: {error.__cause__ or error}") from error
@@ -66,7 +66,9 @@ def load_student(
         raise ValueError(f"The weights of the student {name!r} are damaged: {error}.") from error
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("unip.layernorm."))
     if missing:
-        raise ValueError(f"The student {name!r} lacks {missing[:3]} ({len(missing)} tensors): it is no UNIP encoder.")
+        raise ValueError(
+            f"The student {name!r} is not a UNIP encoder: it lacks {missing[:3]} ({len(missing)} in all)."
+        )
     if model.config.image_size != image_size:
         model.resize_position_embeddings(image_size)
     return model
@@ -131,11 +133,11 @@ RESERVED_NAMES = {*dir(Students), *vars(nn.ModuleDict()), "loss", "teacher"}
 
 def student_names(checkpoints: list[str]) -> list[str]:
     """
-    What the students are called in logs and folders: a size, or the end of the path of the checkpoint, as much of it
-    as tells them apart.
+    Names of the students in logs and folders: a size, or the end of the checkpoint's path, as much of it as is needed
+    to tell them apart.
 
     Raises:
-        ValueError: if two are the same.
+        ValueError: if two students are the same.
     """
     paths = [
         Path(checkpoint).resolve() if Path(checkpoint).exists() else Path(checkpoint) for checkpoint in checkpoints
@@ -144,7 +146,7 @@ def student_names(checkpoints: list[str]) -> list[str]:
         names = [re.sub(r"[^\w-]+", "_", "-".join(path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names) and not any(name in RESERVED_NAMES for name in names):
             return names
-    raise ValueError(f"Students need names of their own, unlike {', '.join(checkpoints)}.")
+    raise ValueError(f"Students must have names of their own, got {', '.join(checkpoints)}.")
 
 
 __all__ = ["Students", "load_student", "student_names"]
