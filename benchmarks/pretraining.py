@@ -29,10 +29,9 @@ SIZES = ("tiny", "small", "base")
 
 class TensorMemory(TorchDispatchMode):
     """
-    Counts the bytes of tensors, also of fake ones, while it is entered: what operators return, and what [`add`] is
-    given, until it is freed. Tensors that are there before do not count. What operators need inside does not show
-    either, but of the loss below, this `peak` equals the allocator's (torch.profiler), and the process grows by as
-    much.
+    Counts the bytes of tensors, including fake ones, while it is active: what operators return and what [`add`] is
+    given, until it is freed. Tensors that existed before do not count, nor does what operators need inside. For the
+    loss below, `peak` equals the allocator's (torch.profiler), and the process grows by as much.
     """
 
     def __init__(self) -> None:
@@ -62,7 +61,7 @@ class TensorMemory(TorchDispatchMode):
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """What a function takes at most beside what is there before, in MB: on a GPU of its allocator, else of tensors."""
+    """Peak memory of a function in MB, beside what existed before: the allocator's on a GPU, else that of tensors."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -109,7 +108,7 @@ def measure_loss(repeats: int) -> None:
 
 
 def make_teacher(size: str, layer: int) -> UnipForPreTraining:
-    """A frozen network as large as a ViT of this size up to the queries and keys of a block, with random weights."""
+    """A frozen random network as large as a ViT of this size up to the queries and keys of a block."""
     config = UnipConfig.from_size(size, num_hidden_layers=layer)
     return UnipForPreTraining(config).eval().requires_grad_(False)
 
@@ -127,7 +126,7 @@ def make_optimizer(students: Students) -> torch.optim.Optimizer:
 def loss_of_students(
     teacher: UnipForPreTraining, students: Students, pixel_values: torch.Tensor, is_half: bool
 ) -> torch.Tensor:
-    """One forward pass, with `is_half` under bf16 autocast."""
+    """One forward pass, under bf16 autocast if `is_half`."""
     with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=is_half):
         with torch.no_grad():
             block = teacher(pixel_values)
@@ -157,7 +156,7 @@ def measure_students(repeats: int) -> None:
 
 
 def published_input(paths: Sequence[Path], size: int = 224) -> None:
-    """Reads images as the published code does: all on the CPU, in three channels, to normalised floats."""
+    """Reads images as the published code does: on the CPU, in three channels, to normalised floats."""
     from torchvision import transforms
 
     augment = transforms.Compose(
@@ -174,7 +173,7 @@ def published_input(paths: Sequence[Path], size: int = 224) -> None:
 
 
 def draw_jpegs(folder: Path, number: int) -> None:
-    """Infrared scenes of 640x512 pixels with sensor noise, stored in colour as many cameras do."""
+    """Draws infrared scenes of 640x512 pixels with sensor noise, stored in colour as many cameras do."""
     from unip_hf.data import draw_scene
 
     for seed in range(number):
@@ -228,17 +227,17 @@ def measure_input(repeats: int, folder: Path | None = None) -> None:
 
 def trace_step(teacher: tuple[str, int], sizes: Sequence[str], batch_size: int) -> tuple[int, int, int]:
     """
-    Follows training with tensors that have shapes and no content: bf16 autocast, a teacher in bf16, an update, and
-    the first batch of the next one, while the gradients of another are there.
+    Follows training with tensors that have shapes but no content: a teacher in bf16, bf16 autocast, an update, and the
+    first batch of the next update.
 
     Args:
-        teacher: Size and block.
-        sizes: Of the students.
+        teacher: Size and block of the teacher.
+        sizes: Sizes of the students.
         batch_size: Images at once on one device.
 
     Returns:
-        Floating-point operations of the teacher, of the students (older versions of torch do not count those of
-        attention, a few percent), and the peak of memory in bytes.
+        Floating-point operations of the teacher and of the students (older versions of torch do not count those of
+        attention, a few percent), and the peak memory in bytes.
     """
     with FakeTensorMode(), torch.device("cpu"):
         torch.set_default_dtype(torch.bfloat16)
@@ -261,11 +260,11 @@ def trace_step(teacher: tuple[str, int], sizes: Sequence[str], batch_size: int) 
 
 def print_cost(tflops: float = 100.0, num_images: int = 100 * 209 * 4096) -> None:
     """
-    What the published pre-training costs, calculated.
+    Calculates what the published pre-training costs.
 
     Args:
-        tflops: What a GPU sustains, in TFLOP/s.
-        num_images: Images that the students see: 100 epochs of 209 updates of 4,096.
+        tflops: Sustained speed of a GPU in TFLOP/s.
+        num_images: Images that the students see: 100 epochs of 209 updates of 4,096 images.
     """
     choices = [*((size,) for size in SIZES), SIZES]
     print(

@@ -54,12 +54,12 @@ def command_parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--teacher",
         required=True,
-        help="timm:NAME, a file as MAE, DINO or iBOT publish it, or folder or\nHub name of a ViT of transformers",
+        help="timm:NAME, a file as MAE, DINO or iBOT publish it, or folder or\nHub name of a ViT from transformers",
     )
     teacher.add_argument(
         "--teacher_layer",
         default="auto",
-        help='block that is learned, from 1; "auto" (default) takes the one whose\nattention is nearest to hybrid: '
+        help='block to learn, from 1; "auto" (default) takes the one with attention\nnearest to hybrid: '
         "normalised mutual information 0.09",
     )
     teacher.add_argument(
@@ -71,7 +71,7 @@ def command_parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--teacher_dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of its weights (default: fp32)"
     )
-    teacher.add_argument("--teacher_num_attention_heads", type=int, help="where a file of unusual width hides it")
+    teacher.add_argument("--teacher_num_attention_heads", type=int, help="for a published file of unusual width")
 
     students = parser.add_argument_group("students")
     students.add_argument(
@@ -83,7 +83,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     students.add_argument("--drop_path_rate", type=float, default=0.1, help="of every block (default: %(default)s)")
     students.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
-    students.add_argument("--last_layer_num_attention_heads", type=int, help="must be the teacher's, which is default")
+    students.add_argument("--last_layer_num_attention_heads", type=int, help="must be the teacher's (default)")
 
     images = parser.add_argument_group("images", "grey, cropped at random, resized (bicubic), flipped")
     images.add_argument("--crop_size", type=int, default=224, help="pixels (default: %(default)s)")
@@ -102,7 +102,7 @@ def command_parser() -> argparse.ArgumentParser:
         "--pictures_every", type=int, help="updates between attention pictures (default: 20 in the run; 0: none)"
     )
     watching.add_argument(
-        "--num_sample_images", type=int, default=64, help="for the choice of the layer and pictures (%(default)s)"
+        "--num_sample_images", type=int, default=64, help="to choose the layer and for pictures (default: %(default)s)"
     )
     return parser
 

@@ -68,7 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--last_layer_num_attention_heads",
         type=int,
-        help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
+        help="keep the heads that distillation gave the last block\n(default: as in all others, like the published code)",
     )
     model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
 
@@ -80,8 +80,8 @@ def command_parser() -> argparse.ArgumentParser:
     recipe.add_argument(
         "--loss_average",
         choices=["valid_pixels", "all_pixels"],
-        help="divide the loss by the labelled pixels, or as the published code by all\n"
-        "(default: as the checkpoint says, valid_pixels if it says nothing)",
+        help="divide the loss by the labelled pixels, or by all like the published code\n"
+        "(default: as the checkpoint says, otherwise valid_pixels)",
     )
     recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
 
@@ -113,7 +113,7 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
         used[options.validation_split] = select_split(dataset, options.validation_split)
     else:
         logging.getLogger(__name__).warning("There is no split 'validation': nothing is evaluated during training.")
-    # Builders have looked at every image when they filled the cache.
+    # Other datasets were checked when their cache was filled.
     if options.dataset == "folder" and not options.skip_check and accelerator.is_main_process:
         check_dataset(used, id2label, options.num_workers).raise_for_errors()
     accelerator.wait_for_everyone()

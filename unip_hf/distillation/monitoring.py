@@ -61,10 +61,10 @@ class AttentionMonitor:
             with self.accelerator.autocast():
                 pixel_values, *from_teacher = self.inputs(images)
                 networks = {"teacher": tuple(from_teacher)}
-                for name, output in students.compare(pixel_values, *from_teacher).items():
-                    if not output.loss.isfinite():
+                for name, output, loss in students.compare(pixel_values, *from_teacher):
+                    if not loss.isfinite():
                         return {}  # there is nothing to look at, and training will stop
-                    add(f"sample_loss/{name}", output.loss, len(images))
+                    add(f"sample_loss/{name}", loss, len(images))
                     networks[name] = (output.query, output.key)
             for name, (query, key) in networks.items():
                 attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)

@@ -2,7 +2,7 @@
 """Students: networks that learn the attention of one block of a teacher, several at once if wanted."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,7 @@ from torch import nn
 
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
-from ..modeling.modeling_unip_pretraining import (
-    UnipForPreTraining,
-    UnipForPreTrainingOutput,
-    chunked_attention_distillation_loss,
-)
+from ..modeling.modeling_unip_pretraining import UnipForPreTraining, chunked_attention_distillation_loss
 
 
 def load_student(
@@ -103,14 +99,12 @@ class Students(nn.ModuleDict):
 
     def compare(
         self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
-    ) -> dict[str, UnipForPreTrainingOutput]:
-        """Takes what [`~Students.forward`] takes. Returns the output of each student with its loss, by name."""
-        outputs: dict[str, UnipForPreTrainingOutput] = {}
+    ) -> Iterator[tuple[str, Any, torch.Tensor]]:
+        """Takes what [`~Students.forward`] takes. Yields the name, the output and the loss of each student."""
         for name, student in self.items():
-            output = outputs[name] = student(pixel_values)
+            output = student(pixel_values)
             # Outside of the student, which may be compiled: compilation would unroll the loop over chunks.
-            output.loss = self.loss(output.query, output.key, teacher_query, teacher_key)
-        return outputs
+            yield name, output, self.loss(output.query, output.key, teacher_query, teacher_key)
 
     def forward(
         self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
@@ -124,8 +118,7 @@ class Students(nn.ModuleDict):
         Returns:
             The loss of each student, float32 of shape `(number of students,)`.
         """
-        outputs = self.compare(pixel_values, teacher_query, teacher_key)
-        return torch.stack([output.loss for output in outputs.values()])
+        return torch.stack([loss for _, _, loss in self.compare(pixel_values, teacher_query, teacher_key)])
 
 
 RESERVED_NAMES = {*dir(Students), *vars(nn.ModuleDict()), "loss", "teacher"}
