@@ -68,7 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--last_layer_num_attention_heads",
         type=int,
-        help="keep the heads that distillation gave the last block\n(default: as in all others, like the published code)",
+        help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
     )
     model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
 
