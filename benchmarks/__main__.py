@@ -1,8 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Measures this library beside what it is compared to, in one run: cost of the import, image processing, attention,
-the mean-IoU metric; of pre-training the loss, several students at once, and the input. `pretraining_cost` calculates
-what pre-training takes on GPUs and needs none; it has to be asked for.
+Measures this library beside what it is compared with: the import, image processing, attention, the mean-IoU metric,
+and for pre-training the loss, several students at once, and the input. `pretraining_cost` calculates what pre-training
+takes on GPUs, without one. It runs only if it is asked for.
 
     python -m benchmarks
     python -m benchmarks --only input --images my-images
@@ -40,7 +40,7 @@ def command_parser() -> argparse.ArgumentParser:
         "--repeats",
         type=int,
         default=9,
-        help="of which the median counts; of students on a CPU at most 3\n(default: %(default)s)",
+        help="the median counts; students on a CPU have at most 3\n(default: %(default)s)",
     )
     parser.add_argument("--images", type=Path, help="folder of JPEG files for input, instead of drawn ones")
     return parser
@@ -49,9 +49,9 @@ def command_parser() -> argparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     if options.repeats < 1:
-        raise ValueError(f"--repeats is at least 1, not {options.repeats}.")
+        raise ValueError(f"--repeats must be at least 1, got {options.repeats}.")
     if options.images is not None and not options.images.is_dir():
-        raise ValueError(f"There is no folder {str(options.images)!r} for --images.")
+        raise ValueError(f"--images must be a folder, got {str(options.images)!r}.")
     return options
 
 
@@ -127,7 +127,7 @@ def measure_metric(repeats: int) -> None:
     classes, maps = 9, 100
 
     class StockMeanIoU(evaluate.Metric):
-        """What `mean_iou` of the `evaluate` project computes, which keeps every map; the Hub is not asked for it."""
+        """What `mean_iou` of the `evaluate` project computes. It keeps every map. The Hub is not asked for it."""
 
         def _info(self) -> evaluate.MetricInfo:
             ids = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))

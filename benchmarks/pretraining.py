@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -20,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unip_hf import UnipConfig, UnipForPreTraining
-from unip_hf.distillation import attention_distillation_loss
-from unip_hf.distillation.students import Students
+from unip_hf.distillation import Students, attention_distillation_loss, chunked_attention_distillation_loss
 
 from .measuring import median_milliseconds, row
 
@@ -31,10 +29,9 @@ SIZES = ("tiny", "small", "base")
 
 class TensorMemory(TorchDispatchMode):
     """
-    Counts the bytes of tensors, also of fake ones, while it is entered: what operators return, and what [`add`] is
-    given, until it is freed. Tensors that are there before do not count. What operators need inside does not show
-    either, but of the loss below, this `peak` equals the allocator's (torch.profiler), and the process grows by as
-    much.
+    Counts the bytes of tensors, including fake ones, while it is active: what operators return and what [`add`] is
+    given, until it is freed. Tensors that existed before do not count, nor does what operators need inside. For the
+    loss below, `peak` equals the allocator's (torch.profiler), and the process grows by as much.
     """
 
     def __init__(self) -> None:
@@ -64,7 +61,7 @@ class TensorMemory(TorchDispatchMode):
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """What a function takes at most beside what is there before, in MB: on a GPU of its allocator, else of tensors."""
+    """Peak memory of a function in MB, beside what existed before: the allocator's on a GPU, else that of tensors."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -73,20 +70,6 @@ def peak_memory(function: Callable[[], object]) -> float:
     with TensorMemory() as memory:
         function()
     return memory.peak / 2**20
-
-
-def straightforward_loss(
-    student_query: torch.Tensor, student_key: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
-) -> torch.Tensor:
-    """What `attention_distillation_loss` computes, on whole maps of attention."""
-
-    def log_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, N, N)
-        return nn.functional.log_softmax(logits, dim=-1, dtype=torch.float32)
-
-    student, teacher = log_attention(student_query, student_key), log_attention(teacher_query, teacher_key)
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
-    return divergence / student.shape[:-1].numel()
 
 
 def measure_loss(repeats: int) -> None:
@@ -108,7 +91,7 @@ def measure_loss(repeats: int) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    functions = (attention_distillation_loss, straightforward_loss)
+    functions = (chunked_attention_distillation_loss, attention_distillation_loss)
     times = median_milliseconds([partial(run, function) for function in functions], repeats)
     torch.testing.assert_close(*(results[f] for f in functions), rtol=1e-4, atol=1e-9)
     results.clear()
@@ -117,15 +100,15 @@ def measure_loss(repeats: int) -> None:
         memory.append(peak_memory(partial(run, function)))
         results.clear()
     print(
-        f"attention_distillation_loss beside whole maps of attention, {batch_size} images, {num_heads} heads, "
-        f"{num_tokens} tokens, on {device}"
+        f"chunked_attention_distillation_loss beside attention_distillation_loss, {batch_size} images, "
+        f"{num_heads} heads, {num_tokens} tokens, on {device}"
     )
     row("forward and backward", times[0], times[1], "ms")
     row("peak memory beside the inputs", memory[0], memory[1], "MB")
 
 
 def make_teacher(size: str, layer: int) -> UnipForPreTraining:
-    """A frozen network as large as a ViT of this size up to the queries and keys of a block, with random weights."""
+    """A frozen random network as large as a ViT of this size up to the queries and keys of a block."""
     config = UnipConfig.from_size(size, num_hidden_layers=layer)
     return UnipForPreTraining(config).eval().requires_grad_(False)
 
@@ -143,7 +126,7 @@ def make_optimizer(students: Students) -> torch.optim.Optimizer:
 def loss_of_students(
     teacher: UnipForPreTraining, students: Students, pixel_values: torch.Tensor, is_half: bool
 ) -> torch.Tensor:
-    """One forward pass, with `is_half` under bf16 autocast."""
+    """One forward pass, under bf16 autocast if `is_half`."""
     with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=is_half):
         with torch.no_grad():
             block = teacher(pixel_values)
@@ -173,7 +156,7 @@ def measure_students(repeats: int) -> None:
 
 
 def published_input(paths: Sequence[Path], size: int = 224) -> None:
-    """Reads images as the published code does: all on the CPU, in three channels, to normalised floats."""
+    """Reads images as the published code does: on the CPU, in three channels, to normalised floats."""
     from torchvision import transforms
 
     augment = transforms.Compose(
@@ -190,7 +173,7 @@ def published_input(paths: Sequence[Path], size: int = 224) -> None:
 
 
 def draw_jpegs(folder: Path, number: int) -> None:
-    """Infrared scenes of 640x512 pixels with sensor noise, stored in colour as many cameras do."""
+    """Draws infrared scenes of 640x512 pixels with sensor noise, stored in colour as many cameras do."""
     from unip_hf.data import draw_scene
 
     for seed in range(number):
@@ -244,17 +227,17 @@ def measure_input(repeats: int, folder: Path | None = None) -> None:
 
 def trace_step(teacher: tuple[str, int], sizes: Sequence[str], batch_size: int) -> tuple[int, int, int]:
     """
-    Follows training with tensors that have shapes and no content: bf16 autocast, a teacher in bf16, an update, and
-    the first batch of the next one, while the gradients of another are there.
+    Follows training with tensors that have shapes but no content: a teacher in bf16, bf16 autocast, an update, and the
+    first batch of the next update.
 
     Args:
-        teacher: Size and block.
-        sizes: Of the students.
+        teacher: Size and block of the teacher.
+        sizes: Sizes of the students.
         batch_size: Images at once on one device.
 
     Returns:
-        Floating-point operations of the teacher, of the students (older versions of torch do not count those of
-        attention, a few percent), and the peak of memory in bytes.
+        Floating-point operations of the teacher and of the students (older versions of torch do not count those of
+        attention, a few percent), and the peak memory in bytes.
     """
     with FakeTensorMode(), torch.device("cpu"):
         torch.set_default_dtype(torch.bfloat16)
@@ -277,11 +260,11 @@ def trace_step(teacher: tuple[str, int], sizes: Sequence[str], batch_size: int) 
 
 def print_cost(tflops: float = 100.0, num_images: int = 100 * 209 * 4096) -> None:
     """
-    What the published pre-training costs, calculated.
+    Calculates what the published pre-training costs.
 
     Args:
-        tflops: What a GPU sustains, in TFLOP/s.
-        num_images: Images that the students see: 100 epochs of 209 updates of 4,096.
+        tflops: Sustained speed of a GPU in TFLOP/s.
+        num_images: Images that the students see: 100 epochs of 209 updates of 4,096 images.
     """
     choices = [*((size,) for size in SIZES), SIZES]
     print(

@@ -23,7 +23,7 @@ JOBS = {
     "show-dataset": "a picture of what the model sees in training",
     "prepare-dataset": "a benchmark or a folder as parquet files, for streaming and for the Hub",
     "prepare-infmix": "infrared images, ImageNet and COCO as one grey set for pre-training",
-    "compare-layers": "which block of a teacher the student should learn, measured",
+    "compare-layers": "measure which block of a teacher the student should learn",
     "publish": "a checkpoint with its model card on the Hub",
     "publish-space": "the demo as a Space on the Hub",
     "export": "ONNX, OpenVINO and torch.export files",
@@ -36,7 +36,7 @@ LAUNCHED = {"distill", "finetune", "evaluate"}  # in one process or several
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the names of options spelt as the scripts define them: `--data-dir` becomes `--data_dir`."""
+    """Arguments with the options spelt as the scripts define them: `--data-dir` becomes `--data_dir`."""
     return [
         re.sub(r"^--[a-zA-Z][\w-]*", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in arguments
     ]
@@ -47,14 +47,14 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
     Runs the `main` of a script.
 
     Args:
-        main: Takes command-line arguments; may return an exit status.
-        arguments: What the user typed; names of options may be written with dashes or underscores.
+        main: Takes command-line arguments and may return an exit status.
+        arguments: What the user typed. Options may be written with dashes or underscores.
 
     Returns:
-        The exit status: 0, or 2 with one sentence on stderr where the input was wrong, or 130 after Ctrl-C.
+        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.
     """
     use_cpu_without_gpu()
-    # Started as a file, a script has its folder first in the search path, where evaluate.py hides the library.
+    # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
         return main(with_underscores(arguments)) or 0
@@ -63,7 +63,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         return 130
     except Exception as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(10)  # the first process says what is wrong, and then the launcher ends this one
+            time.sleep(10)  # the first process reports the error, and then the launcher ends this one
         if not isinstance(error, (ValueError, OSError)):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -71,7 +71,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the console command; `arguments` without the program name."""
+    """Entry point of the console command. `arguments` does not include the program name."""
     arguments = sys.argv[1:] if arguments is None else arguments
     job, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if job == "--version":

@@ -14,15 +14,16 @@ crop_size, num_steps, ...), except those given here.
 
 import argparse
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unip_hf.scripts import distill, finetune
-from unip_hf.scripts.launch import launch
 from unip_hf.scripts.options import make_parser
-from unip_hf.scripts.runs import make_accelerator, open_run
+from unip_hf.scripts.runs import make_accelerator, open_run, save_with_processor
 
 
 if TYPE_CHECKING:
@@ -62,15 +63,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     wrong = [word for word in options.teacher_layers if word not in WORDS and not word.isdecimal()]
     if wrong:
-        raise ValueError(f"--teacher_layers are numbers from 1, or {', '.join(WORDS)}, not {' '.join(wrong)}.")
+        raise ValueError(f"--teacher_layers must be numbers from 1, or {', '.join(WORDS)}, got {' '.join(wrong)}.")
     return options
-
-
-def forget_precision() -> None:
-    """Accelerate keeps it for the life of a process, but that of the next job may be another."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def measure_layers(options: argparse.Namespace) -> "LayerChoice":
@@ -78,7 +72,6 @@ def measure_layers(options: argparse.Namespace) -> "LayerChoice":
     from unip_hf.data.grey_crops import sample_crops
     from unip_hf.distillation import LayerChoice
 
-    forget_precision()
     options.teacher_layer = "auto"
     sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
     _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
@@ -91,17 +84,17 @@ def choose_layers(words: Sequence[str], choice: "LayerChoice") -> list[int]:
     known = {"auto": choice.layer, "first-third": max(1, round(num_layers / 3)), "last": num_layers}
     layers = sorted({known[word] if word in known else int(word) for word in words})
     if not 1 <= layers[0] <= layers[-1] <= num_layers:
-        raise ValueError(f"--teacher_layers: the teacher has blocks 1 to {num_layers}, not {layers}.")
+        raise ValueError(f"--teacher_layers must be blocks of the teacher, 1 to {num_layers}, got {layers}.")
     return layers
 
 
 def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
     """
-    Starts a run, goes on with one that was interrupted, or leaves one that is finished.
+    Starts a run, goes on with an interrupted one, or leaves a finished one.
 
     Raises:
         ValueError: if the folder holds a run with other options.
-        SystemExit: if the run fails in another process, which says why.
+        SystemExit: if the run fails. It has said why.
     """
     from unip_hf.training.checkpoints import find_checkpoint
 
@@ -109,7 +102,7 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
     try:
         checkpoint = find_checkpoint(output_dir, "latest")
     except FileNotFoundError:
-        words += ["--overwrite"]  # what a run left that was killed before its first checkpoint
+        words += ["--overwrite"]  # a run that was killed before its first checkpoint may have left something
     else:
         words += ["--resume_from_checkpoint", "latest"]
         script = distill if job == "distill" else finetune
@@ -118,10 +111,24 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
         state = json.loads((checkpoint / "state.json").read_text())
         if state["step" if job == "distill" else "evaluated_step"] == num_steps:
             return
-    forget_precision()
-    status = launch(job, words)
+    status = run_job(job, words)
     if status:
         raise SystemExit(status)
+
+
+def run_job(job: str, arguments: Sequence[str]) -> int:
+    """Runs a job in a process of its own, which SIGTERM and Ctrl-C reach. Returns its exit status."""
+    process = subprocess.Popen([sys.executable, "-m", "unip_hf.scripts.cli", job, *arguments])
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:  # of a terminal it has reached the job, too
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return status if status >= 0 else 128 - status
 
 
 def save_random_start(like: Path, seed: int, folder: Path) -> None:
@@ -129,12 +136,10 @@ def save_random_start(like: Path, seed: int, folder: Path) -> None:
     import torch
 
     from unip_hf import UnipConfig, UnipForPreTraining, UnipImageProcessor
-    from unip_hf.files import write_whole
 
     torch.manual_seed(seed)
-    with write_whole(folder) as staged:
-        UnipForPreTraining(UnipConfig.from_pretrained(like)).save_pretrained(staged)
-        UnipImageProcessor.from_pretrained(like).save_pretrained(staged)
+    student = UnipForPreTraining(UnipConfig.from_pretrained(like))
+    save_with_processor(student, UnipImageProcessor.from_pretrained(like), folder)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -147,10 +152,10 @@ def main(arguments: Sequence[str]) -> None:
     task = finetune.parse_arguments([*map(str, fine_tuning), "--model", "tiny", "--output_dir", str(output_dir)])
     if task.layerwise_probe:
         raise ValueError(
-            f"'{options.finetuning_config}' has layerwise_probe, which gives several numbers: leave it out."
+            f"'{options.finetuning_config}' has layerwise_probe, which gives several results: leave it out."
         )
     if len(recipe.students) != 1:
-        raise ValueError(f"'{options.distillation_config}' has the students {recipe.students}: choose one.")
+        raise ValueError(f"'{options.distillation_config}' has several students, {recipe.students}: choose one.")
 
     from unip_hf.analysis.comparison import write_comparison
     from unip_hf.analysis.plots import nmi_curve

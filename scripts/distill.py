@@ -10,7 +10,6 @@ teacher (NMI-HAD). What it writes to OUTPUT_DIR/last is what `unip finetune --mo
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,14 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unip_hf.scripts.options import (
+    add_recipe_options,
     add_training_options,
     add_unlabelled_options,
     check_positive,
+    check_training_options,
     make_image_processor,
     make_parser,
     with_recipe,
 )
-from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, start_run, tracked
+from unip_hf.scripts.runs import (
+    divide_batch,
+    make_accelerator,
+    open_run,
+    save_with_processor,
+    start_run,
+    tracked,
+)
 
 
 if TYPE_CHECKING:
@@ -35,8 +43,6 @@ if TYPE_CHECKING:
 
     from unip_hf import UnipImageProcessor
     from unip_hf.distillation import DistillationInput, Students
-
-LARGEST_PER_DEVICE_BATCH = 256  # the published one
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -48,12 +54,12 @@ def command_parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--teacher",
         required=True,
-        help="timm:NAME, a file as MAE, DINO or iBOT publish it, or folder or\nHub name of a ViT of transformers",
+        help="timm:NAME, a file as MAE, DINO or iBOT publish it, or folder or\nHub name of a ViT from transformers",
     )
     teacher.add_argument(
         "--teacher_layer",
         default="auto",
-        help='block that is learned, from 1; "auto" (default) takes the one whose\nattention is nearest to hybrid: '
+        help='block to learn, from 1; "auto" (default) takes the one with attention\nnearest to hybrid: '
         "normalised mutual information 0.09",
     )
     teacher.add_argument(
@@ -65,7 +71,7 @@ def command_parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--teacher_dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of its weights (default: fp32)"
     )
-    teacher.add_argument("--teacher_num_attention_heads", type=int, help="where a file of unusual width hides it")
+    teacher.add_argument("--teacher_num_attention_heads", type=int, help="for a published file of unusual width")
 
     students = parser.add_argument_group("students")
     students.add_argument(
@@ -77,7 +83,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     students.add_argument("--drop_path_rate", type=float, default=0.1, help="of every block (default: %(default)s)")
     students.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
-    students.add_argument("--last_layer_num_attention_heads", type=int, help="must be the teacher's, which is default")
+    students.add_argument("--last_layer_num_attention_heads", type=int, help="must be the teacher's (default)")
 
     images = parser.add_argument_group("images", "grey, cropped at random, resized (bicubic), flipped")
     images.add_argument("--crop_size", type=int, default=224, help="pixels (default: %(default)s)")
@@ -86,29 +92,17 @@ def command_parser() -> argparse.ArgumentParser:
     images.add_argument("--image_mean", type=float, nargs="+", help="of intensities 0..1 (default: InfMix's)")
     images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
 
-    recipe = parser.add_argument_group("recipe", "defaults are the paper's")
-    recipe.add_argument("--batch_size", type=int, default=4096, help="of an update, in all (default: %(default)s)")
-    recipe.add_argument(
-        "--per_device_batch_size",
-        type=int,
-        help=f"at once on each device (default: {LARGEST_PER_DEVICE_BATCH} at most)",
-    )
-    recipe.add_argument("--num_epochs", type=float, default=100, help="default: %(default)s")
-    recipe.add_argument("--num_steps", type=int, help="updates, instead of --num_epochs; needed with --streaming")
+    recipe = add_recipe_options(parser, batch_size=4096)
     recipe.add_argument("--num_warmup_epochs", type=float, help="default: a twentieth of all")
     recipe.add_argument("--learning_rate", type=float, help="default: 1.5e-4 * batch_size / 256")
-    recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
     recipe.add_argument("--adam_betas", type=float, nargs=2, default=[0.9, 0.95], help="default: 0.9 0.95")
-    recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
-    recipe.add_argument("--ema_decay", type=float, help="save a moving average, 0.9999 say (default: off)")
-    recipe.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
 
     watching = parser.add_argument_group("watching")
     watching.add_argument(
         "--pictures_every", type=int, help="updates between attention pictures (default: 20 in the run; 0: none)"
     )
     watching.add_argument(
-        "--num_sample_images", type=int, default=64, help="for the choice of the layer and pictures (%(default)s)"
+        "--num_sample_images", type=int, default=64, help="to choose the layer and for pictures (default: %(default)s)"
     )
     return parser
 
@@ -116,46 +110,43 @@ def command_parser() -> argparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(with_recipe(arguments))
     if options.teacher_layer != "auto" and not options.teacher_layer.isdecimal():
-        raise ValueError(f'--teacher_layer is "auto" or the number of a block from 1, not {options.teacher_layer!r}.')
-    check_positive(
-        options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
-        "max_gradient_norm", "save_every", "log_every", "num_sample_images",
-    )  # fmt: skip
-    check_positive(
-        options, "weight_decay", "num_warmup_epochs", "num_workers", "pictures_every", "drop_path_rate", or_zero=True
-    )
-    if options.ema_decay is not None and not 0 < options.ema_decay < 1:
-        raise ValueError(f"--ema_decay lies between 0 and 1, unlike {options.ema_decay}.")
+        raise ValueError(
+            f'--teacher_layer must be "auto" or the number of a block from 1, got {options.teacher_layer!r}.'
+        )
+    check_training_options(options)
+    check_positive(options, "num_sample_images")
+    check_positive(options, "num_warmup_epochs", "pictures_every", "drop_path_rate", or_zero=True)
     if len(options.students) > 1 and options.max_gradient_norm is not None:
         raise ValueError("--max_gradient_norm would shorten the gradients of all students together: train one alone.")
     if options.streaming and options.num_steps is None:
-        raise ValueError("--streaming needs --num_steps: how many images a stream has is not known.")
+        raise ValueError("--streaming needs --num_steps: the number of images in a stream is not known.")
     return options
 
 
 def count_steps(options: argparse.Namespace, num_images: int | None) -> tuple[int, float]:
     """
-    Updates, and those of the warm-up. What is left of an epoch behind its last update is not counted.
+    Updates of the run and of its warm-up. An epoch is a whole number of updates: images left over do not count.
 
     Raises:
-        ValueError: if the warm-up is as long as the run, or is in epochs of a stream.
+        ValueError: if the warm-up is as long as the run, or is given in epochs of a stream.
     """
     steps_of_epoch = num_images and (num_images // options.batch_size or num_images / options.batch_size)
     num_steps = options.num_steps or max(1, round(options.num_epochs * steps_of_epoch))
     if options.num_warmup_epochs is None:
         return num_steps, num_steps / 20
     if steps_of_epoch is None:
-        raise ValueError("--num_warmup_epochs cannot be counted in a stream: leave it out, for a twentieth of all.")
+        raise ValueError("--num_warmup_epochs cannot be used with a stream: leave it out, for a twentieth of all.")
     num_warmup_steps = options.num_warmup_epochs * steps_of_epoch
     if num_warmup_steps >= num_steps:
         raise ValueError(
-            f"--num_warmup_epochs {options.num_warmup_epochs:g} are {num_warmup_steps:g} updates, as many as the run."
+            f"--num_warmup_epochs {options.num_warmup_epochs:g} is {num_warmup_steps:g} updates, but the run has only "
+            f"{num_steps}."
         )
     return num_steps, num_warmup_steps
 
 
 def load_images(options: argparse.Namespace) -> Any:
-    """The images that the options name, a data set or a stream."""
+    """The images that the options name: a data set or a stream."""
     from unip_hf.data.unlabelled import load_unlabelled
 
     return load_unlabelled(
@@ -177,10 +168,11 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
     for size in patch_sizes:
         if options.crop_size % size or options.crop_size < 2 * size:
             raise ValueError(
-                f"--crop_size {options.crop_size}: take a multiple of the patch size, {size}, two at least."
+                f"--crop_size must be a multiple of the patch size, {size}, and at least {2 * size}, "
+                f"got {options.crop_size}."
             )
     if len(patch_sizes) > 1:
-        raise ValueError(f"Students that learn together have patches of one size, not of {patch_sizes} pixels.")
+        raise ValueError(f"Students that learn together must have the same patch size, got {sorted(patch_sizes)}.")
     processors = [
         make_image_processor(options, None, options.num_channels)
         if is_random_start(name)
@@ -189,8 +181,16 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
     ]
     if len({(tuple(processor.image_mean), tuple(processor.image_std)) for processor in processors}) > 1:
         raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
-    student_names(options.students)  # before the teacher is loaded
+    student_names(options.students)  # fails before the teacher is loaded
     return patch_sizes.pop(), processors[0]
+
+
+def find_sharding() -> "FullyShardedDataParallelPlugin | None":
+    """How a configuration of Accelerate for FSDP divides the teacher. Each device has the small students."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return FullyShardedDataParallelPlugin(fsdp_version=2) if is_sharded else None
 
 
 def prepare_teacher(
@@ -205,22 +205,20 @@ def prepare_teacher(
 
     Args:
         options: Of the command line.
-        accelerator: Whose processes agree on the block.
-        sample: uint8 images `(number, 1, crop_size, crop_size)` that the block is chosen by.
+        accelerator: Its processes agree on the block.
+        sample: uint8 images `(number, 1, crop_size, crop_size)` to choose the block by.
         found: What a resumed run found out before.
         sharding (*optional*): How the teacher is divided among the processes.
 
     Returns:
-        What asks the teacher, and `teacher_layer` with, where it was searched, `teacher_nmi`.
+        The [`DistillationInput`] with the teacher, and `teacher_layer` with, if it was searched, `teacher_nmi`.
     """
     import torch
-    from accelerate.utils import broadcast_object_list
 
-    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
+    from unip_hf.distillation import DistillationInput, load_teacher
 
     patch_size, processor = look_at_students(options)
-    layer = None if options.teacher_layer == "auto" else int(options.teacher_layer)
-    found = found or {"teacher_layer": layer}
+    found = found or {"teacher_layer": None if options.teacher_layer == "auto" else int(options.teacher_layer)}
     teacher = load_teacher(
         options.teacher,
         found["teacher_layer"],
@@ -230,33 +228,40 @@ def prepare_teacher(
     )
     inputs = DistillationInput(teacher, processor, options.teacher_normalization)
     if found["teacher_layer"] is None:
-        choice: Any = (None, None)
-        # What is to be divided may fit on no device: then the first process measures it on its CPU.
-        device = accelerator.device if sharding is None else torch.device("cpu")
-        if sharding is None or accelerator.is_main_process:
-            teacher.to(device)
-            with accelerator.autocast():
-                choice = select_layer(teacher, inputs.for_teacher(sample), show_progress=accelerator.is_main_process)
-        layer, nmi = broadcast_object_list(list(choice))  # the same everywhere, to the last bit
-        found = {"teacher_layer": layer, "teacher_nmi": nmi}
-        teacher.keep_layer(layer)
-    heads = options.last_layer_num_attention_heads
-    if heads not in (None, teacher.num_attention_heads):
+        found = choose_layer(inputs, accelerator, sample, is_sharded=sharding is not None)
+    if options.last_layer_num_attention_heads not in (None, teacher.num_attention_heads):
         raise ValueError(
-            f"--last_layer_num_attention_heads {heads}: the teacher has {teacher.num_attention_heads}, and so the "
-            "students must. Leave it out."
+            f"--last_layer_num_attention_heads must be that of the teacher, {teacher.num_attention_heads}, got "
+            f"{options.last_layer_num_attention_heads}. Leave it out."
         )
     if options.compile:
         teacher.compile()
     if sharding is None:
         teacher.to(accelerator.device)
     else:
-        teacher.shard(
-            accelerator.device,
-            reshard_after_forward=sharding.reshard_after_forward,
-            offload_policy=sharding.cpu_offload,
-        )
+        reshards, offload_policy = sharding.reshard_after_forward, sharding.cpu_offload
+        teacher.shard(accelerator.device, reshard_after_forward=reshards, offload_policy=offload_policy)
     return inputs, found
+
+
+def choose_layer(
+    inputs: "DistillationInput", accelerator: "Accelerator", sample: "torch.Tensor", is_sharded: bool
+) -> dict[str, Any]:
+    """Keeps the block that [`select_layer`] chooses; returns `teacher_layer`, the same for all, and `teacher_nmi`."""
+    from accelerate.utils import broadcast_object_list
+
+    from unip_hf.distillation import select_layer
+
+    choice: Any = (None, None)
+    # A teacher that is to be divided may fit on no device: the first process measures it on its CPU.
+    if not is_sharded or accelerator.is_main_process:
+        inputs.teacher.to("cpu" if is_sharded else accelerator.device)
+        with accelerator.autocast():
+            images = inputs.for_teacher(sample)
+            choice = select_layer(inputs.teacher, images, show_progress=accelerator.is_main_process)
+    layer, nmi = broadcast_object_list(list(choice))
+    inputs.teacher.keep_layer(layer)
+    return {"teacher_layer": layer, "teacher_nmi": nmi}
 
 
 def prepare_students(options: argparse.Namespace, num_teacher_heads: int) -> "Students":
@@ -292,7 +297,7 @@ def show_layers(found: dict[str, Any], teacher: str, output_dir: Path) -> None:
         print(f"  block {number:2d}  {value:.4f}" + "   <- nearest to 0.09" * (number == found["teacher_layer"]))
     lowest, highest = STABLE_NMI
     if not lowest <= found["teacher_nmi"][found["teacher_layer"] - 1] <= highest:
-        print(f"No block is hybrid ({lowest} to {highest}): is it the right teacher, and --teacher_normalization?")
+        print(f"No block is hybrid ({lowest} to {highest}). Check --teacher and --teacher_normalization.")
     with write_whole(output_dir / "teacher_layers.png") as staged:
         nmi_curve(found["teacher_nmi"], found["teacher_layer"]).savefig(staged, format="png", dpi=150)
 
@@ -301,34 +306,27 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
     import torch
-    from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
-    from transformers.utils import logging as transformers_logging
+    from accelerate.utils import set_seed
 
     from unip_hf.data.grey_crops import GreyCrop, read_crops, sample_crops
     from unip_hf.distillation import AttentionMonitor
-    from unip_hf.files import write_whole
-    from unip_hf.training import cosine_schedule, layer_decay_parameter_groups, train
+    from unip_hf.training import TrainingLoop, TrainingSettings, cosine_schedule, layer_decay_parameter_groups
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # An accelerate configuration for FSDP is about the teacher: students are small, and each device has a copy.
-    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    sharding = FullyShardedDataParallelPlugin(fsdp_version=2) if is_sharded else None
+    sharding = find_sharding()
     accelerator = make_accelerator(options)
-    logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    per_device, accumulation_steps = divide_batch(options, accelerator.num_processes, LARGEST_PER_DEVICE_BATCH)
+    division = divide_batch(options, accelerator.num_processes)
     with accelerator.main_process_first():  # it fills the cache
         rows = load_images(options)
     sample = sample_crops(rows, options.num_sample_images, options.crop_size)
     crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
     inputs, found = prepare_teacher(options, accelerator, sample, run.get("found", {}), sharding)
-    teacher, processor = inputs.teacher, inputs.processor
+    teacher = inputs.teacher
     if options.streaming:
-        readers = [accelerator.num_processes, per_device, options.num_workers]
+        readers = [division.num_processes, division.per_device, options.num_workers]
         if found.setdefault("readers", readers) != readers:
             raise ValueError(
-                "A run that reads a stream goes on with the processes, images at once and workers that it had, "
-                f"{found['readers']}, not {readers}."
+                "A resumed run that reads a stream must keep its processes, images at once and workers: they were "
+                f"{found['readers']}, now {readers}."
             )
     set_seed(options.seed)
     students = prepare_students(options, teacher.num_attention_heads)
@@ -339,67 +337,64 @@ def main(arguments: Sequence[str]) -> None:
     num_images = None if options.streaming else len(rows)
     num_steps, num_warmup_steps = count_steps(options, num_images)
     if found.setdefault("num_images", num_images) != num_images:
-        raise ValueError(f"A resumed run keeps its images: there were {found['num_images']}, now {num_images}.")
+        raise ValueError(f"A resumed run must keep its images: there were {found['num_images']}, now {num_images}.")
+    twentieth = max(1, num_steps // 20)
+    pictures_every = twentieth if options.pictures_every is None else options.pictures_every
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
         return read_crops(
             rows,
             crop,
-            per_device,
+            division.per_device,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             seed=options.seed,
-            first_batch=first_step * accumulation_steps,
+            first_batch=first_step * division.accumulation_steps,
             num_workers=options.num_workers,
             pin_memory=accelerator.device.type == "cuda",
         )
 
     def save_model(trained: Any, folder: Path) -> None:
         for name, student in trained.items():
-            with write_whole(folder if len(trained) == 1 else folder / name) as staged:
-                student.save_pretrained(staged)
-                processor.save_pretrained(staged)
+            save_with_processor(student, inputs.processor, folder if len(trained) == 1 else folder / name)
 
+    loop = TrainingLoop(
+        accelerator,
+        students,
+        optimizer,
+        TrainingSettings(
+            num_steps=num_steps,
+            accumulation_steps=division.accumulation_steps,
+            max_gradient_norm=options.max_gradient_norm,
+            ema_decay=options.ema_decay,
+            evaluate_every=pictures_every or num_steps,
+            save_every=options.save_every or twentieth,
+            log_every=options.log_every,
+        ),
+        options.output_dir,
+        batches=batches,
+        compute_loss=lambda model, batch: model(*inputs(batch["images"])),
+        batch_weight=lambda batch: len(batch["images"]),
+        schedule=lambda step: cosine_schedule(step, num_steps, num_warmup_steps),
+        save_model=save_model,
+        evaluate=AttentionMonitor(accelerator, inputs, sample, options.output_dir) if pictures_every else None,
+        loss_names=[f"loss/{name}" for name in students] if len(students) > 1 else (),
+    )
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps, "found": found})
         if "teacher_nmi" in found:
             show_layers(found, options.teacher, options.output_dir)
         sizes = {name: sum(p.numel() for p in student.parameters()) for name, student in students.items()}
         parameters = ", ".join(f"{name} {size / 1e6:.2f} M" for name, size in sizes.items())
-        epochs = num_images and f" = {num_steps * options.batch_size / num_images:.1f} epochs of {num_images} images"
         print(
             f"Teacher: block {teacher.layer} of {teacher.num_layers} of {options.teacher}, "
             f"{teacher.num_attention_heads} heads; students: {parameters} parameters; on {accelerator.device.type}\n"
-            f"Batch {options.batch_size} = {accelerator.num_processes} device(s) x {per_device} images x "
-            f"{accumulation_steps} accumulation step(s); {num_steps} steps{epochs or ''}",
+            + division.describe(num_steps, num_images),
             flush=True,
         )
     accelerator.wait_for_everyone()
-    twentieth = max(1, num_steps // 20)
-    pictures_every = twentieth if options.pictures_every is None else options.pictures_every
-    monitor = AttentionMonitor(accelerator, inputs, sample, options.output_dir)
     with tracked(accelerator, run):
-        train(
-            accelerator,
-            students,
-            optimizer,
-            batches=batches,
-            compute_loss=lambda model, batch: model(*inputs(batch["images"])),
-            batch_weight=lambda batch: len(batch["images"]),
-            schedule=lambda step: cosine_schedule(step, num_steps, num_warmup_steps),
-            num_steps=num_steps,
-            output_dir=options.output_dir,
-            save_model=save_model,
-            loss_names=[f"loss/{name}" for name in students] if len(students) > 1 else (),
-            evaluate=monitor if pictures_every else None,
-            evaluate_every=pictures_every or num_steps,
-            save_every=options.save_every or twentieth,
-            log_every=options.log_every,
-            accumulation_steps=accumulation_steps,
-            max_gradient_norm=options.max_gradient_norm,
-            ema_decay=options.ema_decay,
-            resume_from_checkpoint=options.resume_from_checkpoint,
-        )
+        loop.run(options.resume_from_checkpoint)
     if accelerator.is_main_process:
         last = options.output_dir / "last"
         places = [last] if len(students) == 1 else [last / name for name in students]

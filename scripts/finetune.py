@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from unip_hf.scripts.options import (
     add_dataset_options,
     add_image_options,
+    add_recipe_options,
     add_training_options,
     add_window_options,
     check_positive,
+    check_training_options,
     load_dataset,
     make_image_processor,
     make_parser,
@@ -30,7 +32,14 @@ from unip_hf.scripts.options import (
     make_window_settings,
     with_recipe,
 )
-from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, start_run, tracked
+from unip_hf.scripts.runs import (
+    divide_batch,
+    make_accelerator,
+    open_run,
+    save_with_processor,
+    start_run,
+    tracked,
+)
 
 
 if TYPE_CHECKING:
@@ -65,25 +74,17 @@ def command_parser() -> argparse.ArgumentParser:
     model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
 
     add_image_options(parser)
-    recipe = parser.add_argument_group("recipe", "defaults are the paper's")
-    recipe.add_argument("--batch_size", type=int, default=8, help="of an update, in all (default: %(default)s)")
-    recipe.add_argument("--per_device_batch_size", type=int, help="at once on each device (default: all of its share)")
-    recipe.add_argument("--num_epochs", type=float, default=100, help="default: %(default)s")
-    recipe.add_argument("--num_steps", type=int, help="updates, instead of --num_epochs")
+    recipe = add_recipe_options(parser, batch_size=8)
     recipe.add_argument("--num_warmup_steps", type=int, help="default: a tenth of all")
     recipe.add_argument("--learning_rate", type=float, default=1e-4, help="default: %(default)s")
     recipe.add_argument("--layer_decay", type=float, default=0.85, help="default: %(default)s")
-    recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
     recipe.add_argument(
         "--loss_average",
         choices=["valid_pixels", "all_pixels"],
-        help="divide the loss by the labelled pixels, or as the published code by all\n"
-        "(default: as the checkpoint says, valid_pixels if it says nothing)",
+        help="divide the loss by the labelled pixels, or by all like the published code\n"
+        "(default: as the checkpoint says, otherwise valid_pixels)",
     )
-    recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
-    recipe.add_argument("--ema_decay", type=float, help="evaluate and save a moving average, 0.999 say (default: off)")
     recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
-    recipe.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
 
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
@@ -94,22 +95,18 @@ def command_parser() -> argparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(with_recipe(arguments))
     if sum((options.linear_probe, options.layerwise_probe, options.task is not None)) > 1:
-        raise ValueError("--task, --linear_probe and --layerwise_probe exclude each other.")
+        raise ValueError("--task, --linear_probe and --layerwise_probe cannot be used together.")
     if options.task in ("linear_probe", "layerwise_probe"):  # these have options of their own
         setattr(options, options.task, True)
         options.task = None
-    check_positive(
-        options, "crop_size", "shortest_edge", "longest_edge", "batch_size", "per_device_batch_size", "num_epochs",
-        "num_steps", "learning_rate", "max_gradient_norm", "evaluate_every", "save_every", "log_every",
-    )  # fmt: skip
-    check_positive(options, "weight_decay", "num_warmup_steps", "num_workers", or_zero=True)
-    if options.ema_decay is not None and not 0 < options.ema_decay < 1:
-        raise ValueError(f"--ema_decay lies between 0 and 1, unlike {options.ema_decay}.")
+    check_training_options(options)
+    check_positive(options, "shortest_edge", "longest_edge", "evaluate_every")
+    check_positive(options, "num_warmup_steps", or_zero=True)
     return options
 
 
 def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[dict[int, str], Any, Any]:
-    """The classes, the training rows, and the validation rows or `None`."""
+    """The classes, the training rows, and the validation rows, if there are any."""
     from unip_hf.data import check_dataset, load_id2label
     from unip_hf.data.loading import select_split
 
@@ -120,7 +117,7 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
         used[options.validation_split] = select_split(dataset, options.validation_split)
     else:
         logging.getLogger(__name__).warning("There is no split 'validation': nothing is evaluated during training.")
-    # Builders have looked at every image when they filled the cache.
+    # Other datasets were checked when their cache was filled.
     if options.dataset == "folder" and not options.skip_check and accelerator.is_main_process:
         check_dataset(used, id2label, options.num_workers).raise_for_errors()
     accelerator.wait_for_everyone()
@@ -151,10 +148,8 @@ def main(arguments: Sequence[str]) -> None:
     run = open_run(options)
     import torch
     from accelerate.utils import set_seed
-    from transformers.utils import logging as transformers_logging
 
     from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
-    from unip_hf.files import write_whole
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
         Validation,
@@ -163,14 +158,11 @@ def main(arguments: Sequence[str]) -> None:
         set_training_mode,
     )
     from unip_hf.inference.loading import is_random_start, load_config
-    from unip_hf.training import layer_decay_parameter_groups, polynomial_schedule, train
+    from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # Other models than ours may have parts that the loss does not reach.
+    # Models of others may have parts that the loss does not reach.
     accelerator = make_accelerator(options, load_config(options.model).model_type != "unip")
-    logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    per_device, accumulation_steps = divide_batch(options, accelerator.num_processes)
+    division = divide_batch(options, accelerator.num_processes)
     id2label, rows, validation_rows = load_data(options, accelerator)
 
     task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else options.task
@@ -196,7 +188,7 @@ def main(arguments: Sequence[str]) -> None:
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    model = prepare_batch_norm(options, model, accelerator, per_device)
+    model = prepare_batch_norm(options, model, accelerator, division.per_device)
     groups: Iterable[Any] = [p for p in model.parameters() if p.requires_grad]  # probes: biases decay, as published
     if not getattr(model, "freezes_encoder", False):
         groups = layer_decay_parameter_groups(model, options.learning_rate, options.layer_decay, options.weight_decay)
@@ -212,11 +204,11 @@ def main(arguments: Sequence[str]) -> None:
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
         order = ShuffledBatches(
             len(samples),
-            per_device,
+            division.per_device,
             accelerator.process_index,
             accelerator.num_processes,
             options.seed,
-            first_batch=first_step * accumulation_steps,
+            first_batch=first_step * division.accumulation_steps,
         )
         is_cuda = accelerator.device.type == "cuda"
         return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
@@ -228,19 +220,14 @@ def main(arguments: Sequence[str]) -> None:
     def save_model(trained: Any, folder: Path) -> None:
         if isinstance(trained, UnipForLayerwiseProbing):
             trained = trained.linear_model(trained.best_layer or trained.feature_layers[-1])
-        with write_whole(folder) as staged:
-            trained.save_pretrained(staged)
-            processor.save_pretrained(staged)
+        save_with_processor(trained, processor, folder)
 
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps})
         print(
             f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"on {accelerator.device.type}\n"
-            f"Batch {options.batch_size} = {accelerator.num_processes} device(s) x {per_device} images x "
-            f"{accumulation_steps} accumulation step(s); {num_steps} steps = "
-            f"{num_steps * options.batch_size / len(rows):.1f} epochs of {len(rows)} images",
+            f"on {accelerator.device.type}\n" + division.describe(num_steps, len(rows)),
             flush=True,
         )
     accelerator.wait_for_everyone()
@@ -249,29 +236,31 @@ def main(arguments: Sequence[str]) -> None:
         validation = Validation(
             accelerator, processor, validation_rows, id2label, settings, options.output_dir, options.num_workers
         )
-    with tracked(accelerator, run):
-        end = train(
-            accelerator,
-            model,
-            optimizer,
-            batches=batches,
-            compute_loss=segmentation_loss,
-            batch_weight=count_pixels,
-            schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
+    loop = TrainingLoop(
+        accelerator,
+        model,
+        optimizer,
+        TrainingSettings(
             num_steps=num_steps,
-            output_dir=options.output_dir,
-            save_model=save_model,
-            evaluate=validation,
-            best_metric="mean_iou",
+            accumulation_steps=division.accumulation_steps,
+            max_gradient_norm=options.max_gradient_norm,
+            ema_decay=options.ema_decay,
             evaluate_every=evaluate_every,
             save_every=options.save_every or evaluate_every,
             log_every=options.log_every,
-            accumulation_steps=accumulation_steps,
-            max_gradient_norm=options.max_gradient_norm,
-            ema_decay=options.ema_decay,
-            set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
-            resume_from_checkpoint=options.resume_from_checkpoint,
-        )
+        ),
+        options.output_dir,
+        batches=batches,
+        compute_loss=segmentation_loss,
+        batch_weight=count_pixels,
+        schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
+        save_model=save_model,
+        evaluate=validation,
+        best_metric="mean_iou",
+        set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
+    )
+    with tracked(accelerator, run):
+        end = loop.run(options.resume_from_checkpoint)
     if accelerator.is_main_process and end["best"] is not None:
         print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")
     elif accelerator.is_main_process:

@@ -1,24 +1,27 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Starts the processes of a job that trains or evaluates: one here, several on this machine, or many machines."""
+"""
+Starts the processes of a job that trains or evaluates. One process runs in place. Several are started and ended by the
+launchers of PyTorch and Accelerate, which pass SIGTERM and Ctrl-C on and wait.
+"""
 
 import argparse
 import importlib
 import logging
 import os
-import signal
-import subprocess
-import sys
-import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unip_hf.scripts.options import add_launch_options, find_accelerate_config, with_recipe
+from unip_hf.scripts.options import add_launch_options, find_shipped, with_recipe
+
+
+if TYPE_CHECKING:
+    from accelerate.commands.config.config_args import ClusterConfig
 
 
 def launch(job: str, arguments: Sequence[str]) -> int:
     """
-    Runs the script of a job in as many processes as the command line asks for (by default one for each GPU).
+    Runs the script of a job in as many processes as the command line asks for; by default one for each GPU.
 
     Args:
         job (`str`): Name of a script.
@@ -29,7 +32,7 @@ def launch(job: str, arguments: Sequence[str]) -> int:
 
     Raises:
         FileNotFoundError: if there is no such configuration of Accelerate.
-        ValueError: if the machine has fewer GPUs than processes are asked for, or the configuration is not complete.
+        ValueError: if the machine has fewer GPUs than processes, or the configuration is not complete.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launch_options(finder)
@@ -38,29 +41,37 @@ def launch(job: str, arguments: Sequence[str]) -> int:
     if "RANK" in os.environ or {"-h", "--help"} & set(arguments):  # started by a launcher, or nothing to start
         return importlib.import_module(module).main(arguments) or 0
     if options.accelerate_config is not None:
-        return _launch_with_accelerate(module, arguments, options.accelerate_config, options.num_processes)
+        config = find_shipped(options.accelerate_config, "accelerate", "configuration of Accelerate")
+        return launch_with_accelerate(config, options.num_processes, module, arguments)
 
-    num_gpus = _count_gpus()
+    num_gpus = count_gpus()
     num_processes = max(1, num_gpus) if options.num_processes is None else options.num_processes
     if num_processes < 1 or (num_gpus and num_processes > num_gpus):
-        raise ValueError(f"--num_processes is 1 to {num_gpus or 'the number of cores'}, not {num_processes}.")
+        raise ValueError(f"--num_processes must be 1 to {num_gpus or 'the number of cores'}, got {num_processes}.")
     if num_processes == 1:
         return importlib.import_module(module).main(arguments) or 0
-    return _launch_here(module, arguments, num_processes, is_cpu=num_gpus == 0)
+    from torch.distributed import run as torchrun
+
+    if num_gpus == 0:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    # `accelerate launch` would start a single process on CPUs without a word.
+    words = ["--standalone", "--nproc_per_node", str(num_processes), "-m", module, *arguments]
+    return exit_status(lambda: torchrun.run(torchrun.parse_args(words)))
 
 
 def use_cpu_without_gpu() -> None:
     """
     In one of several processes on a machine without GPU, makes Accelerate use the CPU and the other processes.
 
-    Accelerate looks for other processes where it finds a GPU or was told to use the CPU. Elsewhere each process trains
-    alone, and nothing says so.
+    Accelerate looks for other processes if it finds a GPU or was told to use the CPU. Otherwise each process would
+    train alone without a word.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _count_gpus() == 0:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and count_gpus() == 0:
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
-def _count_gpus() -> int:
+def count_gpus() -> int:
     """Devices that processes can share the work on, which the GPU of a Mac is not."""
     import torch
 
@@ -68,129 +79,91 @@ def _count_gpus() -> int:
     return 0 if accelerator is None or accelerator.type == "mps" else torch.accelerator.device_count()
 
 
-def _launch_with_accelerate(module: str, arguments: Sequence[str], config: Path, num_processes: int | None) -> int:
-    config = find_accelerate_config(config)
-    if _uses_cpu(config, num_processes):
+def launch_with_accelerate(config: Path, num_processes: int | None, module: str, arguments: Sequence[str]) -> int:
+    """Runs a module with its arguments as `accelerate launch` does; returns the exit status."""
+    from accelerate.commands import launch as accelerate_launch
+    from accelerate.utils import DistributedType, prepare_simple_launcher_cmd_env
+
+    settings = read_config(config)
+    if uses_cpu(config, settings, num_processes):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # most launchers of Accelerate do not hand it on
-    command = [sys.executable, "-m", "unip_hf.scripts.launch", "--config_file", str(config)]
+    words = ["--config_file", str(config), "-m", module, *arguments]
     if num_processes is not None:
-        command += ["--num_processes", str(num_processes)]
-    return _run_as_group([*command, "-m", module, *arguments])
+        words = ["--num_processes", str(num_processes), *words]
+    options = accelerate_launch.launch_command_parser().parse_args(words)
+    if settings.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+        # Accelerate would start this one command and wait, and SIGTERM would end it without the command. So the
+        # command takes the place of this process. Nothing public reads a configuration into the options.
+        options, *_ = accelerate_launch._validate_launch_command(options)
+        command, environment = prepare_simple_launcher_cmd_env(options)
+        os.execvpe(command[0], command, environment)
+    return exit_status(lambda: accelerate_launch.launch_command(options))
 
 
-def _uses_cpu(config: Path, num_processes: int | None) -> bool:
+def read_config(config: Path) -> "ClusterConfig":
     """
     Raises:
-        ValueError: if Accelerate would start something else than the configuration says, or wait without an end.
+        ValueError: if the file is not a configuration of Accelerate.
     """
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.utils import DistributedType
 
     try:
-        settings = load_config_from_file(str(config))
+        return load_config_from_file(str(config))
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(config)!r} is no configuration of Accelerate: {error}") from error
-    if settings.num_machines > 1 and settings.main_process_ip is None:
+        raise ValueError(f"{str(config)!r} is not a configuration of Accelerate: {error}") from error
+
+
+def uses_cpu(config: Path, settings: "ClusterConfig", num_processes: int | None) -> bool:
+    """
+    Whether the processes run on CPUs.
+
+    Raises:
+        ValueError: if Accelerate would start something else than the user asked for, or wait forever.
+    """
+    from accelerate.utils import DistributedType
+
+    name, num_machines, num_gpus = repr(str(config)), settings.num_machines, count_gpus()
+    total = settings.num_processes if num_processes is None else num_processes
+    if num_machines > 1 and settings.main_process_ip is None:
         raise ValueError(
-            f"{str(config)!r} is for {settings.num_machines} machines and does not say where the first one is: copy "
-            "it to each machine and set machine_rank, main_process_ip and main_process_port."
+            f"{name} is for {num_machines} machines and does not say where the first one is: copy it to each machine "
+            "and set machine_rank, main_process_ip and main_process_port."
         )
     if settings.distributed_type == DistributedType.MULTI_CPU and not settings.mpirun_config:
         raise ValueError(
-            f"For {str(config)!r} Accelerate starts a single process, because its distributed_type is MULTI_CPU, "
-            "which needs MPI. Choose --accelerate_config two-cpu-processes, with --num_processes for more than two."
+            f"For {name} Accelerate starts a single process, because its distributed_type is MULTI_CPU, which needs "
+            "MPI. Choose --accelerate_config two-cpu-processes, with --num_processes for more than two."
         )
-    num_gpus = _count_gpus()
-    total = settings.num_processes if num_processes is None else num_processes
-    here = total // settings.num_machines
-    if num_processes is not None and here < 1:
-        raise ValueError(f"--num_processes is at least {settings.num_machines}, not {num_processes}.")
+    if settings.distributed_type == DistributedType.NO and total != 1:
+        raise ValueError(f"{name} is for one process, got {total}: choose another --accelerate_config.")
+    if total < 1 or total % num_machines:
+        raise ValueError(f"--num_processes must be a multiple of the machines in {name}, {num_machines}, got {total}.")
+    here = total // num_machines
     if not settings.use_cpu and total > 1 and here > num_gpus and (num_gpus > 0 or num_processes is None):
         raise ValueError(
-            f"{str(config)!r} is for {here} GPUs of a machine, but this one has {num_gpus}: give --num_processes"
+            f"{name} is for {here} GPUs of a machine, but this one has {num_gpus}: give --num_processes"
             + ("." if num_gpus else ", for as many processes on CPUs.")
         )
     return settings.use_cpu or (total > 1 and num_gpus == 0)
 
 
-def _run_as_group(command: Sequence[str]) -> int:
-    """Runs a command that starts processes; a signal reaches all of them, and all are waited for."""
-    process = subprocess.Popen(command, start_new_session=True)
-    received: list[int] = []
-
-    def hand_on(number: int, frame: object) -> None:
-        received.append(number)
-        os.killpg(process.pid, number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        status = process.wait()
-        until = time.monotonic() + 300
-        while received and _has_processes(process.pid) and time.monotonic() < until:
-            time.sleep(0.1)  # the launcher may end before what it started has saved
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 + received[0] if received else status
-
-
-def _has_processes(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _launch_here(module: str, arguments: Sequence[str], num_processes: int, is_cpu: bool) -> int:
-    # torchrun rather than `accelerate launch`, which starts a single process on CPUs and says nothing
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    if is_cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    return _exit_status(lambda: elastic_launch(config, sys.executable)("-u", "-m", module, *arguments))
-
-
-def _exit_status(start: Callable[[], object]) -> int:
-    """Of the first process that fails among those that a function starts and waits for."""
+def exit_status(start: Callable[[], object]) -> int:
+    """Calls a function that starts processes and waits for them. Returns the status of the first one that fails."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script itself says what happened
+    # After SIGTERM, seconds until what has not ended is killed: an update must end and a checkpoint be written.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     try:
         start()
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except subprocess.CalledProcessError as error:
-        return error.returncode if error.returncode > 0 else 128 - error.returncode
     except SignalException as error:
         return 128 + error.sigval
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`accelerate launch`, but it ends with the exit status of what it started and adds no traceback of its own."""
-    from accelerate.commands.launch import launch_command, launch_command_parser
-
-    return _exit_status(lambda: launch_command(launch_command_parser().parse_args(arguments)))
-
-
 __all__ = ["launch", "use_cpu_without_gpu"]
-
-
-if __name__ == "__main__":
-    from unip_hf.scripts.cli import run
-
-    sys.exit(run(main, sys.argv[1:]))

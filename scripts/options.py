@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that takes no abbreviations, which whoever starts the processes could not read."""
+    """A parser without abbreviations: the code that starts the processes could not read them."""
     return argparse.ArgumentParser(
         f"unip {job}", description=description, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """What every job that trains has."""
+    """Options of a run, for every job that trains."""
     run = parser.add_argument_group("run")
     run.add_argument(
         "--config",
@@ -35,7 +35,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "the library, such as fine-tuning-small-soda; flags win over it",
     )
     run.add_argument("--output_dir", type=Path, required=True, help="folder of the run")
-    run.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds another run")
+    run.add_argument("--overwrite", action="store_true", help="replace another run in this folder")
     run.add_argument("--resume_from_checkpoint", metavar="latest|PATH", help="go on as if never interrupted")
     run.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     run.add_argument(
@@ -57,6 +57,38 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_launch_options(parser)
 
 
+def add_recipe_options(parser: argparse.ArgumentParser, batch_size: int) -> Any:
+    """How every job trains, with the published batch size. Returns the group, for more options."""
+    recipe = parser.add_argument_group("recipe", "defaults are the paper's")
+    recipe.add_argument("--batch_size", type=int, default=batch_size, help="of an update (default: %(default)s)")
+    recipe.add_argument(
+        "--per_device_batch_size", type=int, help="images at once on each device (default: its share, at most 256)"
+    )
+    recipe.add_argument("--num_epochs", type=float, default=100, help="default: %(default)s")
+    recipe.add_argument("--num_steps", type=int, help="updates, instead of --num_epochs")
+    recipe.add_argument("--weight_decay", type=float, default=0.05, help="default: %(default)s")
+    recipe.add_argument("--max_gradient_norm", type=float, help="shorten longer gradients (default: off)")
+    recipe.add_argument("--ema_decay", type=float, help="save a moving average, 0.9999 for example (default: off)")
+    recipe.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+    return recipe
+
+
+def check_training_options(options: argparse.Namespace) -> None:
+    """
+    Checks what [`add_training_options`] and [`add_recipe_options`] were given.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    check_positive(
+        options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
+        "max_gradient_norm", "save_every", "log_every",
+    )  # fmt: skip
+    check_positive(options, "weight_decay", "num_workers", or_zero=True)
+    if options.ema_decay is not None and not 0 < options.ema_decay < 1:
+        raise ValueError(f"--ema_decay must be between 0 and 1, got {options.ema_decay}.")
+
+
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """What the `unip` command reads; `accelerate launch` and `torchrun` have their own."""
     launch = parser.add_argument_group("processes", "for the unip command; accelerate launch and torchrun have theirs")
@@ -73,7 +105,7 @@ DATASETS = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-
 
 
 def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = False) -> Any:
-    """Which dataset; returns the group, for more."""
+    """Which dataset. Returns the group, for more options."""
     data = parser.add_argument_group("data")
     if is_positional:
         data.add_argument("dataset", help=f"folder (images and masks of your own), {DATASETS}")
@@ -81,7 +113,7 @@ def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = F
         data.add_argument(
             "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{DATASETS}'
         )
-    data.add_argument("--data_dir", type=Path, help="the folder; of a benchmark also the zip file as downloaded")
+    data.add_argument("--data_dir", type=Path, help="the folder; for a benchmark also the zip file as downloaded")
     _add_benchmark_options(data)
     return data
 
@@ -93,20 +125,20 @@ def add_unlabelled_options(parser: argparse.ArgumentParser) -> None:
         "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
     )
     data.add_argument(
-        "--data_dir", type=Path, nargs="+", help="folders; of InfMix and benchmarks the one folder or zip file"
+        "--data_dir", type=Path, nargs="+", help="folders; for InfMix and benchmarks one folder or zip file"
     )
     _add_benchmark_options(data)
-    data.add_argument("--split", help="of a data set (default: train); of folders every image counts")
+    data.add_argument("--split", help="of a data set (default: train); folders are read whole")
     data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
 
 
 def _add_benchmark_options(data: Any) -> None:
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
-    data.add_argument("--allow_partial", action="store_true", help="take what is there of a benchmark")
+    data.add_argument("--allow_partial", action="store_true", help="accept a benchmark that is not complete")
 
 
 def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc: int | None = None) -> Any:
-    """The dataset that [`add_dataset_options`] were given."""
+    """The dataset that the options of [`add_dataset_options`] choose."""
     from unip_hf.data import load_infrared_dataset
 
     return load_infrared_dataset(
@@ -121,19 +153,19 @@ def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     """How training images are scaled and augmented."""
-    images = parser.add_argument_group("images", "sizes in pixels; by default as the checkpoint's processor does it")
+    images = parser.add_argument_group("images", "sizes in pixels; by default as in the checkpoint's processor")
     images.add_argument("--crop_size", type=int, default=512, help="of training (default: %(default)s)")
     images.add_argument("--shortest_edge", type=int, help="size of the image before the crop")
     images.add_argument("--longest_edge", type=int, help="limit of its other edge")
     images.add_argument("--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="resize at random (0.5 to 2)")
     images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
-    images.add_argument("--no_photometric_distortion", action="store_true", help="where absolute temperatures matter")
-    images.add_argument("--no_antialias", action="store_true", help="resize images as OpenCV and the published code")
+    images.add_argument("--no_photometric_distortion", action="store_true", help="if absolute temperatures matter")
+    images.add_argument("--no_antialias", action="store_true", help="resize images like OpenCV and the published code")
     images.add_argument(
         "--mask_interpolation",
         choices=["nearest-exact", "nearest"],
         default="nearest-exact",
-        help="of training masks; nearest as OpenCV and the published code\n(default: %(default)s)",
+        help="of training masks; nearest is like OpenCV and the published code\n(default: %(default)s)",
     )
     images.add_argument("--intensity_scaling", choices=["dtype_range", "percentiles", "fixed_range"])
     images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
@@ -146,7 +178,7 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
 def make_image_processor(
     options: argparse.Namespace, checkpoint: str | None, num_channels: int | None = None
 ) -> "UnipImageProcessor":
-    """The processor of a checkpoint (`None`: UNIP's default), with what [`add_image_options`] were given."""
+    """The processor of a checkpoint (`None`: UNIP's default), changed by the options of [`add_image_options`]."""
     from unip_hf import UnipImageProcessor
     from unip_hf.inference import load_processor
 
@@ -170,7 +202,7 @@ def make_image_processor(
 
 
 def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor") -> "Transform":
-    """The training transforms with what [`add_image_options`] were given."""
+    """The training transforms that the options of [`add_image_options`] choose."""
     from unip_hf.data.transforms import training_transforms
 
     return training_transforms(
@@ -185,15 +217,15 @@ def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor")
 
 def add_window_options(group: Any) -> None:
     """How a model goes over an image."""
-    group.add_argument("--window_size", type=int, help="sliding window, pixels (default: as the training crops, 512)")
+    group.add_argument("--window_size", type=int, help="sliding window, pixels (default: the training crop, 512)")
     group.add_argument("--stride", type=int, help="from window to window (default: two thirds, 341)")
     group.add_argument(
-        "--whole_image", action="store_true", help="no windows; stretches position tables learned on crops"
+        "--whole_image", action="store_true", help="no windows; position tables learned on crops are stretched"
     )
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> Any:
-    """How images are segmented; returns the group, for more."""
+    """How images are segmented. Returns the group, for more options."""
     group = parser.add_argument_group("inference", "defaults are the published evaluation's")
     add_window_options(group)
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
@@ -228,43 +260,32 @@ def make_inference_settings(
     )
 
 
-def find_shipped(name: Path, folder: str, kind: str, examples: Sequence[str] = ()) -> Path:
+def find_shipped(name: Path, folder: str, kind: str) -> Path:
     """
-    A file: this path, or the one of this name in a folder that comes with the library.
+    A YAML file: this path, or the one of this name that comes with the library.
 
     Args:
         name (`Path`): What the user typed.
-        folder (`str`): Beside this file, with YAML files.
-        kind (`str`): What they are called in the error.
-        examples: Names for the error if none is spelt alike; by default all.
+        folder (`str`): Folder beside this file, `"recipes"` or `"accelerate"`.
+        kind (`str`): What such a file is called in the error.
 
     Raises:
-        FileNotFoundError: if there is none; the message names some that are spelt alike.
+        FileNotFoundError: if there is no such file. The message has the names that are most alike.
     """
     if name.is_file():
         return name
     shipped = {path.stem: path for path in sorted((Path(__file__).parent / folder).glob("*.yaml"))}
     if str(name) not in shipped:
-        alike = difflib.get_close_matches(str(name), shipped, n=4, cutoff=0.7) or examples or list(shipped)
+        alike = difflib.get_close_matches(str(name), shipped, n=5, cutoff=0)
         raise FileNotFoundError(
-            f"There is no {kind} {str(name)!r}, neither a file nor a name such as {', '.join(alike)}."
+            f"There is no {kind} {str(name)!r}: it is neither a file nor a name such as {', '.join(alike)}."
         )
     return shipped[str(name)]
 
 
-def find_recipe(recipe: Path) -> Path:
-    """The file of a recipe, by its path or by its name; see [`find_shipped`]."""
-    return find_shipped(recipe, "recipes", "recipe", ["fine-tuning-small-soda"])
-
-
-def find_accelerate_config(config: Path) -> Path:
-    """The file of a configuration of Accelerate, by its path or by its name; see [`find_shipped`]."""
-    return find_shipped(config, "accelerate", "configuration of Accelerate")
-
-
 def with_recipe(arguments: Sequence[str]) -> list[str]:
     """
-    A command line with the options in the recipe of `--config` in front, where later ones win over them.
+    A command line that begins with the options in the recipe of `--config`, so that those of the user win.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
@@ -277,20 +298,20 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     import yaml
 
-    path = find_recipe(path)
+    path = find_shipped(path, "recipes", "recipe")
     try:
         recipe = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f'The recipe {str(path)!r} is no list of options such as "learning_rate: 1e-4".')
+        raise ValueError(f'The recipe {str(path)!r} is not a list of options such as "learning_rate: 1e-4".')
     words: list[str] = []
     for name, value in recipe.items():
         option = "--" + str(name).replace("-", "_")
-        if value is True or value is None or value is False:
-            words += [option] if value else []
-        else:
-            words += [option, *(str(v) for v in (value if isinstance(value, list) else [value]))]
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            words += [option, *map(str, value if isinstance(value, list) else [value])]
     return [*words, *arguments]
 
 
@@ -302,7 +323,7 @@ def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = Fal
     for name in names:
         value = getattr(options, name)
         if value is not None and not (value > 0 or (value == 0 and or_zero)):  # also if it is NaN
-            raise ValueError(f"--{name} is {'0 or above' if or_zero else 'above 0'}, not {value}.")
+            raise ValueError(f"--{name} must be {'0 or above' if or_zero else 'above 0'}, got {value}.")
 
 
 __all__ = [
@@ -310,12 +331,12 @@ __all__ = [
     "add_image_options",
     "add_inference_options",
     "add_launch_options",
+    "add_recipe_options",
     "add_training_options",
     "add_unlabelled_options",
     "add_window_options",
     "check_positive",
-    "find_accelerate_config",
-    "find_recipe",
+    "check_training_options",
     "find_shipped",
     "load_dataset",
     "make_image_processor",

@@ -25,7 +25,7 @@ def command_parser() -> argparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     if options.steps < 1:
-        raise ValueError(f"--steps is at least 1, not {options.steps}.")
+        raise ValueError(f"--steps must be at least 1, got {options.steps}.")
     return options
 
 
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.scripts import evaluate, finetune, predict
 
     output_dir = options.output_dir
-    is_ours = not output_dir.exists() or not any(output_dir.iterdir()) or (output_dir / "student").is_dir()
-    if not is_ours:
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "student").is_dir():
         raise ValueError(f"{str(output_dir)!r} holds something else: choose another --output_dir.")
     torch.manual_seed(options.seed)
     config = UnipConfig(

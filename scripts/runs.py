@@ -1,14 +1,16 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What jobs that train share: the folder of a run, its processes, and its trackers."""
+"""What jobs that train share: the folder of a run, its processes, its batches, and its trackers."""
 
 import argparse
 import json
+import logging
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unip_hf._version import __version__
 from unip_hf.files import write_whole
@@ -16,10 +18,13 @@ from unip_hf.files import write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from unip_hf import UnipImageProcessor
 
 
 def versions() -> dict[str, str]:
-    """Of what a result depends on."""
+    """Versions of the software that a result depends on."""
     import accelerate
     import datasets
     import torch
@@ -42,10 +47,10 @@ FREE_OPTIONS = {
 
 def open_run(options: argparse.Namespace) -> dict[str, Any]:
     """
-    Looks at the folder of the run, writes nothing.
+    Looks at the folder of the run and writes nothing.
 
     Returns:
-        What `run.json` shall hold; of a run that is resumed also what it found out itself, as `found`.
+        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`.
 
     Raises:
         ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
@@ -53,31 +58,29 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from unip_hf.training.checkpoints import find_checkpoint
 
-    settings = json.loads(json.dumps(vars(options), default=str))  # paths are texts
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
+    output_dir = options.output_dir
+    run = {"options": json.loads(json.dumps(vars(options), default=str)), "versions": versions()}  # paths are texts
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir {str(output_dir)!r} is a file.")
     if options.resume_from_checkpoint is None:
-        is_empty = not options.output_dir.exists() or not any(options.output_dir.iterdir())
-        if not is_empty and not options.overwrite:
+        if output_dir.exists() and any(output_dir.iterdir()) and not options.overwrite:
             raise ValueError(
-                f"{str(options.output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace "
-                "the run in it, or --resume_from_checkpoint latest to go on with it."
+                f"{str(output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace the run "
+                "in it, or --resume_from_checkpoint latest to go on with it."
             )
-        return {"options": settings, "versions": versions()}
-    file = find_checkpoint(options.output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
-    found = {}
-    if file.is_file():
-        recorded = json.loads(file.read_text())
-        before, found = recorded["options"], recorded.get("found", {})
-        changed = [n for n in settings if n not in FREE_OPTIONS and n in before and before[n] != settings[n]]
-        if changed:
-            named = "; ".join(f"--{name} was {before[name]!r}, is {settings[name]!r}" for name in changed)
-            raise ValueError(f"A resumed run keeps its options: {named}.")
-    return {"options": settings, "versions": versions(), "found": found}
+        return run
+    file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
+    recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
+    before, now = recorded["options"], run["options"]
+    changed = [name for name in now if name not in FREE_OPTIONS and before.get(name, now[name]) != now[name]]
+    if changed:
+        named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
+        raise ValueError(f"A resumed run must keep its options: {named}.")
+    return {**run, "found": recorded.get("found", {})}
 
 
 def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
-    """Makes the folder of the run and writes `run.json`; with `--overwrite`, removes what the run before left."""
+    """Makes the folder of the run and writes `run.json`. With `--overwrite`, removes what the previous run left."""
     if options.resume_from_checkpoint is None and options.overwrite:
         for name in ("attention", "best", "checkpoints", "last", "logs", "not_finite_batches", "predictions"):
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
@@ -89,35 +92,45 @@ def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
         staged.write_text(json.dumps(run, indent=1))
 
 
-def divide_batch(options: argparse.Namespace, num_processes: int, most: int | None = None) -> tuple[int, int]:
+class BatchDivision(NamedTuple):
+    """How an update gets its images: their product is the batch size."""
+
+    num_processes: int
+    per_device: int
+    accumulation_steps: int
+
+    def describe(self, num_steps: int, num_images: int | None) -> str:
+        """The arithmetic in words; `None` is a stream, which has an unknown number of images."""
+        batch_size = self.num_processes * self.per_device * self.accumulation_steps
+        text = f"Batch {batch_size} = {self.num_processes} device(s) x {self.per_device} images x "
+        text += f"{self.accumulation_steps} accumulation step(s); {num_steps} steps"
+        if num_images is None:
+            return text
+        return f"{text} = {num_steps * batch_size / num_images:.1f} epochs of {num_images} images"
+
+
+def divide_batch(options: argparse.Namespace, num_processes: int) -> BatchDivision:
     """
-    How an update gets its `--batch_size` images.
-
-    Args:
-        options: With `batch_size` and `per_device_batch_size`.
-        num_processes (`int`): Devices.
-        most (`int`, *optional*): Images at once on each device, at most, where the options do not say how many.
-
-    Returns:
-        Images at once on each device, and accumulation steps.
+    Divides `--batch_size` among devices, `--per_device_batch_size` and accumulation steps.
 
     Raises:
-        ValueError: if the batch cannot be divided so.
+        ValueError: if it cannot be divided evenly.
     """
     share = max(1, options.batch_size // num_processes)
-    divisors = (number for number in range(1, min(share, most or share) + 1) if share % number == 0)
-    per_device = options.per_device_batch_size or max(divisors)
+    largest = max(number for number in range(1, min(share, 256) + 1) if share % number == 0)  # 256: the published one
+    per_device = options.per_device_batch_size or largest
     if options.batch_size % (num_processes * per_device):
         raise ValueError(
-            f"--batch_size {options.batch_size} cannot be divided: it is devices ({num_processes}) x images at once "
-            f"({per_device}) x accumulation steps. Choose another --batch_size or --per_device_batch_size."
+            f"--batch_size {options.batch_size} cannot be divided: it must be devices ({num_processes}) x images at "
+            f"once ({per_device}) x accumulation steps. Choose another --batch_size or --per_device_batch_size."
         )
-    return per_device, options.batch_size // (num_processes * per_device)
+    return BatchDivision(num_processes, per_device, options.batch_size // (num_processes * per_device))
 
 
 def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool = False) -> "Accelerator":
     """
-    Devices, precision and trackers.
+    Devices, precision and trackers. Also silences what libraries would log, in all processes but the first everything
+    but errors.
 
     Args:
         options: With what `add_training_options` adds.
@@ -125,11 +138,14 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
             loss does not reach.
 
     Raises:
-        ValueError: if the precision or a tracker is not to be had.
+        ValueError: if this machine lacks what the precision or a tracker needs.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     trackers = [name for name in options.report_to if name != "none"] or None
     folders = ProjectConfiguration(str(options.output_dir), logging_dir=str(options.output_dir / "logs"))
     reach = DistributedDataParallelKwargs(find_unused_parameters=finds_unused_parameters)
@@ -140,6 +156,7 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
         project_config=folders,
         kwargs_handlers=[reach, patience],
     )
+    logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
     found = {getattr(tracker, "value", tracker) for tracker in accelerator.log_with}
@@ -149,9 +166,16 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
     return accelerator
 
 
+def save_with_processor(model: "PreTrainedModel", processor: "UnipImageProcessor", folder: Path) -> None:
+    """Writes a checkpoint folder, whole or not at all."""
+    with write_whole(folder) as staged:
+        model.save_pretrained(staged)
+        processor.save_pretrained(staged)
+
+
 @contextmanager
 def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
-    """Starts the trackers with the options of a run, and finishes them also where the run fails."""
+    """Starts the trackers with the options of a run, and finishes them even if the run fails."""
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in run["options"].items()}
     accelerator.init_trackers("unip", config=plain)
     try:
@@ -164,4 +188,14 @@ def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
     accelerator.end_training()
 
 
-__all__ = ["FREE_OPTIONS", "divide_batch", "make_accelerator", "open_run", "start_run", "tracked", "versions"]
+__all__ = [
+    "FREE_OPTIONS",
+    "BatchDivision",
+    "divide_batch",
+    "make_accelerator",
+    "open_run",
+    "save_with_processor",
+    "start_run",
+    "tracked",
+    "versions",
+]

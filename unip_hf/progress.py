@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def bars_on_terminals_only() -> Iterator[None]:
-    """Silences the progress bars of `datasets` where they would fill a file."""
+    """Hides the progress bars of `datasets` if stderr is not a terminal, where they would fill a log file."""
     import datasets
 
     is_quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
@@ -39,13 +39,13 @@ def bars_on_terminals_only() -> Iterator[None]:
 
 class Progress:
     """
-    Shows how far something is, with the time left, on stderr.
+    Shows progress and the time left on stderr.
 
     Args:
-        title (`str`): What is done.
+        title (`str`): What is being done.
         total (`int`): Steps in all.
         done (`int`, *optional*, defaults to 0): Steps that were done before.
-        is_shown (`bool`, *optional*, defaults to `True`): Whether to show anything; one of several processes does.
+        is_shown (`bool`, *optional*, defaults to `True`): Whether to show anything. One of several processes does.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, is_shown: bool = True):
@@ -60,7 +60,7 @@ class Progress:
             self.bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True)
 
     def update(self, text: str = "", steps: int = 1) -> None:
-        """Counts steps; `text` says what is worth knowing now."""
+        """Counts steps. `text` is shown beside them."""
         self.done += steps
         now = time.monotonic()
         if self.bar is not None:

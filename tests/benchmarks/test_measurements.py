@@ -12,5 +12,5 @@ def test_ratios_are_printed(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_no_repeats_are_refused() -> None:
-    with pytest.raises(ValueError, match="--repeats is at least 1"):
+    with pytest.raises(ValueError, match="--repeats must be at least 1"):
         main(["--only", "processor", "--repeats", "0"])

@@ -1,6 +1,7 @@
 """The same numbers as the published code, through the same conversion that users call."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from unip_hf import UnipConfig, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
-from unip_hf.distillation import attention_distillation_loss
+from unip_hf.distillation import attention_distillation_loss, chunked_attention_distillation_loss
 from unip_hf.hub import convert_checkpoint, to_published_state_dict
 from unip_hf.modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 
@@ -39,6 +40,8 @@ def test_distillation_gives_the_published_attention_loss_and_gradients(golden: P
         attention_logits(outputs.query, outputs.key), tensors["student_logits"], atol=1e-5, rtol=0
     )
     torch.testing.assert_close(outputs.loss.reshape(1), tensors["loss"], atol=1e-5, rtol=0)
+    plain = attention_distillation_loss(outputs.query, outputs.key, teacher_query, teacher_key)
+    torch.testing.assert_close(plain.reshape(1), tensors["loss"], atol=1e-5, rtol=0)
 
     outputs.loss.backward()
     expected = part(tensors, "grad.")
@@ -54,20 +57,15 @@ def test_distillation_gives_the_published_attention_loss_and_gradients(golden: P
     assert not any(gradient.any() for gradient in gradients.values())
 
 
-def straightforward_loss(*tensors: torch.Tensor) -> torch.Tensor:
-    student, teacher = (attention_logits(*pair).log_softmax(-1) for pair in (tensors[:2], tensors[2:]))
-    return torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum") / student[..., 0].numel()
-
-
 # Several images at once with a rest; some heads of an image at once with a rest; one map at once; one chunk.
 @pytest.mark.parametrize("shape", [(5, 3, 197), (3, 10, 250), (2, 3, 600), (2, 2, 17)])
-def test_distillation_loss_in_chunks_is_the_straightforward_one(shape: tuple[int, ...]) -> None:
+def test_distillation_loss_in_chunks_is_the_plain_one(shape: tuple[int, ...]) -> None:
     batch_size, heads, tokens = shape  # queries and keys are views of what one layer gives, as in networks
     tensors = [torch.randn(batch_size, tokens, heads, width).transpose(1, 2) for width in (12, 12, 16, 16)]
     for tensor in tensors[:2]:
         tensor.requires_grad_()
     losses, gradients = [], []
-    for compute in (attention_distillation_loss, straightforward_loss):
+    for compute in (chunked_attention_distillation_loss, attention_distillation_loss):
         loss = 3 * compute(*tensors)
         losses.append(loss)
         gradients.append(torch.autograd.grad(loss, tensors[:2]))
@@ -75,11 +73,14 @@ def test_distillation_loss_in_chunks_is_the_straightforward_one(shape: tuple[int
     for ours, theirs in zip(*gradients):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=0)
     with torch.no_grad():
-        torch.testing.assert_close(3 * attention_distillation_loss(*tensors), losses[1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(3 * chunked_attention_distillation_loss(*tensors), losses[1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_distillation_loss_in_half_precision_loses_no_more_than_its_inputs(golden: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("compute_loss", [attention_distillation_loss, chunked_attention_distillation_loss])
+def test_distillation_loss_in_half_precision_loses_no_more_than_its_inputs(
+    golden: Path, dtype: torch.dtype, compute_loss: Callable
+) -> None:
     """The golden queries and keys rounded to half precision, in a run that scales its loss, as fp16 needs it."""
     tensors = load_file(golden / "nmi_had.safetensors")
     teacher = convert_checkpoint(part(tensors, "teacher."), UnipModel, num_attention_heads=4)
@@ -89,13 +90,13 @@ def test_distillation_loss_in_half_precision_loses_no_more_than_its_inputs(golde
     with torch.no_grad():
         exact = [*student.unip.query_key(tensors["pixel_values"]), *teacher.query_key(tensors["pixel_values"], 3)]
     exact[0].requires_grad_(), exact[1].requires_grad_()
-    loss = attention_distillation_loss(*exact)
+    loss = compute_loss(*exact)
     torch.testing.assert_close(loss.reshape(1), tensors["loss"], atol=1e-5, rtol=0)
     expected = torch.autograd.grad(loss, exact[:2])
 
     rounded = [tensor.detach().to(dtype).requires_grad_(number < 2) for number, tensor in enumerate(exact)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = attention_distillation_loss(*rounded)
+        loss = compute_loss(*rounded)
     precision = torch.finfo(dtype).eps
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.reshape(1), tensors["loss"], atol=2 * precision, rtol=0)
@@ -107,11 +108,12 @@ def test_distillation_loss_in_half_precision_loses_no_more_than_its_inputs(golde
         )
 
 
-def test_distillation_loss_is_zero_for_the_same_attention_and_refuses_other_heads() -> None:
+@pytest.mark.parametrize("compute_loss", [attention_distillation_loss, chunked_attention_distillation_loss])
+def test_distillation_loss_is_zero_for_the_same_attention_and_refuses_other_heads(compute_loss: Callable) -> None:
     query, key = torch.randn(2, 2, 4, 17, 8)
-    assert attention_distillation_loss(query, key, query, key) == 0
+    assert compute_loss(query, key, query, key) == 0
     with pytest.raises(ValueError, match="last_layer_num_attention_heads=2"):
-        attention_distillation_loss(query, key, query[:, :2], key[:, :2])
+        compute_loss(query, key, query[:, :2], key[:, :2])
 
 
 @pytest.fixture

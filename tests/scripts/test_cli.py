@@ -94,7 +94,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     (["convert", "a--file-name.pth", "out"], "There is no 'a--file-name.pth'"),
     (["convert", "text.pth", "out"], "Only tensors, plain values and argparse.Namespace"),
     (["convert", "vit.pth", "out", "--model", "dance"], "--model must be one of auto, encoder, pre-training"),
-    (["quickstart", "--steps", "0"], "--steps is at least 1"),
+    (["quickstart", "--steps", "0"], "--steps must be at least 1"),
     (["dance"], "there is no job 'dance'"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +14,10 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor
-from unip_hf.scripts import cli
+from unip_hf.scripts import cli, compare_layers
+
+from ..conftest import PATIENCE
+from .conftest import UNIP, same_weights, wait_for_step
 
 
 @pytest.fixture
@@ -37,6 +42,7 @@ def command(make_config: Callable, street: Path, tmp_path: Path) -> list[str]:
     return words + [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
 
 
+@pytest.mark.slow
 def test_a_comparison_is_made_and_goes_on(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command[command.index("auto")] = "last"
     out = tmp_path / "out"
@@ -75,11 +81,48 @@ def test_a_comparison_is_made_and_goes_on(command: list[str], tmp_path: Path, ca
     assert "--weight_decay was 0.05, is 0.5" in capsys.readouterr().err
 
 
+def test_a_run_is_made_once_and_one_that_fails_ends_the_comparison(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--config", tmp_path / "distil.yaml", "--teacher", tmp_path / "teacher", "--teacher_layer", 2]
+    compare_layers.run_once("distill", options, tmp_path / "run")
+    student = UnipForPreTraining.from_pretrained(tmp_path / "run" / "last")
+    assert student.config.last_layer_num_attention_heads == 4
+    with pytest.raises(SystemExit) as ended:
+        compare_layers.run_once("distill", [*options, "--drop_path_rate", 1], tmp_path / "wrong")
+    assert ended.value.code == 2 and not (tmp_path / "wrong").exists()
+    monkeypatch.setattr(compare_layers, "run_job", None)
+    compare_layers.run_once("distill", options, tmp_path / "run")
+    with pytest.raises(ValueError, match="--seed was 0, is 1"):
+        compare_layers.run_once("distill", [*options, "--seed", 1], tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_reach_the_job_and_the_comparison_goes_on(
+    command: list[str], number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    recipe, layers = tmp_path / "distil.yaml", ["--teacher_layers", "2", "--seeds", "0"]
+    recipe.write_text(recipe.read_text().replace("num_steps: 2", "num_steps: 60\nlog_every: 1\nsave_every: 1"))
+    out = tmp_path / "out" / "block-02" / "seed-0" / "distillation"
+    process = subprocess.Popen([UNIP, *command, *layers])
+    wait_for_step(process, out, 2)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == status
+    stopped = json.loads(next((out / "checkpoints").glob("*/state.json")).read_text())["step"]
+    assert 0 < stopped < 60 and not (out.parent / "fine-tuning").exists()
+    assert cli.main([*command, *layers]) == 0
+    assert (tmp_path / "out" / "comparison.md").is_file()
+    whole = ["distill", "--config", str(recipe), "--teacher", str(tmp_path / "teacher"), "--teacher_layer", "2"]
+    assert cli.main([*whole, "--output_dir", str(tmp_path / "whole")]) == 0
+    assert same_weights(out / "last", tmp_path / "whole" / "last")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--teacher_layers", "middle"], "numbers from 1, or auto, first-third, last, not middle"),
-        (["--teacher_layers", "4"], r"blocks 1 to 3, not [4]"),
+        (["--teacher_layers", "middle"], "numbers from 1, or auto, first-third, last, got middle"),
+        (["--teacher_layers", "4"], r"blocks of the teacher, 1 to 3, got [4]"),
         (["--finetuning_config", "nothing.yaml"], "There is no recipe 'nothing.yaml'"),
         (["--distillation_config", "two.yaml"], "choose one"),
         (["--finetuning_config", "probe.yaml"], "'probe.yaml' has layerwise_probe"),

@@ -20,6 +20,7 @@ from unip_hf.data.grey_crops import GreyCrop, read_crops, to_pixel_values
 from unip_hf.distillation import DistillationInput, Teacher, load_teacher, select_layer
 from unip_hf.hub.conversion import to_published_state_dict
 from unip_hf.scripts import cli, distill
+from unip_hf.training import TrainingLoop
 
 from ..conftest import PATIENCE, save_checkpoint
 from .conftest import UNIP, metrics, run_killed, same_weights, weights
@@ -256,7 +257,7 @@ def test_a_stream_in_half_precision_is_learned_and_resumed_by_the_same_readers(
     assert cli.main([*start, *elsewhere]) == 0
     assert same_weights(tmp_path / "out" / "last", tmp_path / "elsewhere" / "last")
     assert cli.main([*start, *elsewhere, "--num_workers", "1"]) == 2
-    assert "goes on with the processes, images at once and workers" in capsys.readouterr().err
+    assert "must keep its processes, images at once and workers" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_images_and_several_students_are_told_apart(
@@ -319,10 +320,11 @@ def test_the_recipe_reaches_the_optimizer_and_the_student(
         seen["dtype"] = settings["dtype"]
         return load_teacher(*arguments, **settings)
 
-    def train(accelerator: object, students: Any, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
-        seen.update(settings, students=students, optimizer=optimizer, batch=next(iter(settings["batches"](0))))
+    def run(loop: TrainingLoop, resume_from_checkpoint: None) -> None:
+        settings = {**vars(loop), **vars(loop.settings)}
+        seen.update(settings, students=loop.model, batch=next(iter(loop.batches(0))))
 
-    monkeypatch.setattr("unip_hf.training.train", train)
+    monkeypatch.setattr(TrainingLoop, "run", run)
     monkeypatch.setattr("unip_hf.data.grey_crops.read_crops", read)
     monkeypatch.setattr("unip_hf.distillation.load_teacher", load)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: compiled.append(type(module)))
@@ -382,30 +384,30 @@ def test_the_published_schedule_has_20900_updates() -> None:
     assert count(859_375) == (20_900, 20_900 / 20) == count(859_375, "--num_warmup_epochs", "5")
     assert count(1024, "--num_epochs", "8") == (2, 0.1)  # less than a batch in an epoch
     assert count(1000, "--batch_size", "100", "--num_steps", "100", "--num_warmup_epochs", "2") == (100, 20)
-    with pytest.raises(ValueError, match="as many as the run"):
+    with pytest.raises(ValueError, match="but the run has only"):
         count(1000, "--batch_size", "100", "--num_epochs", "2", "--num_warmup_epochs", "2")
-    with pytest.raises(ValueError, match="in a stream"):
+    with pytest.raises(ValueError, match="with a stream"):
         count(None, "--num_steps", "100", "--num_warmup_epochs", "2")
 
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--teacher", "nowhere.pth"], "nowhere.pth"),
     (["--teacher_layer", "4"], "no block 4"),
-    (["--teacher_layer", "first"], '--teacher_layer is "auto" or the number of a block'),
+    (["--teacher_layer", "first"], '--teacher_layer must be "auto" or the number of a block'),
     (["--students", "huge"], "huge"),
     (["--students", "tiny", "tiny"], "names of their own"),
-    (["--last_layer_num_attention_heads", "3"], "the teacher has 4"),
+    (["--last_layer_num_attention_heads", "3"], "must be that of the teacher, 4"),
     (["--teacher_num_attention_heads", "5"], "5"),
     (["--crop_size", "40", "--teacher_layer", "2"], "multiple of the patch size, 16"),
     (["--drop_path_rate", "1"], "drop_path_rate must be at least 0 and below 1, got 1"),
     (["--students", "train"], "train"),
     (["--students", "student", "tiny", "--max_gradient_norm", "1"], "train one alone"),
     (["--split", "test"], "no split 'test'"),
-    (["--learning_rate", "nan"], "--learning_rate is above 0"),
+    (["--learning_rate", "nan"], "--learning_rate must be above 0"),
     (["--crop_scale", "0", "1"], "scale"),
     (["--data_dir", "nowhere"], "nowhere"),
     (["--streaming"], "--num_steps"),
-    (["--ema_decay", "2"], "--ema_decay lies between 0 and 1"),
+    (["--ema_decay", "2"], "--ema_decay must be between 0 and 1"),
     (["--batch_size", "6", "--per_device_batch_size", "4"], "--batch_size 6 cannot be divided"),
     (["--image_mean", "0.5", "0.5"], "mean"),
 ])  # fmt: skip

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemant
 from unip_hf.evaluation import MeanIoU
 from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli
+from unip_hf.training import TrainingLoop
 
 from ..conftest import PATIENCE, save_checkpoint
 from .conftest import UNIP, metrics, run_killed, same_weights, wait_for_step
@@ -224,12 +224,13 @@ def test_the_recipe_reaches_the_optimizer_and_the_model(
 ) -> None:
     seen: dict = {}
 
-    def train(accelerator: object, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> dict:
-        settings["set_training_mode"](model)
-        seen.update(settings, model=model, groups=optimizer.param_groups, batch=next(iter(settings["batches"](0))))
+    def run(loop: TrainingLoop, resume_from_checkpoint: None) -> dict:
+        loop.set_training_mode(loop.model)
+        settings = {**vars(loop), **vars(loop.settings)}
+        seen.update(settings, groups=loop.optimizer.param_groups, batch=next(iter(loop.batches(0))))
         return {"best": None}
 
-    monkeypatch.setattr("unip_hf.training.train", train)
+    monkeypatch.setattr(TrainingLoop, "run", run)
     options = ["--num_epochs", 30, "--weight_decay", 0.1, "--freeze_batch_norm", "--max_gradient_norm", 2]
     options += ["--batch_size", 6, "--per_device_batch_size", 3, "--ema_decay", 0.99, "--drop_path_rate", 0.2]
     assert cli.main(command(student, images, tmp_path / "fine", *options)) == 0
@@ -299,14 +300,14 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--output_dir", "used"], "'used' is not empty: choose another --output_dir, add --overwrite"),
     (break_nothing, ["--resume_from_checkpoint", "latest"], "There is no checkpoint to resume"),
     (break_nothing, ["--batch_size", "4", "--per_device_batch_size", "3"], "--batch_size 4 cannot be divided"),
-    (break_nothing, ["--learning_rate", "0"], "--learning_rate is above 0"),
-    (break_nothing, ["--num_workers", "-1"], "--num_workers is 0 or above"),
+    (break_nothing, ["--learning_rate", "0"], "--learning_rate must be above 0"),
+    (break_nothing, ["--num_workers", "-1"], "--num_workers must be 0 or above"),
     (break_nothing, ["--stride", "99"], "stride"),
     (break_nothing, ["--mixed_precision", "fp16"], "fp16 needs a GPU"),
     (break_nothing, ["--train_split", "night"], "no split 'night', only train, validation"),
     (break_nothing, ["--report_to", "wandb"], "wandb"),
     (break_nothing, ["--config", "nothing.yaml"], "no recipe 'nothing.yaml'"),
-    (break_nothing, ["--linear_probe", "--layerwise_probe"], "exclude each other"),
+    (break_nothing, ["--linear_probe", "--layerwise_probe"], "cannot be used together"),
     (break_nothing, ["--task", "dance"], "There is no task 'dance': choose one of fine_tuning, linear_probe"),
     (break_nothing, ["--feature_layers", "9"], "blocks that do not exist"),
 ])  # fmt: skip

@@ -80,7 +80,7 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
         ([*source, "--exclude", "nowhere", *output], "There is no evaluation set 'nowhere'"),
         ([*source, "--hash_distance", "16", *output], "hash_distance is 0 to 15, not 16"),
         ([*source, "--quality", "101", *output], "quality is 1 to 100"),
-        ([*source, "--num_workers", "0", *output], "--num_workers is above 0"),
+        ([*source, "--num_workers", "0", *output], "--num_workers must be above 0"),
         ([*source, "--output_dir", str(tmp_path / "raw")], "holds something else than InfMix"),
         ([*source, "--output_dir", str(tmp_path / "sources.yaml")], "is a file"),
     ):

@@ -12,7 +12,7 @@ from unip_hf.data.transforms import RandomResize
 from unip_hf.modeling.configuration_unip import UNIP_SIZES
 from unip_hf.scripts import distill, finetune, options
 from unip_hf.scripts.cli import run
-from unip_hf.scripts.options import find_recipe, make_image_processor, make_transform
+from unip_hf.scripts.options import find_shipped, make_image_processor, make_transform
 from unip_hf.training import polynomial_schedule
 
 
@@ -213,12 +213,12 @@ def test_recipes_are_found_by_name_and_files_come_first(
     assert parsed("--config", "fine-tuning-tiny-mfnet", "--num_steps", "7")["num_steps"] == 7
     (tmp_path / "fine-tuning-tiny-mfnet").write_text("num_steps: 3\n")
     assert parsed("--config", "fine-tuning-tiny-mfnet")["num_steps"] == 3
-    for given, alike in (("fine-tunning-tiny-soda", "fine-tuning-tiny-soda"), ("what", "fine-tuning-small-soda")):
+    for given, alike in (("fine-tunning-tiny-soda", "fine-tuning-tiny-soda"), ("soda", "fine-tuning-tiny-soda")):
         assert run(finetune.main, ["--config", given, "--model", "tiny", "--output_dir", "o"]) == 2
         error = capsys.readouterr().err
         assert f"There is no recipe {given!r}" in error and alike in error
     with pytest.raises(FileNotFoundError):
-        find_recipe(Path("."))
+        find_shipped(Path("."), "recipes", "recipe")
 
 
 def test_mean_deviation_and_resizing_reach_the_processor() -> None:

@@ -39,7 +39,7 @@ def test_students_have_names_of_their_own(make_config: Callable, tmp_path: Path)
     with pytest.raises(ValueError, match="names of their own"):
         student_names(["tiny", "tiny"])
     one, three = (UnipForPreTraining(make_config(num_channels=channels)) for channels in (1, 3))
-    with pytest.raises(ValueError, match="same number of channels"):
+    with pytest.raises(ValueError, match=r"same number of channels, got \[1, 3\]"):
         Students({"one": one, "three": three})
 
 
@@ -54,3 +54,25 @@ def test_the_monitor_averages_over_images_however_they_are_divided(make_config: 
     assert results[0].keys() == {"sample_loss/a", "sample_loss/b", "nmi/teacher", "nmi/a", "nmi/b"}
     assert results[0] == pytest.approx(results[1], rel=1e-4)
     assert (tmp_path / "attention" / "step-00000003.png").is_file()
+
+
+def test_another_loss_is_a_function_given_to_the_students(make_config: Callable, tmp_path: Path) -> None:
+    class MeanSquaredError(torch.nn.Module):
+        """Of the logits of attention; a module, which must not count as a student."""
+
+        def forward(self, query: torch.Tensor, key: torch.Tensor, *teacher: torch.Tensor) -> torch.Tensor:
+            student_logits, teacher_logits = query @ key.mT, teacher[0] @ teacher[1].mT
+            return (student_logits - teacher_logits).square().mean()
+
+    inputs = DistillationInput(Teacher(UnipModel(make_config(num_attention_heads=4)), 2), UnipImageProcessor())
+    students = Students({"a": UnipForPreTraining(make_config(**PLAIN))}, loss=MeanSquaredError()).eval()
+    images = torch.randint(256, (4, 1, 64, 64), dtype=torch.uint8)
+    pixel_values, *teacher = inputs(images)
+    losses = students(pixel_values, *teacher)
+    output = students["a"](pixel_values)
+    torch.testing.assert_close(losses[0], MeanSquaredError()(output.query, output.key, *teacher))
+    losses.sum().backward()
+    assert all(weight.grad is not None for weight in students.parameters() if weight.requires_grad)
+    assert list(students) == ["a"] and not any(name.startswith("loss") for name in students.state_dict())
+    monitored = AttentionMonitor(Accelerator(cpu=True), inputs, images, tmp_path)(students, step=1)
+    assert monitored["sample_loss/a"] == pytest.approx(losses.item(), rel=1e-4)

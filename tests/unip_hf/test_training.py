@@ -17,7 +17,13 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTC
 from unip_hf import UnipForSemanticSegmentation
 from unip_hf.hub.conversion import ENCODER_NAMES, _rename
 from unip_hf.progress import duration
-from unip_hf.training import cosine_schedule, layer_decay_parameter_groups, polynomial_schedule, train
+from unip_hf.training import (
+    TrainingLoop,
+    TrainingSettings,
+    cosine_schedule,
+    layer_decay_parameter_groups,
+    polynomial_schedule,
+)
 from unip_hf.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from unip_hf.training.optimization import find_blocks
 
@@ -81,11 +87,18 @@ def test_blocks_are_found_in_other_models_and_stages_are_not(caplog: pytest.LogC
     assert "layer decay is not applied" in caplog.text
     with pytest.raises(ValueError, match="every parameter is frozen"):
         layer_decay_parameter_groups(plain.requires_grad_(False), 1.0)
-    with pytest.raises(ValueError, match="layer_decay is above 0"):
+    with pytest.raises(ValueError, match="layer_decay must be above 0"):
         layer_decay_parameter_groups(plain, 1.0, 1.5)
 
 
-def run(output_dir: Path, num_steps: int, model: nn.Module | None = None, **settings: object) -> dict:
+def run(
+    output_dir: Path,
+    num_steps: int,
+    model: nn.Module | None = None,
+    evaluate: Callable | None = None,
+    resume_from_checkpoint: str | None = None,
+    **settings: object,
+) -> dict:
     """Fits y = x with a linear model; the batch of a step depends on the step alone."""
     torch.manual_seed(0)
     model = nn.Linear(4, 4) if model is None else model
@@ -99,20 +112,21 @@ def run(output_dir: Path, num_steps: int, model: nn.Module | None = None, **sett
         folder.mkdir(exist_ok=True)
         torch.save(trained.state_dict(), folder / "weights.bin")
 
-    return train(
+    loop = TrainingLoop(
         Accelerator(cpu=True),
         model,
         torch.optim.AdamW(model.parameters(), lr=0.05),
+        TrainingSettings(num_steps, **settings),  # type: ignore[arg-type]
+        output_dir,
         batches=batches,
         compute_loss=lambda model, batch: (model(batch) - batch).square().mean(),
         batch_weight=len,
         schedule=lambda step: polynomial_schedule(step, num_steps),
-        num_steps=num_steps,
-        output_dir=output_dir,
         save_model=save_model,
+        evaluate=evaluate,
         best_metric="mean_iou",
-        **settings,  # type: ignore[arg-type]
     )
+    return loop.run(resume_from_checkpoint)
 
 
 def test_the_loop_learns_and_keeps_the_best_and_the_last(tmp_path: Path) -> None:
@@ -197,7 +211,7 @@ def test_weights_that_are_lost_do_not_replace_a_checkpoint(tmp_path: Path) -> No
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, 4)
-    with pytest.raises(ValueError, match="at step 4, behind the end of this run, 2"):
+    with pytest.raises(ValueError, match="at step 4, but this run ends at step 2"):
         run(tmp_path, 2, resume_from_checkpoint="latest")
     with pytest.raises(ValueError, match=r"step-00000004' does not fit this run: .*averaged_model.bin"):
         run(tmp_path, 8, resume_from_checkpoint="latest", ema_decay=0.9)
@@ -244,19 +258,19 @@ def test_accumulation_and_unequal_batches_give_the_gradient_of_the_whole(tmp_pat
             return (model(batch) * weights).sum() / weights.sum()
 
         (tmp_path / name).mkdir()
-        train(
+        loop = TrainingLoop(
             Accelerator(cpu=True),
             model,
             torch.optim.SGD(model.parameters(), lr=1.0),
+            TrainingSettings(num_steps=1, accumulation_steps=accumulation_steps),
+            tmp_path / name,
             batches=lambda step, batches=batches: iter(batches),
             compute_loss=compute_loss,
             batch_weight=lambda batch: 1.0 if batch.tolist() == [[2.0]] else 3.0,
             schedule=lambda step: 1.0,
-            num_steps=1,
-            output_dir=tmp_path / name,
             save_model=lambda model, folder: None,
-            accumulation_steps=accumulation_steps,
         )
+        loop.run()
         loss = json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss"]
         seen.append((model.weight.item(), loss))
     assert seen[0] == pytest.approx((1 - 8.0, 8.0)) and seen[1] == pytest.approx((1 - 8.0, 8.0))

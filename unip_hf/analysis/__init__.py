@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a backbone looks at: measures of its attention, and pictures of it."""
+"""What a backbone looks at: measures and pictures of its attention."""
 
 from .attention import attention_distance, attention_map, normalized_mutual_information
 from .plots import attention_pictures, nmi_curve

@@ -12,7 +12,7 @@ STABLE_NMI = (0.06, 0.12)  # targets between which results hardly change (paper,
 
 def attention_map(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """
-    Attention from the queries and keys of a block, in float32 whatever they are.
+    Attention from the queries and keys of a block, computed in float32.
 
     Args:
         query, key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_dim)`): Not scaled.
@@ -29,10 +29,10 @@ def attention_between_patches(
     attention: torch.Tensor, has_cls_token: bool = True, epsilon: float = 1e-8
 ) -> torch.Tensor:
     """
-    Attention without CLS: its row and its column are dropped, and the rows made to sum to 1 again.
+    Attention without CLS: its row and column are dropped, and the rows are divided by their sums again.
 
     Args:
-        attention (`torch.Tensor` of shape `(batch_size, num_heads, queries, keys)`): After softmax; any precision.
+        attention (`torch.Tensor` of shape `(batch_size, num_heads, queries, keys)`): After softmax, in any precision.
         has_cls_token (`bool`, *optional*, defaults to `True`): Whether the first token is CLS.
         epsilon (`float`, *optional*, defaults to 1e-8): Added to every entry, so that each has a logarithm.
 
@@ -40,25 +40,25 @@ def attention_between_patches(
         float32 `torch.Tensor` of shape `(batch_size, num_heads, num_patches, num_patches)`, without gradient.
 
     Raises:
-        ValueError: if it has another shape, less than two patches, or rows that do not sum to 1.
+        ValueError: if the attention has another shape, fewer than two patches, or rows that do not sum to 1.
     """
     if attention.ndim != 4 or attention.shape[2] != attention.shape[3]:
         raise ValueError(
-            "Attention has the shape (batch, heads, tokens, tokens), with the same tokens as queries and keys, not "
-            f"{tuple(attention.shape)}: pass the attention of one block, of all its heads, with a batch dimension."
+            "Attention must have the shape (batch, heads, tokens, tokens), with the same tokens as queries and keys, "
+            f"got {tuple(attention.shape)}: pass one block's attention, of all its heads, with a batch dimension."
         )
     attention = attention.detach()
     sums = attention.sum(dim=-1, dtype=torch.float32)  # (B, heads, 1+N)
     if not (sums - 1).abs().le(0.05).all():  # bfloat16 rounds by 0.004; dropout and missing keys change far more
         lowest, highest = sums.aminmax()
         raise ValueError(
-            f"The rows of the attention sum to {lowest:.3g} ... {highest:.3g} instead of 1: pass all keys, after "
-            "softmax, of a model in evaluation mode, since dropout changes the sums."
+            f"The rows of the attention must sum to 1, got {lowest:.3g} ... {highest:.3g}: pass all keys, after "
+            "softmax, from a model in evaluation mode, because dropout changes the sums."
         )
     first = int(has_cls_token)
     if attention.shape[-1] - first < 2:
         raise ValueError(
-            f"There is nothing to measure between {attention.shape[-1] - first} patch(es): pass 2 or more."
+            f"There must be at least 2 patches to measure attention between, got {attention.shape[-1] - first}."
         )
     rows = attention[:, :, first:, first:].float() + epsilon  # (B, heads, N, N), a copy
     return rows.div_(rows.sum(dim=-1, keepdim=True))
@@ -66,12 +66,12 @@ def attention_between_patches(
 
 def normalized_mutual_information(attention: torch.Tensor, has_cls_token: bool = True) -> torch.Tensor:
     """
-    How much a query says about the keys it looks at (Park et al. 2023, https://arxiv.org/abs/2305.00729): near 1
-    where each looks at a token of its own, 0 where all have the same map. High values are local, medium ones hybrid,
-    low ones global attention (paper section 3.2). Blurring by a Gaussian of 4 patches on a grid of 14 x 14 gives 0.09.
+    How much a query says about the keys it looks at (Park et al. 2023, https://arxiv.org/abs/2305.00729): near 1 if
+    each query looks at a token of its own, 0 if all have the same map. High values mean local attention, medium values
+    hybrid, low values global attention (paper section 3.2). A Gaussian blur of 4 patches on a 14 x 14 grid gives 0.09.
 
-    With p(query) uniform and p(key | query) the attention, it is the mutual information of query and key divided by
-    the geometric mean of their entropies.
+    It is the mutual information of query and key divided by the geometric mean of their entropies, where p(query) is
+    uniform and p(key | query) is the attention.
 
     Args:
         attention (`torch.Tensor` of shape `(batch_size, num_heads, queries, keys)`): Of one block, after softmax.
@@ -87,7 +87,7 @@ def normalized_mutual_information(attention: torch.Tensor, has_cls_token: bool =
     rows = attention_between_patches(attention, has_cls_token)  # (B, heads, N, N)
     key_entropy = torch.special.entr(rows.mean(dim=-2)).sum(dim=-1)  # (B, heads)
     entropy_given_query = torch.special.entr(rows).sum(dim=-1).mean(dim=-1)
-    information = (key_entropy - entropy_given_query).clamp_(min=0)  # below 0 by rounding alone
+    information = (key_entropy - entropy_given_query).clamp_(min=0)  # rounding may take it below 0
     return information / (key_entropy * math.log(rows.shape[-1])).sqrt()
 
 
@@ -98,25 +98,25 @@ def attention_distance(
     grid_size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """
-    How far queries look, in pixels: the distance between the patches of query and key, weighted with the attention.
+    How far queries look, in pixels: the distance between the patches of query and key, weighted by the attention.
 
     Args:
         attention (`torch.Tensor` of shape `(batch_size, num_heads, queries, keys)`): Of one block, after softmax.
-        patch_size (`int`, *optional*, defaults to 16): Pixels from patch to patch.
+        patch_size (`int`, *optional*, defaults to 16): Distance from patch to patch in pixels.
         has_cls_token (`bool`, *optional*, defaults to `True`): Whether the first token is CLS, which is left out.
-        grid_size (`(rows, columns)`, *optional*): Of the patches; by default a square.
+        grid_size (`(rows, columns)`, *optional*): Grid of the patches; a square by default.
 
     Returns:
         float32 `torch.Tensor` of shape `(batch_size, num_heads)`, the mean over queries, without gradient.
 
     Raises:
-        ValueError: if the attention has another shape, rows that do not sum to 1, or too few or many patches.
+        ValueError: if the attention has another shape, rows that do not sum to 1, or not the grid's patches.
     """
     rows = attention_between_patches(attention, has_cls_token, epsilon=1e-32)  # (B, heads, N, N)
     height, width = patch_grid(rows.shape[-1], grid_size)
     steps = [torch.arange(side, dtype=torch.float32, device=rows.device) for side in (height, width)]
     positions = torch.cartesian_prod(*steps)  # (N, 2)
-    # Not by matrix products, which lose digits where two positions are close.
+    # Without matrix products, which lose digits if two positions are close.
     distances = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist")  # (N, N)
     return rows.mul_(distances).sum(dim=-1).mean(dim=-1) * patch_size
 
@@ -126,8 +126,8 @@ def patch_grid(num_patches: int, grid_size: tuple[int, int] | None = None) -> tu
     Rows and columns of a grid of patches.
 
     Args:
-        num_patches (`int`): CLS not counted.
-        grid_size (`(rows, columns)`, *optional*): What it has to be; by default a square.
+        num_patches (`int`): Without CLS.
+        grid_size (`(rows, columns)`, *optional*): The expected grid; a square by default.
 
     Raises:
         ValueError: if that many patches do not fill it.
@@ -137,7 +137,7 @@ def patch_grid(num_patches: int, grid_size: tuple[int, int] | None = None) -> tu
     if height * width != num_patches:
         raise ValueError(
             f"{num_patches} patches do not fill a grid of {height} x {width}: pass grid_size=(rows, columns), and "
-            "has_cls_token=False for attention without CLS; registers have to be dropped before."
+            "has_cls_token=False for attention without CLS. Drop registers before."
         )
     return height, width
 

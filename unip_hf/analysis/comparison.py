@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Students of different blocks of a teacher, compared: a table, its numbers, and a figure."""
+"""A comparison of students of different blocks of a teacher: a table, its numbers, and a figure."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ def write_comparison(
 
     Args:
         output_dir (`Path`): Folder to write to.
-        teacher (`str`): Its name.
+        teacher (`str`): Name of the teacher.
         nmi (`Sequence[float]`): Normalised mutual information of each of its blocks.
-        mean_iou (`dict`): Block that was distilled, from 1, or `None` for a random start, to mean IoU (0 to 1) by
-            seed. Those without any are left out.
-        which (`str`, *optional*, defaults to `"best"`): Evaluation of a run that this is: `"best"` or `"last"`.
+        mean_iou (`dict`): Maps the distilled block, from 1, or `None` for a random start, to mean IoU (0 to 1) by
+            seed. Entries without any result are left out.
+        which (`str`, *optional*, defaults to `"best"`): Which evaluation of a run this is: `"best"` or `"last"`.
 
     Returns:
         The table, in Markdown. The spread is the sample standard deviation over seeds.
@@ -72,11 +72,11 @@ def write_comparison(
 
 def score_figure(scores: Mapping[str, Iterable[float]], name: str = "mean IoU in percent") -> "Figure":
     """
-    Scores of several runs each: a dot for every run, their mean, and the standard deviation of a single run.
+    A figure of scores: a dot for each run, their mean, and the standard deviation of a single run.
 
     Args:
-        scores (`dict`): What was run, to its scores, 0 to 1; those without any are left out.
-        name (`str`, *optional*): Of the score.
+        scores (`dict`): Maps what was run to its scores, 0 to 1. Entries without any are left out.
+        name (`str`, *optional*): Name of the score.
     """
     from matplotlib.figure import Figure
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 def nmi_curve(nmi: Sequence[float], layer: int, target: float = HYBRID_NMI, title: str = "") -> "Figure":
     """
-    The normalised mutual information of every block, and which one was chosen.
+    A curve of the normalised mutual information of every block, with the chosen block marked.
 
     Args:
-        nmi (`Sequence[float]`): Of each block, 0 to 1.
-        layer (`int`): The chosen block, from 1.
-        target (`float`, *optional*, defaults to 0.09): What the choice was to be nearest to.
-        title (`str`, *optional*): Such as the name of the teacher.
+        nmi (`Sequence[float]`): Normalised mutual information of each block, 0 to 1.
+        layer (`int`): Number of the chosen block, from 1.
+        target (`float`, *optional*, defaults to 0.09): The value that the choice had to be nearest to.
+        title (`str`, *optional*): For example the name of the teacher.
 
     Raises:
         ValueError: if there is no such block.
@@ -40,7 +40,7 @@ def nmi_curve(nmi: Sequence[float], layer: int, target: float = HYBRID_NMI, titl
     from matplotlib.ticker import MaxNLocator
 
     if not 1 <= layer <= len(nmi):
-        raise ValueError(f"There is no block {layer}: the curve has blocks 1 to {len(nmi)}.")
+        raise ValueError(f"layer must be between 1 and {len(nmi)}, got {layer}.")
     blocks = range(1, len(nmi) + 1)
     figure = Figure(figsize=(min(5 + 0.12 * len(nmi), 8), 3.6), layout="constrained")
     axes = figure.add_subplot()
@@ -67,17 +67,17 @@ def attention_pictures(
     queries: Sequence[Sequence[tuple[int, int]]] | None = None,
 ) -> "Figure":
     """
-    Where networks look from a few patches of a few images: one row for each query patch, which is outlined; one column
-    for each network, with the mean attention over its heads, brightest where it is strongest. To see single heads,
-    pass each as a network of its own (`{"head 1": attention[:, :1], ...}`).
+    Where networks look from a few patches of a few images. Each row is a query patch, which is outlined. Each column
+    is a network, with the mean attention over its heads, brightest where it is strongest. To see single heads, pass
+    each as a network of its own (`{"head 1": attention[:, :1], ...}`).
 
     Args:
-        images (uint8 `torch.Tensor` of shape `(num_images, 1 or 3, height, width)`): As they are looked at.
+        images (uint8 `torch.Tensor` of shape `(num_images, 1 or 3, height, width)`): Images to look at.
         attentions (`dict` of `torch.Tensor` of shape `(num_images, num_heads, 1 + num_patches, 1 + num_patches)`):
-            Name of a network: its attention after softmax, CLS first, which is left out. Grids may differ.
-        queries (*optional*): For each image, row and column of patches in the grid of the first network, from 0. By
-            default the patch that stands out most from its surroundings, and one in the middle of the image or, if
-            the first one lies there, aside from it.
+            Maps the name of a network to its attention after softmax. CLS is first and is left out. Grids may differ.
+        queries (*optional*): For each image, rows and columns of patches in the grid of the first network, from 0. By
+            default these are the patch that stands out most from its surroundings, and one in the middle of the image
+            or, if the first one lies there, away from it.
 
     Raises:
         ValueError: if images and attentions do not fit, or a query lies outside.
@@ -87,11 +87,11 @@ def attention_pictures(
 
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"Images are uint8 (number, 1 or 3, height, width), not {images.dtype} {tuple(images.shape)}."
+            f"Images must be uint8 (number, 1 or 3, height, width), got {images.dtype} {tuple(images.shape)}."
         )
     if not attentions or any(len(attention) != len(images) for attention in attentions.values()):
         sizes = {name: len(attention) for name, attention in attentions.items()}
-        raise ValueError(f"There must be attention for each of the {len(images)} images, but there is {sizes}.")
+        raise ValueError(f"There must be attention for each of the {len(images)} images, got {sizes}.")
     height, width = images.shape[2:]
     grids = {name: _grid(attention, height, width) for name, attention in attentions.items()}
     first_grid = next(iter(grids.values()))
@@ -102,7 +102,7 @@ def attention_pictures(
     if len(queries) != len(images) or not rows or not are_inside:
         raise ValueError(
             f"There must be queries for each of the {len(images)} images, in the grid of {first_grid[0]} rows and "
-            f"{first_grid[1]} columns, but they are {queries}."
+            f"{first_grid[1]} columns, got {queries}."
         )
 
     side = 2.1  # inches
@@ -135,14 +135,14 @@ def attention_pictures(
 
 
 def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
-    """The grid of square patches that an image of this size in pixels has."""
+    """The grid of square patches in an image of this size in pixels."""
     num_patches = attention.shape[-1] - 1
     patch_size = math.sqrt(height * width / max(num_patches, 1))
     return patch_grid(num_patches, (round(height / patch_size), round(width / patch_size)))
 
 
 def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
-    """The patch of most contrast to its surroundings, an object often, and one away from it."""
+    """The patch with most contrast to its surroundings, often an object, and one away from it."""
     means = nn.functional.adaptive_avg_pool2d(image.float().mean(dim=0)[None, None], grid)  # (1, 1, rows, columns)
     surroundings = nn.functional.avg_pool2d(means, kernel_size=5, stride=1, padding=2, count_include_pad=False)
     row, column = divmod(int((means - surroundings).abs().argmax()), grid[1])
@@ -154,7 +154,7 @@ def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int,
 
 
 def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """A darkened image (H, W, 3) with attention (rows, columns) laid over it, the more opaque the stronger it is."""
+    """A darkened image (H, W, 3) under attention (rows, columns), which is more opaque where it is stronger."""
     from matplotlib import colormaps
 
     resized = nn.functional.interpolate(

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Hybrid-attention distillation (NMI-HAD): teachers, the choice of their layer, students, and the loss."""
+"""Hybrid-attention distillation (NMI-HAD): teachers, the choice of their layer, students, and losses."""
 
-from ..modeling.modeling_unip_pretraining import attention_distillation_loss
+from ..modeling.modeling_unip_pretraining import attention_distillation_loss, chunked_attention_distillation_loss
 from .inputs import DistillationInput
 from .layers import LayerChoice, select_layer
 from .monitoring import AttentionMonitor
@@ -16,6 +16,7 @@ __all__ = [
     "Students",
     "Teacher",
     "attention_distillation_loss",
+    "chunked_attention_distillation_loss",
     "load_student",
     "load_teacher",
     "select_layer",

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""From grey crops to what students see and what the teacher makes of it."""
+"""From grey crops to the students' pixel values and the teacher's queries and keys."""
 
 import torch
 
@@ -13,29 +13,24 @@ class DistillationInput:
     Normalises images on their device, and asks the teacher.
 
     Args:
-        teacher: With its layer chosen.
-        processor: Of the students.
-        teacher_normalization (`str`, *optional*, defaults to `"student"`): `"student"`, as in the paper: the teacher
-            sees the same values; or `"teacher"`: those it was trained with.
+        teacher: A teacher whose layer is chosen.
+        processor: Image processor of the students.
+        teacher_normalization (`str`, *optional*, defaults to `"student"`): With `"student"`, as in the paper, the
+            teacher sees the students' pixel values. With `"teacher"` it sees the normalisation it was trained with.
 
     Raises:
         ValueError: if the normalisation is neither of the two.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        processor: UnipImageProcessor,
-        teacher_normalization: str = "student",
-    ):
+    def __init__(self, teacher: Teacher, processor: UnipImageProcessor, teacher_normalization: str = "student"):
         if teacher_normalization not in ("student", "teacher"):
-            raise ValueError(f'teacher_normalization is "student" or "teacher", not {teacher_normalization!r}.')
+            raise ValueError(f'teacher_normalization must be "student" or "teacher", got {teacher_normalization!r}.')
         self.teacher = teacher
         self.processor = processor
         self.of_teacher = teacher if teacher_normalization == "teacher" else processor
 
     def for_teacher(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 `(B, 1, H, W)` to what the teacher sees, float32 `(B, 3, H, W)`."""
+        """Takes uint8 `(B, 1, H, W)` and returns what the teacher sees, float32 `(B, 3, H, W)`."""
         return to_pixel_values(images, self.of_teacher.image_mean, self.of_teacher.image_std, num_channels=3)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which block of a teacher to distil: the one whose attention is hybrid (paper section 4.1)."""
+"""Which block of a teacher to distil: the one with hybrid attention (paper section 4.1)."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from .teachers import Teacher
 class LayerChoice(NamedTuple):
     """
     Args:
-        layer (`int`): The chosen block, from 1.
+        layer (`int`): Number of the chosen block, from 1.
         nmi (`list[float]`): Normalised mutual information of every block.
     """
 
@@ -31,23 +31,23 @@ def select_layer(
     show_progress: bool = True,
 ) -> LayerChoice:
     """
-    Measures the attention of every block and chooses the one whose normalised mutual information is nearest to
-    `target`, of equal ones the first. That of a block is the mean over all images and heads.
+    Measures the attention of every block and chooses the block whose normalised mutual information (the mean over all
+    images and heads) is nearest to `target`; if several are equal, the first.
 
     Args:
-        model (`nn.Module`): A [`Teacher`] with all its blocks, or another model that can be one, which it becomes:
-            frozen, in evaluation mode. It sees the images as they are, cut into its own patches.
+        model (`nn.Module`): A [`Teacher`] with all its blocks, or another model that can be one. Such a model becomes
+            frozen and stays in evaluation mode. It sees the images cut into its own patches.
         images (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised as for the teacher, on any
-            device; 64 are enough.
+            device. 64 are enough.
         target (`float`, *optional*, defaults to 0.09): NMI of hybrid attention.
         batch_size (`int`, *optional*, defaults to 16): Images at once.
-        show_progress (`bool`, *optional*, defaults to `True`): Whether to say how far it is.
+        show_progress (`bool`, *optional*, defaults to `True`): Whether to show progress.
 
     Raises:
         ValueError: if there are no images, the model cannot be a teacher, or the attention of a block is not finite.
     """
     if images.ndim != 4 or not len(images):
-        raise ValueError(f"Images have the shape (number, 3, height, width), at least one, not {tuple(images.shape)}.")
+        raise ValueError(f"Images must be (at least one, 3, height, width), got {tuple(images.shape)}.")
     if isinstance(model, Teacher):
         teacher = model
     else:

@@ -1,8 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Pre-trained plain ViTs of other libraries: how they are loaded, and what has to be known of them.
+Pre-trained plain ViTs from other libraries: how to load them, and what a teacher has to know about them.
 
-Sources are `timm`, files as their authors publish them, and `transformers`.
+They come from `timm`, from files as their authors publish them, and from `transformers`.
 """
 
 import difflib
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
-# Last names of the parameters that are tokens, in transformers, timm and here: CLS, and registers and the like.
+# Last part of the names of parameters that are tokens, in transformers, timm and here: CLS, and others.
 CLS_TOKENS = ("cls_token", "class_embedding")
 OTHER_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_token")
 
 
 class LoadedModel(NamedTuple):
-    """A model, and the normalisation that it was trained with, on images scaled to 0..1."""
+    """A model, and the normalisation it was trained with, for images scaled to 0..1."""
 
     model: nn.Module
     image_mean: tuple[float, float, float]
@@ -43,14 +43,12 @@ class LoadedModel(NamedTuple):
 
 def load_model(name: str, dtype: torch.dtype, num_attention_heads: int | None = None) -> LoadedModel:
     """
-    Loads a pre-trained model by name; for arguments and errors see [`load_teacher`].
-
-    Returns:
-        [`LoadedModel`], on the CPU, with weights of `dtype`.
+    Loads a pre-trained model by name, on the CPU, with weights of `dtype`. Arguments and errors are those of
+    [`load_teacher`].
     """
     is_file = Path(name).is_file() or (Path(name).suffix in CHECKPOINT_SUFFIXES and not name.startswith("timm:"))
     if num_attention_heads is not None and not is_file:
-        raise ValueError(f"num_attention_heads is for published files; {name!r} says itself how many heads it has.")
+        raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
     if is_file:
         loaded = _load_published(name, num_attention_heads)
     elif name.startswith("timm:"):
@@ -69,7 +67,7 @@ def _load_published(path: str, num_attention_heads: int | None) -> LoadedModel:
         model = convert_checkpoint({"model": tensors, **beside}, UnipModel, **overrides)
     except ValueError as error:
         raise ValueError(f"{path!r} cannot be a teacher: {error}") from error
-    if model.config.last_layer_num_attention_heads is not None:  # only UNIP's own files say so
+    if model.config.last_layer_num_attention_heads is not None:  # only UNIP's own files set it
         processor = UnipImageProcessor()
         return LoadedModel(model, _three(processor.image_mean), _three(processor.image_std))
     return LoadedModel(model, IMAGENET_MEAN, IMAGENET_STD)
@@ -79,17 +77,17 @@ def _load_timm(name: str) -> LoadedModel:
     import timm
 
     try:
-        # With another number of classes timm would load what matches and keep silent about the rest.
+        # With another number of classes timm would load what matches and say nothing about the rest.
         model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
     except TypeError as error:
-        raise ValueError(f"timm's {name!r} cannot be a teacher: it is no plain ViT for images of any size.") from error
+        raise ValueError(f"timm's {name!r} cannot be a teacher: it is not a plain ViT for any image size.") from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         names = timm.list_pretrained()
         hint = ""
         if ":" not in name and name not in names:
             hint = f" Similar names: {', '.join(difflib.get_close_matches(name, names, n=5)) or 'none'}."
         elif isinstance(error, OSError):
-            hint = " On a machine without network, give the folder of a download from the Hub: timm:local-dir:FOLDER."
+            hint = " Without network, give the folder of a model downloaded from the Hub: timm:local-dir:FOLDER."
         raise ValueError(f"timm cannot load {name!r}: {_one_line(error)}.{hint}") from error
     settings: Any = model.pretrained_cfg
     return LoadedModel(model, _three(settings["mean"]), _three(settings["std"]))
@@ -111,15 +109,16 @@ def _load_transformers(name: str, dtype: torch.dtype) -> LoadedModel:
                 trust_remote_code=False,
             )
     except (ImportError, OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        where = "in this folder" if is_folder else "of this name (no file or folder; those of timm begin with timm:)"
-        raise ValueError(f"{name!r} is no teacher: no model {where} can be loaded. {_one_line(error)}.") from error
+        where = "in this folder" if is_folder else "of this name (not a file or folder; timm's names begin with timm:)"
+        message = f"{name!r} cannot be a teacher: no model {where} can be loaded. {_one_line(error)}."
+        raise ValueError(message) from error
     if config.model_type == "timm_wrapper":
         return _load_timm(f"{'local-dir' if is_folder else 'hf-hub'}:{name}")
     problems = [f"{key}: not in the checkpoint" for key in sorted(report["missing_keys"]) if "pooler" not in key]
-    problems += [f"{key}: {tuple(found)} in the checkpoint, {tuple(own)} here"
-                 for key, found, own in sorted(report["mismatched_keys"])]  # fmt: skip
+    for key, found, own in sorted(report["mismatched_keys"]):
+        problems.append(f"{key}: {tuple(found)} in the checkpoint, {tuple(own)} in the model")
     if problems:
-        raise ValueError(f"The weights of {name!r} do not make up its {type(model).__name__}: {'; '.join(problems)}.")
+        raise ValueError(f"The weights of {name!r} do not match its {type(model).__name__}: {'; '.join(problems)}.")
     return LoadedModel(model, *_find_normalisation(name))
 
 
@@ -130,12 +129,12 @@ def _find_normalisation(name: str) -> tuple[tuple[float, float, float], tuple[fl
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         return _three(processor.image_mean), _three(processor.image_std)
     except (AttributeError, ImportError, OSError, TypeError, ValueError):
-        logger.warning("%r does not say how it normalises: as its own normalisation, ImageNet's counts.", name)
+        logger.warning("%r does not say how it normalises images: ImageNet's normalisation is assumed.", name)
         return IMAGENET_MEAN, IMAGENET_STD
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:
-    """Values of three channels, of which one may stand for all."""
+    """Values of three channels. A single value stands for all three."""
     values = [float(value) for value in values]
     red, green, blue = values * 3 if len(values) == 1 else values
     return red, green, blue
@@ -146,7 +145,7 @@ def _one_line(error: Exception) -> str:
 
 
 def find_encoder(model: nn.Module) -> nn.Module:
-    """The part of a model of `transformers` that sees images, without a head and without the text tower of CLIP."""
+    """The part of a `transformers` model that sees images: no head, and no text tower of CLIP."""
     for name in ("base_model", "vision_model"):
         part = getattr(model, name, None)
         if isinstance(part, nn.Module) and "pixel_values" in inspect.signature(part.forward).parameters:
@@ -159,24 +158,24 @@ def find_block_list(model: nn.Module) -> str:
     Name of the list of blocks.
 
     Raises:
-        ValueError: if there is not one list of equal blocks.
+        ValueError: if the model does not have one list of equal blocks.
     """
     name = find_blocks(model)
     if name is None and isinstance(getattr(model, "blocks", None), nn.Sequential):
         name = "blocks"  # as timm keeps them
     if name is None:
         raise ValueError(
-            f"{type(model).__name__} is not one list of equal blocks. Choose a plain ViT, e.g. of MAE, DINO or iBOT."
+            f"{type(model).__name__} is not one list of equal blocks. Choose a plain ViT, e.g. from MAE, DINO or iBOT."
         )
     return name
 
 
 def count_special_tokens(model: nn.Module) -> int:
     """
-    How many tokens are no patches: CLS, registers and the like.
+    How many tokens are not patches: CLS, registers and the like.
 
     Raises:
-        ValueError: if CLS is not among them.
+        ValueError: if there is no CLS token.
     """
     counts = {}
     for path, parameter in model.named_parameters():
@@ -185,8 +184,8 @@ def count_special_tokens(model: nn.Module) -> int:
             counts[name] = parameter.numel() // parameter.shape[-1]
     if not counts.keys() & CLS_TOKENS:
         raise ValueError(
-            f"{type(model).__name__} has no CLS token (nor have SigLIP and networks that average over patches), but "
-            "the student learns how CLS attends. Choose a ViT with one, e.g. of MAE, DINO or iBOT."
+            f"{type(model).__name__} has no CLS token, but the student learns how CLS attends. SigLIP and networks "
+            "that average over patches have none. Choose a ViT with one, e.g. from MAE, DINO or iBOT."
         )
     return sum(counts.values())
 
@@ -196,7 +195,7 @@ def find_patch_embedding(model: nn.Module) -> tuple[str, int]:
     Name of the convolution that embeds the patches, and their size in pixels.
 
     Raises:
-        ValueError: if the first convolution does not cut images of 3 channels into squares.
+        ValueError: if the first convolution does not cut images with 3 channels into squares.
     """
     convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     for name, first in convolutions[:1]:
@@ -204,13 +203,13 @@ def find_patch_embedding(model: nn.Module) -> tuple[str, int]:
         if first.in_channels == 3 and size == first.stride and size[0] == size[1]:
             return name, size[0]
     raise ValueError(
-        f"{type(model).__name__} does not cut images of 3 channels into square patches side by side. Choose a plain "
-        "ViT, e.g. of MAE, DINO or iBOT."
+        f"{type(model).__name__} does not cut images with 3 channels into adjacent square patches. Choose a plain "
+        "ViT, e.g. from MAE, DINO or iBOT."
     )
 
 
 def set_plain_attention(model: nn.Module) -> None:
-    """Makes attention one call of `scaled_dot_product_attention` over all patches."""
+    """Makes each attention one call of `scaled_dot_product_attention` over all patches."""
     network: Any = model
     if hasattr(network, "set_attn_implementation"):  # transformers
         network.set_attn_implementation("sdpa")
@@ -222,7 +221,7 @@ def set_plain_attention(model: nn.Module) -> None:
 
 
 def forward_options(model: nn.Module, batch_size: int, num_patches: int) -> dict[str, Any]:
-    """What a model has to be told beside the images, so that it takes any size and keeps all patches in order."""
+    """Arguments beside the images that make a model take any size and keep all patches in order."""
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {}
     if "interpolate_pos_encoding" in accepted:

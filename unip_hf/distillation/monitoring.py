@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What can be seen while students learn: how near they come to the teacher, and where both look."""
+"""What can be seen while students learn: how close they are to the teacher, and where both look."""
 
 from pathlib import Path
 
@@ -11,21 +11,20 @@ from torch import nn
 from ..analysis import attention_map, normalized_mutual_information
 from ..analysis.plots import attention_pictures
 from ..files import write_whole
-from ..modeling.modeling_unip_pretraining import attention_distillation_loss
 from .inputs import DistillationInput
 from .students import Students
 
 
 class AttentionMonitor:
     """
-    Compares students with their teacher on images that stay the same, as [`unip_hf.training.train`] asks for it.
+    Compares students with their teacher on images that stay the same; [`unip_hf.training.TrainingLoop`] calls it.
 
     Args:
-        accelerator: Its main process writes; its trackers get the pictures.
-        inputs: Teacher and normalisation.
+        accelerator: Its main process writes. Its trackers get the pictures.
+        inputs: The teacher and the normalisation.
         images (`torch.Tensor` of shape `(count, 1, height, width)`): uint8.
-        output_dir (`Path`): Gets `attention/step-....png`.
-        num_pictures (`int`, *optional*, defaults to 3): Images that are shown.
+        output_dir (`Path`): Folder for `attention/step-....png`.
+        num_pictures (`int`, *optional*, defaults to 3): Number of images to show.
         batch_size (`int`, *optional*, defaults to 16): Images at once.
     """
 
@@ -48,8 +47,8 @@ class AttentionMonitor:
     @torch.no_grad()
     def __call__(self, students: nn.Module, step: int) -> dict[str, float]:
         """
-        `sample_loss/NAME`, the distillation loss of each student on these images, and `nmi/NAME`, the normalised
-        mutual information of its attention beside the teacher's, averaged over images and heads.
+        Returns `sample_loss/NAME`, the loss of each student on these images, and `nmi/NAME`, the normalised mutual
+        information of the attention of each student and of the teacher, averaged over images and heads.
         """
         assert isinstance(students, Students)
         sums: dict[str, float] = {}
@@ -62,13 +61,11 @@ class AttentionMonitor:
             with self.accelerator.autocast():
                 pixel_values, *from_teacher = self.inputs(images)
                 networks = {"teacher": tuple(from_teacher)}
-                for name, student in students.items():
-                    outputs = student(pixel_values)
-                    loss = attention_distillation_loss(outputs.query, outputs.key, *from_teacher)
+                for name, output, loss in students.compare(pixel_values, *from_teacher):
                     if not loss.isfinite():
-                        return {}  # nothing to look at, and training will stop
+                        return {}  # there is nothing to look at, and training will stop
                     add(f"sample_loss/{name}", loss, len(images))
-                    networks[name] = (outputs.query, outputs.key)
+                    networks[name] = (output.query, output.key)
             for name, (query, key) in networks.items():
                 attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)
                 add(f"nmi/{name}", normalized_mutual_information(attention).mean(), len(images))

@@ -2,6 +2,8 @@
 """Students: networks that learn the attention of one block of a teacher, several at once if wanted."""
 
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
-from ..modeling.modeling_unip_pretraining import UnipForPreTraining, attention_distillation_loss
+from ..modeling.modeling_unip_pretraining import UnipForPreTraining, chunked_attention_distillation_loss
 
 
 def load_student(
@@ -27,15 +29,15 @@ def load_student(
 
     Args:
         name (`str`): `"tiny"`, `"small"`, `"base"` or `"large"` for a random start with a fixed sine-cosine position
-            table, or folder or name of a UNIP model that is trained further.
-        num_teacher_heads (`int`): Heads of the last block.
+            table; or the folder or Hub name of a UNIP model that is trained further.
+        num_teacher_heads (`int`): Heads of the teacher's block, and so of the student's last block.
         image_size (`int`, *optional*, defaults to 224): Side of the training crops in pixels.
-        drop_path_rate (`float`, *optional*, defaults to 0.1): Of every block.
-        num_channels (`int`, *optional*, defaults to 3): Of a random start; checkpoints keep theirs.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): Drop path rate of every block.
+        num_channels (`int`, *optional*, defaults to 3): Channels of a random start. Checkpoints keep theirs.
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if it is no UNIP model, or its width cannot be divided by the heads.
+        ValueError: if it is not a UNIP model, or its width cannot be divided by the heads.
     """
     fields: dict[str, Any] = {
         "last_layer_num_attention_heads": num_teacher_heads,
@@ -49,10 +51,10 @@ def load_student(
         found = load_config(name).model_type
         if found != "unip":
             raise ValueError(
-                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)} or a UNIP model."
+                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)}, or a UNIP model."
             )
         config = UnipConfig.from_pretrained(name, **fields)
-        config.validate()  # which from_pretrained does before it changes the fields
+        config.validate()  # from_pretrained validates before it changes the fields
         model, loading = UnipForPreTraining.from_pretrained(name, config=config, output_loading_info=True)
     except StrictDataclassError as error:
         raise ValueError(f"The student {name!r} does not fit this teacher: {error.__cause__ or error}") from error
@@ -60,32 +62,49 @@ def load_student(
         raise ValueError(f"The weights of the student {name!r} are damaged: {error}.") from error
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("unip.layernorm."))
     if missing:
-        raise ValueError(f"The student {name!r} lacks {missing[:3]} ({len(missing)} tensors): it is no UNIP encoder.")
+        raise ValueError(
+            f"The student {name!r} is not a UNIP encoder: it lacks {missing[:3]} ({len(missing)} in all)."
+        )
     if model.config.image_size != image_size:
         model.resize_position_embeddings(image_size)
     return model
 
 
-RESERVED_NAMES = {*dir(nn.ModuleDict), *vars(nn.ModuleDict()), "teacher"}
-
-
 class Students(nn.ModuleDict):
     """
-    Students that learn from the same pass of a teacher. They share nothing else: for these images, each gets the
-    gradients that it would get alone.
+    Students that learn from the same pass of a teacher. They share nothing else: each gets the gradients that it would
+    get alone from the same images.
 
     Args:
-        models (`dict[str, UnipForPreTraining]`): By name; all take the same number of channels.
+        models (`dict[str, UnipForPreTraining]`): By name. All take the same number of channels.
+        loss (`Callable`, *optional*, defaults to [`chunked_attention_distillation_loss`]): Takes the student's query
+            and key and the teacher's query and key, and returns a scalar; see [`attention_distillation_loss`].
 
     Raises:
-        ValueError: if there are none, or their channels differ.
+        ValueError: if there are no students, or their channels differ.
     """
 
-    def __init__(self, models: dict[str, UnipForPreTraining]):
+    def __init__(
+        self,
+        models: dict[str, UnipForPreTraining],
+        loss: Callable[..., torch.Tensor] = chunked_attention_distillation_loss,
+    ):
         channels = {model.config.num_channels for model in models.values()}
         if len(channels) != 1:
-            raise ValueError(f"Students that learn together take the same number of channels, not {sorted(channels)}.")
+            raise ValueError(
+                f"Students that learn together must take the same number of channels, got {sorted(channels)}."
+            )
         super().__init__(models)
+        self.loss = partial(loss)  # a loss that is a module must not become one of the students
+
+    def compare(
+        self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
+    ) -> Iterator[tuple[str, Any, torch.Tensor]]:
+        """Takes what [`~Students.forward`] takes. Yields the name, the output and the loss of each student."""
+        for name, student in self.items():
+            output = student(pixel_values)
+            # Outside of the student, which may be compiled: compilation would unroll the loop over chunks.
+            yield name, output, self.loss(output.query, output.key, teacher_query, teacher_key)
 
     def forward(
         self, pixel_values: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor
@@ -99,20 +118,19 @@ class Students(nn.ModuleDict):
         Returns:
             The loss of each student, float32 of shape `(number of students,)`.
         """
-        losses = []
-        for student in self.values():  # the loss outside of what may be compiled, which would unroll its chunks
-            outputs = student(pixel_values)
-            losses.append(attention_distillation_loss(outputs.query, outputs.key, teacher_query, teacher_key))
-        return torch.stack(losses)
+        return torch.stack([loss for _, _, loss in self.compare(pixel_values, teacher_query, teacher_key)])
+
+
+RESERVED_NAMES = {*dir(Students), *vars(nn.ModuleDict()), "loss", "teacher"}
 
 
 def student_names(checkpoints: list[str]) -> list[str]:
     """
-    What the students are called in logs and folders: a size, or the end of the path of the checkpoint, as much of it
-    as tells them apart.
+    Names of the students in logs and folders: a size, or the end of the checkpoint's path, as much of it as is needed
+    to tell them apart.
 
     Raises:
-        ValueError: if two are the same.
+        ValueError: if two students are the same.
     """
     paths = [
         Path(checkpoint).resolve() if Path(checkpoint).exists() else Path(checkpoint) for checkpoint in checkpoints
@@ -121,7 +139,7 @@ def student_names(checkpoints: list[str]) -> list[str]:
         names = [re.sub(r"[^\w-]+", "_", "-".join(path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names) and not any(name in RESERVED_NAMES for name in names):
             return names
-    raise ValueError(f"Students need names of their own, unlike {', '.join(checkpoints)}.")
+    raise ValueError(f"Students must have names of their own, got {', '.join(checkpoints)}.")
 
 
 __all__ = ["Students", "load_student", "student_names"]

@@ -1,9 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Teachers: pre-trained plain ViTs of any library, frozen, that give the queries and keys of a block.
+Teachers: frozen, pre-trained plain ViTs of any library that give the queries and keys of a block.
 
-Every library can compute attention by `torch.nn.functional.scaled_dot_product_attention`. There queries and keys are
-taken as they are multiplied, after rotary positions and norms, whatever the network does before.
+Every library can compute attention with `torch.nn.functional.scaled_dot_product_attention`. Queries and keys are taken
+from this call, as they are multiplied: after rotary positions, norms and whatever else the network does before.
 """
 
 import math
@@ -26,16 +26,17 @@ class Teacher(nn.Module):
     The model is not copied: its parameters are frozen, its attention is set to sdpa, and blocks are deleted from it.
 
     Args:
-        model (`nn.Module`): A plain ViT with CLS token of `transformers`, `timm` or this library, also with a head.
-        layer (`int`, *optional*): Block to distil, from 1; those behind it are deleted. `None` keeps all.
-        name (`str`, *optional*): For messages; the name of the class by default.
-        patch_size (`int`, *optional*, defaults to 16): Of the student, in pixels.
-        image_mean, image_std (`tuple[float, float, float]`, *optional*): What the model was trained with, on images
-            scaled to 0..1; ImageNet's by default.
+        model (`nn.Module`): A plain ViT with a CLS token from `transformers`, `timm` or this library. It may have a
+            head.
+        layer (`int`, *optional*): Block to distil, from 1. The blocks behind it are deleted. `None` keeps all.
+        name (`str`, *optional*, defaults to the name of the class): For messages.
+        patch_size (`int`, *optional*, defaults to 16): Patch size of the student, in pixels.
+        image_mean, image_std (`tuple[float, float, float]`, *optional*, defaults to ImageNet's): Normalisation that
+            the model was trained with, for images scaled to 0..1.
 
     Attributes:
-        num_layers (`int`): Blocks of the original network.
-        patch_size, student_patch_size (`int`): The teacher's own, and the student's.
+        num_layers (`int`): Number of blocks of the original network.
+        patch_size, student_patch_size (`int`): The teacher's own patch size, and the student's.
 
     Raises:
         ValueError: if there is no such block, or the model has no CLS token, no single list of blocks, no token for
@@ -74,12 +75,12 @@ class Teacher(nn.Module):
 
     @property
     def blocks(self) -> Any:
-        """The blocks that are kept, a list of modules."""
+        """The remaining blocks, a list of modules."""
         return self.model.get_submodule(self._blocks_name)
 
     @property
     def num_attention_heads(self) -> int:
-        """Heads of the chosen block, or of the last one as long as none is chosen."""
+        """Heads of the chosen block; of the last one if none is chosen."""
         return self._heads[(self.layer or self.num_layers) - 1]
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -89,31 +90,31 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind is computed.
+        Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind them is computed.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images of the
-                student's size, multiples of its patch size. For a teacher of another patch size they are resized
-                (bicubic, with antialiasing), so that it sees the student's grid.
-            layer (`int`, *optional*): Block number from 1; the chosen one by default.
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images as the student
+                gets them; height and width are multiples of its patch size. For a teacher with another patch size
+                they are resized (bicubic, with antialiasing), so that it sees the student's grid.
+            layer (`int`, *optional*, defaults to the chosen one): Number of the block, from 1.
 
         Returns:
             Two tensors of shape `(batch_size, num_heads, 1 + rows * columns, head_dim)`, CLS first, in the dtype that
-            attention is computed in. `softmax(query @ key.T / sqrt(head_dim))` is the attention. Registers and other
-            special tokens are dropped, which amounts to renormalising it over the remaining tokens.
+            attention is computed in. The attention is `softmax(query @ key.T / sqrt(head_dim))`. Registers and other
+            special tokens are dropped, which is the same as renormalising it over the remaining tokens.
 
         Raises:
-            ValueError: if there is no such block, or the images are not normalised or not of such a size.
+            ValueError: if there is no such block, or the images have a wrong size or are not normalised.
         """
         layer = self.layer if layer is None else layer
         if layer is None:
-            raise ValueError(f"No block of {self.name} is chosen: give layer, 1 to {self.num_layers}.")
+            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
         self._check_layer(layer)
         return self._catch(pixel_values, [layer])[0]
 
     @torch.no_grad()
     def query_keys(self, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Queries and keys of every block that is kept, from one pass; see [`~Teacher.query_key`]."""
+        """Queries and keys of every remaining block, from one pass; see [`~Teacher.query_key`]."""
         layers = list(range(1, len(self.blocks) + 1))
         for layer in layers:
             self._check_layer(layer)
@@ -121,7 +122,7 @@ class Teacher(nn.Module):
 
     def keep_layer(self, layer: int) -> None:
         """
-        Chooses a block, from 1, and deletes those behind it.
+        Chooses a block, from 1, and deletes the blocks behind it.
 
         Raises:
             ValueError: if there is no such block, or it was deleted.
@@ -132,7 +133,7 @@ class Teacher(nn.Module):
 
     def compile(self, *args: Any, **options: Any) -> None:
         """
-        Compiles each block before the chosen one, in place, as `torch.nn.Module.compile` does; equal blocks share one
+        Compiles each block before the chosen one in place, as `torch.nn.Module.compile` does. Equal blocks share one
         compiled function. From then on the teacher gives queries and keys of the chosen block only.
         """
         for block in self._blocks_before():
@@ -141,15 +142,15 @@ class Teacher(nn.Module):
     def shard(self, device: torch.device | str | None = None, **options: Any) -> None:
         """
         Divides the parameters of each block before the chosen one among all processes (FSDP2), for teachers that do
-        not fit on one device; a block is gathered when its turn comes, so all processes have to ask equally often.
-        The rest, small, stays as it is. From then on the teacher gives queries and keys of the chosen block only.
+        not fit on one device. A block is gathered when it is needed, so all processes must ask equally often. The
+        rest is small and stays whole. From then on the teacher gives queries and keys of the chosen block only.
 
         Args:
-            device (*optional*): Where this process computes; where the model is by default. A model that is still on
-                the CPU comes there block by block, so that no device ever holds it whole. Do not move it afterwards.
-            options: Of `torch.distributed.fsdp.fully_shard`. `reshard_after_forward` is `True` by default, `mesh` one
-                dimension over all processes. The plugin of `accelerate` has `reshard_after_forward` and, under the
-                name `cpu_offload`, `offload_policy`.
+            device (*optional*, defaults to where the model is): Where this process computes. A model on the CPU is
+                moved there block by block, so that no device ever holds it whole. Do not move it afterwards.
+            options: Options of `torch.distributed.fsdp.fully_shard`. By default `reshard_after_forward` is `True` and
+                `mesh` is one dimension over all processes. The plugin of `accelerate` has `reshard_after_forward` and,
+                under the name `cpu_offload`, `offload_policy`.
         """
         from torch.distributed import get_world_size
         from torch.distributed.device_mesh import init_device_mesh
@@ -159,7 +160,7 @@ class Teacher(nn.Module):
         device = torch.device(device or next(self.model.parameters()).device)
         if "mesh" not in options:
             options["mesh"] = init_device_mesh(device.type, (get_world_size(),))
-        # Each block by itself, with nothing sharded around them, since a pass never comes to the end of that.
+        # Each block by itself: a pass stops early, so it would never reach the end of anything sharded around them.
         for block in self._blocks_before():
             fully_shard(block, **{"reshard_after_forward": True, **options})
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
@@ -180,15 +181,15 @@ class Teacher(nn.Module):
             raise ValueError(f"{self.name} has no block {layer}: choose one from 1 to {self.num_layers}.")
         if layer > len(self.blocks):
             raise ValueError(
-                f"Block {layer} of {self.name} was deleted, as all behind {len(self.blocks)}: load it anew."
+                f"Block {layer} of {self.name} was deleted, like all behind {len(self.blocks)}: load it anew."
             )
         if self._gives_one_layer and layer != self.layer:
             raise ValueError(
-                f"{self.name} is compiled or sharded for block {self.layer}: ask for block {layer} before."
+                f"{self.name} is compiled or sharded for block {self.layer}: ask for block {layer} before that."
             )
 
     def _probe(self) -> list[int]:
-        """Heads of each kept block, from one small image, on which all that could be wrong shows."""
+        """Heads of each block, from one small image. A model that cannot be a teacher fails here."""
         size = self.student_patch_size
         image = next(self.model.parameters()).new_zeros(1, 3, 2 * size, 3 * size)
         try:
@@ -201,7 +202,7 @@ class Teacher(nn.Module):
     def _catch(
         self, pixel_values: torch.Tensor, layers: list[int], stops: bool = True
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Queries and keys of some blocks, in ascending order; stops at the last of them."""
+        """Queries and keys of blocks in ascending order. Stops at the last of them."""
         modes = {layer: _AttentionInputs(stops and layer == layers[-1]) for layer in layers}
         pixel_values, grid_size = self._prepare(pixel_values)
         num_patches = math.prod(grid_size)
@@ -214,20 +215,20 @@ class Teacher(nn.Module):
         for layer, mode in modes.items():
             if len(mode.found) != 1:
                 raise ValueError(
-                    f"block {layer} calls scaled_dot_product_attention {len(mode.found)} times, not once. Choose a "
-                    "ViT whose blocks have one self-attention each."
+                    f"block {layer} calls scaled_dot_product_attention {len(mode.found)} times instead of once. "
+                    "Choose a ViT whose blocks have one self-attention each."
                 )
         return [self._drop_special_tokens(*modes[layer].found[0], num_patches) for layer in layers]
 
     def _prepare(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Images as the teacher takes them, and rows and columns of the grid."""
+        """The images in the teacher's size and dtype, and rows and columns of the grid."""
         if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values is {pixel_values.dtype}: normalise the images first.")
+            raise ValueError(f"pixel_values must be floating point, got {pixel_values.dtype}: normalise the images.")
         height, width = pixel_values.shape[-2:]
         size = self.student_patch_size
         if height % size or width % size or not height or not width:
             raise ValueError(
-                f"Images of {height}x{width} pixels are not cut evenly into the student's patches of {size}x{size}: "
+                f"Images of {height}x{width} pixels cannot be cut evenly into the student's patches of {size}x{size}: "
                 f"crop or resize them to multiples of {size}."
             )
         rows, columns = height // size, width // size
@@ -243,9 +244,9 @@ class Teacher(nn.Module):
         num_tokens = self._num_special_tokens + num_patches
         if query.ndim != 4 or query.shape != key.shape or query.shape[2] != num_tokens:
             raise ValueError(
-                f"queries are {tuple(query.shape)} and keys {tuple(key.shape)}, but (batch, heads, {num_tokens}, "
-                f"head_dim) is expected: {self._num_special_tokens} special tokens and {num_patches} patches. Choose "
-                "a ViT whose blocks attend to all patches and to nothing else."
+                f"queries and keys must have the shape (batch, heads, {num_tokens}, head_dim), for "
+                f"{self._num_special_tokens} special tokens and {num_patches} patches, got {tuple(query.shape)} and "
+                f"{tuple(key.shape)}. Choose a ViT whose blocks attend to all patches and to nothing else."
             )
         if self._num_special_tokens > 1:
             query, key = (torch.cat([x[:, :, :1], x[:, :, -num_patches:]], dim=2) for x in (query, key))
@@ -253,11 +254,11 @@ class Teacher(nn.Module):
 
 
 class _Stop(Exception):
-    """Ends a forward pass from inside, as soon as everything is found."""
+    """Ends a forward pass from inside, once everything is found."""
 
 
 class _AttentionInputs(TorchFunctionMode):
-    """Finds queries and keys of each attention that is computed while it is active; may stop at the first."""
+    """Collects queries and keys of each attention that is computed while it is active. May stop at the first."""
 
     def __init__(self, stops: bool):
         super().__init__()
@@ -285,11 +286,11 @@ def _query_key(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Takes what `scaled_dot_product_attention` takes; a scale of its own becomes part of the query."""
+    """Takes what `scaled_dot_product_attention` takes. An unusual scale becomes part of the query."""
     if attn_mask is not None or is_causal:
         raise ValueError(
-            "it adds a mask or relative positions to the product of queries and keys (as BEiT does), which students "
-            "cannot learn. Choose a ViT with absolute or rotary positions."
+            "it adds a mask or relative positions to the product of queries and keys, as BEiT does, and students "
+            "cannot learn that. Choose a ViT with absolute or rotary positions."
         )
     usual_scale = query.shape[-1] ** -0.5
     if scale is not None and not math.isclose(scale, usual_scale, rel_tol=1e-6):
@@ -299,7 +300,7 @@ def _query_key(
 
 @contextmanager
 def _active_inside(block: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
-    """Makes a mode active in the forward of a block, and nowhere else."""
+    """Makes a mode active while a block computes, and nowhere else."""
     forward, own = block.forward, vars(block).get("forward")
 
     def forward_in_mode(*args: Any, **kwargs: Any) -> Any:
@@ -330,22 +331,22 @@ def load_teacher(
         name (`str`): One of
 
             - `"timm:NAME"`, e.g. `"timm:vit_large_patch16_224.mae"`; `"timm:local-dir:FOLDER"` for a folder with
-              `config.json` and weights of `timm`, on a machine without network;
+              `config.json` and weights from `timm`, on a machine without network;
             - a file as its authors publish it: MAE, DINO, iBOT, DeiT or UNIP;
-            - a folder or a name on the Hub of a model of `transformers` or `timm`: ViT, ViT-MAE, DINO, DINOv2, DINOv3,
-              DeiT, CLIP, ...
-        layer (`int`, *optional*): Block to distil, from 1; the blocks behind it are deleted. `None` keeps all.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights.
-        num_attention_heads (`int`, *optional*): For published files of unusual width, which do not say it.
-        patch_size (`int`, *optional*, defaults to 16): Of the student, in pixels.
+            - a folder or Hub name of a `transformers` or `timm` model: ViT, ViT-MAE, DINO, DINOv2, DINOv3, DeiT,
+              CLIP, ...
+        layer (`int`, *optional*): Block to distil, from 1. The blocks behind it are deleted. `None` keeps all.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the weights.
+        num_attention_heads (`int`, *optional*): Heads of a published file of unusual width, which does not say it.
+        patch_size (`int`, *optional*, defaults to 16): Patch size of the student, in pixels.
 
     Returns:
         The [`Teacher`], on the CPU.
 
     Raises:
         FileNotFoundError: if the name is that of a checkpoint file that does not exist.
-        ValueError: if it cannot be loaded, its tensors do not make up the model (the message lists them), or it is no
-            plain ViT with CLS token.
+        ValueError: if it cannot be loaded, its tensors do not match the model (the message lists them), or it is not a
+            plain ViT with a CLS token.
     """
     source = libraries.load_model(name, dtype or torch.float32, num_attention_heads)
     return Teacher(

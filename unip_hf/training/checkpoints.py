@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of a run: everything that is needed to go on as if it had never stopped."""
+"""Checkpoints of a run: everything it needs to go on as if it had never stopped."""
 
 import json
 import shutil
@@ -20,19 +20,19 @@ def find_checkpoint(output_dir: Path, which: str) -> Path:
 
     Args:
         output_dir (`Path`): Folder of the run.
-        which (`str`): `"latest"`, or the path of one.
+        which (`str`): `"latest"`, or the path of a checkpoint.
 
     Raises:
         FileNotFoundError: if there is none.
     """
     if which != "latest":
         if not (Path(which) / "state.json").is_file():
-            raise FileNotFoundError(f"{which!r} is no checkpoint of a run: it has no state.json.")
+            raise FileNotFoundError(f"{which!r} is not a checkpoint of a run: it has no state.json.")
         return Path(which)
     found = sorted((output_dir / "checkpoints").glob("step-*/state.json"))
     if not found:
         raise FileNotFoundError(
-            f"There is no checkpoint to resume in '{output_dir}': leave --resume_from_checkpoint out to start anew."
+            f"There is no checkpoint to resume in '{output_dir}': leave out --resume_from_checkpoint to start anew."
         )
     return found[-1].parent
 
@@ -41,17 +41,17 @@ def save_checkpoint(
     accelerator: Accelerator, output_dir: Path, state: dict[str, Any], averaged_model: nn.Module | None = None
 ) -> None:
     """
-    Writes `output_dir/checkpoints/step-...` whole, unless it is there, and then removes older ones. Every process
-    calls this; of several machines, all see the folder.
+    Writes `output_dir/checkpoints/step-...` whole, unless it exists, and then removes older checkpoints. Every process
+    calls this. All machines must see the folder.
 
     Args:
-        accelerator: Whose prepared models and optimizers, with the random states of all processes, are written.
+        accelerator: Its prepared models and optimizers are written, with the random states of all processes.
         output_dir (`Path`): Folder of the run.
-        state (`dict`): Plain values, `"step"` among them.
+        state (`dict`): Plain values, among them `"step"`.
         averaged_model (*optional*): The moving average of the weights.
 
     Raises:
-        OSError: if the disk is full, say. What was there before stays.
+        OSError: if it cannot be written, e.g. because the disk is full. Older checkpoints stay.
     """
     target = output_dir / "checkpoints" / f"step-{state['step']:08d}"
     if (target / "state.json").is_file():
@@ -89,10 +89,10 @@ def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, averaged_model: nn.Module | None = None
 ) -> dict[str, Any]:
     """
-    Loads what [`save_checkpoint`] wrote into the prepared models and optimizers; returns the plain values.
+    Loads what [`save_checkpoint`] wrote into the prepared models and optimizers, and returns the plain values.
 
     Raises:
-        ValueError: if it is of another model or run, or damaged.
+        ValueError: if the checkpoint is damaged or belongs to another model or run.
     """
     try:
         accelerator.load_state(str(checkpoint))

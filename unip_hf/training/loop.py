@@ -1,12 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The training loop. It knows nothing of what is trained: model, batches, loss and evaluation are handed to it."""
+"""The training loop. It does not know what is trained: model, batches, loss and evaluation are handed to it."""
 
-import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,319 +19,291 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..files import write_whole
 from ..progress import Progress
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, update_checkpoint
+from .metrics_log import MetricsLog
+from .processes import STOPPED_BY_SIGTERM, Termination, make_sum_over_processes
 
 
-STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
-
-
-class MetricsLog:
+@dataclass
+class TrainingSettings:
     """
-    What was measured during a run, one JSON object a line, and the trackers.
+    How long a run is, how an update is made, and what happens how often.
 
     Args:
-        accelerator: Whose trackers get the same values; the main process writes.
-        path (`Path`): File to append to.
-        is_known (`Callable`): Takes a line's values; the others are removed, since a run that was interrupted makes
-            them again.
+        num_steps (`int`): Updates of the weights.
+        accumulation_steps (`int`, *optional*, defaults to 1): Batches of each process for one update.
+        max_gradient_norm (`float`, *optional*): Longer gradients are shortened to it.
+        ema_decay (`float`, *optional*): Evaluate and save the exponential moving average of the weights with this
+            decay.
+        evaluate_every, save_every, log_every (`int`, *optional*): In updates. The last update is always evaluated,
+            saved and logged, and every evaluated update is saved first.
     """
 
-    def __init__(self, accelerator: Accelerator, path: Path, is_known: Callable[[dict[str, Any]], bool]):
-        self.accelerator = accelerator
-        self.path = path
-        if accelerator.is_main_process and path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and is_known(json.loads(line))]
-            with write_whole(path) as staged:
-                staged.write_text("".join(kept))
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
-        if self.accelerator.is_main_process:
-            with open(self.path, "a") as file:
-                defined = {name: None if value != value else value for name, value in values.items()}  # no NaN in JSON
-                file.write(json.dumps({"step": step, **defined}) + "\n")
+    num_steps: int
+    accumulation_steps: int = 1
+    max_gradient_norm: float | None = None
+    ema_decay: float | None = None
+    evaluate_every: int = 1000
+    save_every: int = 1000
+    log_every: int = 10
 
 
-class Termination:
+@dataclass
+class TrainingLoop:
     """
-    Remembers that SIGTERM came while it is entered. Where nothing would be lost, `is_safe`, the signal ends the
-    process at once.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
-        self.is_safe = False
-
-    def __enter__(self) -> "Termination":
-        self.is_main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
-        if self.is_main:
-            self.before = signal.signal(signal.SIGTERM, self.receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_main:
-            signal.signal(signal.SIGTERM, self.before)
-
-    def receive(self, *_: object) -> None:
-        self.came = True
-        if self.is_safe:
-            raise SystemExit(STOPPED_BY_SIGTERM)
-
-    @contextmanager
-    def safe(self) -> Iterator[None]:
-        self.is_safe = True
-        if self.came:
-            raise SystemExit(STOPPED_BY_SIGTERM)
-        try:
-            yield
-        finally:
-            self.is_safe = False
-
-
-def save_batches(
-    batches: Iterable[Any], numbers: Sequence[int], folder: Path, prefix: str, accelerator: Accelerator
-) -> None:
-    """Writes the tensors of the batches of these numbers, from 0, as safetensors."""
-    for number, batch in enumerate(islice(batches, max(numbers) + 1)):
-        if number in numbers:
-            named = batch if isinstance(batch, dict) else {"batch": batch}
-            tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)}
-            name = f"{prefix}-batch-{number + 1}-process-{accelerator.process_index}.safetensors"
-            with write_whole(folder / name) as staged:
-                save_file(tensors, staged)
-
-
-def make_sum_over_processes() -> Callable[[list[float]], list[float]]:
-    """A function that adds numbers up over all processes, on the CPU, so that no device has to be waited for."""
-    if not torch.distributed.is_initialized():
-        return lambda numbers: numbers
-    group: Any = torch.distributed.new_group(backend="gloo")
-
-    def add_up(numbers: list[float]) -> list[float]:
-        sums = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-        torch.distributed.all_reduce(sums, group=group)
-        return sums.tolist()
-
-    return add_up
-
-
-def train(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    batches: Callable[[int], Iterable[Any]],
-    compute_loss: Callable[[nn.Module, Any], torch.Tensor],
-    batch_weight: Callable[[Any], float],
-    schedule: Callable[[int], float],
-    num_steps: int,
-    output_dir: Path,
-    save_model: Callable[[nn.Module, Path], None],
-    loss_names: Sequence[str] = (),
-    evaluate: Callable[[nn.Module, int], dict[str, Any]] | None = None,
-    best_metric: str | None = None,
-    evaluate_every: int = 1000,
-    save_every: int = 1000,
-    log_every: int = 10,
-    accumulation_steps: int = 1,
-    max_gradient_norm: float | None = None,
-    ema_decay: float | None = None,
-    set_training_mode: Callable[[nn.Module], Any] = lambda model: model.train(),
-    resume_from_checkpoint: str | None = None,
-) -> dict[str, Any]:
-    """
-    Trains a model until `num_steps` updates are made.
+    Trains a model.
 
     The loss of an update is the mean over all its batches, on all processes and in all accumulation steps, weighted
-    with `batch_weight` (the number of labelled pixels, say): the same number whichever way the batch is divided.
+    with `batch_weight` (the number of labelled pixels, say). It is the same number however the batch is divided.
 
-    A run that is interrupted goes on from its last checkpoint as if nothing had happened. SIGTERM writes a checkpoint
+    A run that was interrupted goes on from its last checkpoint as if nothing had happened. SIGTERM writes a checkpoint
     and ends the process with status 143. `output_dir` gets `checkpoints/`, `best/` and `last/` (what `save_model`
-    writes) and `metrics.jsonl`. A loss that is not finite ends the run, and the batch it came from is written to
-    `not_finite_batches/` (tensors, safetensors) by the process that had it, beside those of the step before.
+    writes) and `metrics.jsonl`. A loss that is not finite ends the run. The process that had it writes its batch, and
+    those of the step before, to `not_finite_batches/` (tensors as safetensors).
 
     Args:
-        accelerator: Prepares model and optimizer; its trackers, if there are any, get every metric.
+        accelerator: Prepares model and optimizer. Its trackers, if there are any, get every metric.
         model: On any device.
-        optimizer: Its groups' `lr` is the rate that `schedule` is multiplied with.
-        batches: From the number of updates made to this process's batches of tensors from there on, without an end;
-            the same ones whenever it is asked.
-        compute_loss: From model and batch (on the device) to the mean loss of the batch; or to several, of shape
-            `(number of losses,)`, whose sum is minimised.
-        batch_weight: Number of things that this mean is over.
-        schedule: From the number of updates made, 0 to `num_steps - 1`, to the part of the learning rate.
-        num_steps: Updates.
+        optimizer: `schedule` is multiplied with the `lr` of its groups.
+        settings ([`TrainingSettings`]): Length and rhythm of the run.
         output_dir: Folder that exists.
-        save_model: Writes model and folder, in the main process.
-        loss_names: What the log calls several losses, beside their sum.
-        evaluate: From model and step to metrics, called by every process; the model is in evaluation mode.
-        best_metric: Which of the metrics `best/` is saved for, where it is highest; by default none.
-        evaluate_every, save_every, log_every: In updates. The last update is always evaluated, saved and logged.
-        accumulation_steps: Batches of each process for one update.
-        max_gradient_norm: Longer gradients are shortened to it.
-        ema_decay: Evaluate and save the exponential moving average of the weights with this decay.
-        set_training_mode: Called with the model before training and after every evaluation.
-        resume_from_checkpoint: `"latest"` or the path of a checkpoint.
-
-    Returns:
-        The state at the end: `step` and `evaluated_step`, the highest value of `best_metric` as `best`, and its step
-        as `best_step`.
-
-    Raises:
-        FileNotFoundError: if there is no checkpoint to resume from.
-        ValueError: if the loss is not finite, or a checkpoint does not fit.
-        OSError: if a checkpoint cannot be written.
+        batches: Takes the number of updates made and returns this process's batches of tensors from there on, without
+            an end; the same ones whenever it is asked.
+        compute_loss: Takes the model and a batch on the device. Returns the mean loss of the batch, or several losses
+            of shape `(number of losses,)`, whose sum is minimised.
+        batch_weight: Takes a batch and returns the number of things that its loss is the mean over.
+        schedule: Takes the number of updates made, 0 to `num_steps - 1`, and returns the part of the learning rate.
+        save_model: Takes a model and a folder, and writes it. Called in the main process.
+        evaluate (*optional*): Takes the model in evaluation mode and the step, and returns metrics. Called by every
+            process.
+        best_metric (*optional*): The metric that decides which model is `best/`: where it is highest. By default
+            there is none.
+        loss_names (*optional*): What the log calls several losses, beside their sum.
+        set_training_mode (*optional*): Called with the model before training and after every evaluation.
     """
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    averaged = None
-    if ema_decay is not None:
-        averaging = get_ema_multi_avg_fn(ema_decay)
-        averaged = AveragedModel(model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    state: dict[str, Any] = {"step": 0, "evaluated_step": 0, "best": None, "best_step": None}
-    if resume_from_checkpoint is not None:
-        state |= load_checkpoint(accelerator, find_checkpoint(output_dir, resume_from_checkpoint), averaged)
-        if state["step"] > num_steps:
-            raise ValueError(f"The checkpoint is at step {state['step']}, behind the end of this run, {num_steps}.")
-        if not (output_dir / "best").is_dir():  # resumed in another folder
-            state.update(best=None, best_step=None)
-    first_step, is_evaluated = state["step"], state["evaluated_step"] == state["step"]
-    log = MetricsLog(
-        accelerator,
-        output_dir / "metrics.jsonl",
-        lambda line: line["step"] < first_step or (line["step"] == first_step and ("loss" in line or is_evaluated)),
-    )
-    progress = Progress("step", num_steps, state["step"], accelerator.is_main_process)
-    if resume_from_checkpoint is not None:
-        progress.say(f"Resumed at step {state['step']} of {num_steps}.")
 
-    losses: list[torch.Tensor] = []
-    latest: dict[str, str] = {}
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: TrainingSettings
+    output_dir: Path
+    batches: Callable[[int], Iterable[Any]]
+    compute_loss: Callable[[nn.Module, Any], torch.Tensor]
+    batch_weight: Callable[[Any], float]
+    schedule: Callable[[int], float]
+    save_model: Callable[[nn.Module, Path], None]
+    evaluate: Callable[[nn.Module, int], dict[str, Any]] | None = None
+    best_metric: str | None = None
+    loss_names: Sequence[str] = ()
+    set_training_mode: Callable[[nn.Module], Any] = nn.Module.train
 
-    def trained_model() -> nn.Module:
-        return accelerator.unwrap_model(model) if averaged is None else averaged.module
+    def run(self, resume_from_checkpoint: str | None = None) -> dict[str, Any]:
+        """
+        Trains until `num_steps` updates are made.
 
-    def save(kind: str) -> None:
-        if accelerator.is_main_process:
-            save_model(trained_model(), output_dir / kind)
+        Args:
+            resume_from_checkpoint (`str`, *optional*): `"latest"` or the path of a checkpoint.
 
-    def save_state() -> None:
-        if not torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all():
-            refuse(f"Weights are not finite after step {state['step']}", state["step"] - 1, range(accumulation_steps))
-        save("last")
-        save_checkpoint(accelerator, output_dir, state, averaged)
+        Returns:
+            The state at the end: `step` and `evaluated_step`, the highest value of `best_metric` as `best`, and its
+            step as `best_step`.
 
-    def is_due(every: int) -> bool:
-        return state["step"] > 0 and (state["step"] % every == 0 or state["step"] == num_steps)
+        Raises:
+            FileNotFoundError: if there is no checkpoint to resume from.
+            ValueError: if the loss is not finite, or a checkpoint does not fit.
+            OSError: if a checkpoint cannot be written.
+        """
+        self.prepare(resume_from_checkpoint)
+        with Termination() as self.termination:
+            self.evaluate_if_due()  # a resumed run may have been interrupted before it
+            while self.state["step"] < self.settings.num_steps:
+                self.step()
+        self.progress.close()
+        if not (self.output_dir / "last").exists():  # a finished run that was resumed in another folder
+            self.save("last")
+        return self.state
 
-    def evaluate_and_keep_the_best() -> None:
-        """Comes after the checkpoint, which then learns of the result: whatever happens meanwhile, nothing is lost."""
-        if evaluate is None or not is_due(evaluate_every) or state["evaluated_step"] == state["step"]:
+    def step(self) -> None:
+        """One update of the weights, and what follows it."""
+        batches, shares = self.read_batches()
+        self.losses.append(self.accumulate_gradients(batches, shares))
+        self.update_weights()
+        self.log_and_save_if_due()
+        self.evaluate_if_due()
+        self.progress.update("  ".join(f"{name} {value}" for name, value in self.shown.items()))
+
+    def prepare(self, resume_from_checkpoint: str | None) -> None:
+        accelerator, decay = self.accelerator, self.settings.ema_decay
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.averaged = None
+        if decay is not None:
+            averaging = get_ema_multi_avg_fn(decay)
+            self.averaged = AveragedModel(self.model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
+        self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+        self.losses: list[torch.Tensor] = []  # of the updates that are not logged yet
+        self.shown: dict[str, str] = {}  # beside the progress
+        self.state: dict[str, Any] = {"step": 0, "evaluated_step": 0, "best": None, "best_step": None}
+        if resume_from_checkpoint is not None:
+            self.load(find_checkpoint(self.output_dir, resume_from_checkpoint))
+        self.first_step = step = self.state["step"]
+        is_evaluated = self.state["evaluated_step"] == step
+        self.log = MetricsLog(
+            accelerator,
+            self.output_dir / "metrics.jsonl",
+            lambda line: line["step"] < step or (line["step"] == step and ("loss" in line or is_evaluated)),
+        )
+        self.progress = Progress("step", self.settings.num_steps, step, accelerator.is_main_process)
+        if resume_from_checkpoint is not None:
+            self.progress.say(f"Resumed at step {step} of {self.settings.num_steps}.")
+        self.sum_over_processes = make_sum_over_processes()
+        self.iterator = iter(self.batches(step))
+        self.set_training_mode(self.model)
+
+    def read_batches(self) -> tuple[list[Any], list[float]]:
+        """The batches of an update, and their shares of its loss. Stops all processes if one failed or got SIGTERM."""
+        batches: list[Any] = []
+        failure = None
+        try:
+            batches = [next(self.iterator) for _ in range(self.settings.accumulation_steps)]
+        except (OSError, ValueError) as error:
+            failure = error
+        weights = [self.batch_weight(batch) for batch in batches]
+        try:
+            total, num_terminated, num_failed = self.sum_over_processes(
+                [sum(weights), self.termination.came, failure is not None]
+            )
+        except RuntimeError:
+            if self.termination.came:  # another process was evaluating and ended at once
+                raise SystemExit(STOPPED_BY_SIGTERM) from None
+            raise
+        if num_failed:  # all processes end with what one of them says
+            raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
+        if num_terminated:
+            self.log_losses()
+            self.save_checkpoint()
+            self.progress.say(f"Stopped by SIGTERM at step {self.state['step']}, where it can be resumed.")
+            raise SystemExit(STOPPED_BY_SIGTERM)
+        return batches, [weight / max(total, 1.0) for weight in weights]
+
+    def accumulate_gradients(self, batches: list[Any], shares: list[float]) -> torch.Tensor:
+        """This process's part of the losses, of shape `(accumulation steps, losses)`."""
+        losses: list[torch.Tensor] = []
+        for number, (batch, share) in enumerate(zip(batches, shares), start=1):
+            batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = self.compute_loss(self.model, batch).reshape(-1)
+                # Gradients are averaged over processes, so this makes their mean the weighted one.
+                self.accelerator.backward(loss.sum() * (share * self.accelerator.num_processes))
+            losses.append(loss.detach() * share)
+        return torch.stack(losses)
+
+    def update_weights(self) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates):
+            group["lr"] = rate * self.schedule(self.state["step"])
+        if self.settings.max_gradient_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.state["step"] += 1
+
+    def is_due(self, every: int) -> bool:
+        step = self.state["step"]
+        return step > 0 and (step % every == 0 or step == self.settings.num_steps)
+
+    def is_evaluation_due(self) -> bool:
+        return self.evaluate is not None and self.is_due(self.settings.evaluate_every)
+
+    def log_and_save_if_due(self) -> None:
+        saves = self.is_due(self.settings.save_every) or self.is_evaluation_due()
+        if saves or self.state["step"] % self.settings.log_every == 0:
+            self.log_losses()
+        if saves:
+            self.save_checkpoint()
+
+    def evaluate_if_due(self) -> None:
+        """Comes after the checkpoint, which then learns of the result: nothing is lost whatever happens meanwhile."""
+        step = self.state["step"]
+        if self.evaluate is None or not self.is_evaluation_due() or self.state["evaluated_step"] == step:
             return
-        with termination.safe():
-            metrics = evaluate(trained_model().eval(), state["step"])
-        set_training_mode(model)
-        log.write(state["step"], metrics)
-        if best_metric is not None:
-            score = metrics[best_metric]
-            latest[best_metric] = f"{score:.4f}"
-            if not math.isnan(score) and (state["best"] is None or score > state["best"]):
-                state.update(best=score, best_step=state["step"])
-                save("best")
-        state["evaluated_step"] = state["step"]
-        update_checkpoint(accelerator, output_dir, state)
+        with self.termination.at_once():
+            metrics = self.evaluate(self.trained_model().eval(), step)
+        self.set_training_mode(self.model)
+        self.log.write(step, metrics)
+        if self.best_metric is not None:
+            score = metrics[self.best_metric]
+            self.shown[self.best_metric] = f"{score:.4f}"
+            if not math.isnan(score) and (self.state["best"] is None or score > self.state["best"]):
+                self.state.update(best=score, best_step=step)
+                self.save("best")
+        self.state["evaluated_step"] = step
+        update_checkpoint(self.accelerator, self.output_dir, self.state)
 
-    def log_loss() -> None:
-        if not losses:
+    def log_losses(self) -> None:
+        """Logs the mean losses of the updates since the last time."""
+        if not self.losses:
             return
-        own = torch.stack(losses)  # (steps, accumulation steps, losses)
-        means = accelerator.reduce(own.sum(1).mean(0), "sum").tolist()
+        own, step = torch.stack(self.losses), self.state["step"]  # (steps, accumulation steps, losses)
+        means = self.accelerator.reduce(own.sum(1).mean(0), "sum").tolist()
         if not all(map(math.isfinite, means)):
             is_bad = ~own.isfinite().all(dim=2)  # (steps, accumulation steps)
             first = next((number for number, of_step in enumerate(is_bad) if of_step.any()), len(own) - 1)
-            message = f"The loss is {sum(means)} before step {state['step']}"
-            refuse(message, state["step"] - len(own) + first, is_bad[first].nonzero().flatten().tolist())
-        losses.clear()
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        latest.update({"loss": f"{sum(means):.4f}", "lr": f"{rate:.2e}"})
-        log.write(state["step"], {"loss": sum(means), **dict(zip(loss_names, means)), "learning_rate": rate})
+            numbers = is_bad[first].nonzero().flatten().tolist()
+            self.refuse(f"The loss is {sum(means)} before step {step}", step - len(own) + first, numbers)
+        self.losses.clear()
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        self.shown.update({"loss": f"{sum(means):.4f}", "lr": f"{rate:.2e}"})
+        self.log.write(step, {"loss": sum(means), **dict(zip(self.loss_names, means)), "learning_rate": rate})
 
-    def refuse(message: str, step: int, numbers: Sequence[int]) -> NoReturn:
+    def trained_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.module
+
+    def save(self, kind: str) -> None:
+        if self.accelerator.is_main_process:
+            self.save_model(self.trained_model(), self.output_dir / kind)
+
+    def save_checkpoint(self) -> None:
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            step = self.state["step"]
+            self.refuse(f"Weights are not finite after step {step}", step - 1, range(self.settings.accumulation_steps))
+        self.save("last")
+        save_checkpoint(self.accelerator, self.output_dir, self.state, self.averaged)
+
+    def load(self, checkpoint: Path) -> None:
+        self.state |= load_checkpoint(self.accelerator, checkpoint, self.averaged)
+        if self.state["step"] > self.settings.num_steps:
+            raise ValueError(
+                f"The checkpoint is at step {self.state['step']}, but this run ends at step {self.settings.num_steps}."
+            )
+        if not (self.output_dir / "best").is_dir():  # resumed in another folder
+            self.state.update(best=None, best_step=None)
+
+    def refuse(self, message: str, step: int, numbers: Sequence[int]) -> NoReturn:
         """
-        Ends the run before these weights replace a good checkpoint, and saves the batches of these numbers in a step
-        of this process, and all of the step before, whose gradient may have been what broke the weights. Batches
-        follow from the step, so that they are read again, and none needs to be kept.
+        Ends the run before these weights replace a good checkpoint. Saves this process's batches of these numbers in a
+        step, and all of the step before, whose gradient may have broken the weights. Batches depend on the step alone,
+        so they are read again and none has to be kept.
         """
-        folder = output_dir / "not_finite_batches"
         if numbers:
-            if step > first_step:
-                save_batches(batches(step - 1), range(accumulation_steps), folder, f"step-{step - 1:08d}", accelerator)
-            save_batches(batches(step), numbers, folder, f"step-{step:08d}", accelerator)
-        accelerator.wait_for_everyone()  # the first process that ends takes the others along
+            if step > self.first_step:
+                self.save_batches(step - 1, range(self.settings.accumulation_steps))
+            self.save_batches(step, numbers)
+        self.accelerator.wait_for_everyone()  # the first process that ends takes the others along
         raise ValueError(
             f"{message}: lower the learning rate, clip gradients, or use bf16 or fp32 instead of fp16. "
-            f"The batch is in '{folder}'."
+            f"The batch is in '{self.output_dir / 'not_finite_batches'}'."
         )
 
-    add_up = make_sum_over_processes()
-    iterator = iter(batches(state["step"]))
-    set_training_mode(model)
-    with Termination() as termination:
-        evaluate_and_keep_the_best()  # where a resumed run had not come to it
-        while state["step"] < num_steps:
-            micro_batches: list[Any] = []
-            failure = None
-            try:
-                micro_batches = [next(iterator) for _ in range(accumulation_steps)]
-            except (OSError, ValueError) as error:
-                failure = error
-            weights = [batch_weight(batch) for batch in micro_batches]
-            try:
-                total, num_terminated, num_failed = add_up([sum(weights), termination.came, failure is not None])
-            except RuntimeError:
-                if termination.came:  # another process was in an evaluation and ended at once
-                    raise SystemExit(STOPPED_BY_SIGTERM) from None
-                raise
-            if num_failed:  # all processes end, with what one of them says
-                raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
-            if num_terminated:
-                log_loss()
-                save_state()
-                progress.say(f"Stopped by SIGTERM at step {state['step']}, where it can be resumed.")
-                raise SystemExit(STOPPED_BY_SIGTERM)
-
-            for group, rate in zip(optimizer.param_groups, base_rates):
-                group["lr"] = rate * schedule(state["step"])
-            shares: list[torch.Tensor] = []
-            for number, (batch, weight) in enumerate(zip(micro_batches, weights), start=1):
-                batch = send_to_device(batch, accelerator.device, non_blocking=True)
-                share = weight / max(total, 1.0)
-                with nullcontext() if number == accumulation_steps else accelerator.no_sync(model):
-                    with accelerator.autocast():
-                        loss = compute_loss(model, batch).reshape(-1)
-                    # Gradients are averaged over processes, so this makes their mean the weighted one.
-                    accelerator.backward(loss.sum() * (share * accelerator.num_processes))
-                shares.append(loss.detach() * share)
-            losses.append(torch.stack(shares))
-            if max_gradient_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), max_gradient_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            if averaged is not None:
-                averaged.update_parameters(accelerator.unwrap_model(model))
-            state["step"] += 1
-
-            saves = is_due(save_every) or (evaluate is not None and is_due(evaluate_every))
-            if state["step"] % log_every == 0 or saves:
-                log_loss()
-            if saves:
-                save_state()
-            evaluate_and_keep_the_best()
-            progress.update("  ".join(f"{name} {value}" for name, value in latest.items()))
-    progress.close()
-    if not (output_dir / "last").exists():  # a finished run that was resumed in another folder
-        save("last")
-    return state
+    def save_batches(self, step: int, numbers: Sequence[int]) -> None:
+        """Writes the tensors of a step's batches of these numbers, from 0, as safetensors."""
+        for number, batch in enumerate(islice(self.batches(step), max(numbers) + 1)):
+            if number in numbers:
+                named = batch if isinstance(batch, dict) else {"batch": batch}
+                tensors = {name: value.contiguous() for name, value in named.items() if torch.is_tensor(value)}
+                name = f"step-{step:08d}-batch-{number + 1}-process-{self.accelerator.process_index}.safetensors"
+                with write_whole(self.output_dir / "not_finite_batches" / name) as staged:
+                    save_file(tensors, staged)
 
 
-__all__ = ["STOPPED_BY_SIGTERM", "MetricsLog", "train"]
+__all__ = ["TrainingLoop", "TrainingSettings"]

@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 def find_blocks(model: nn.Module) -> str | None:
     """
-    Name of the one list of blocks that a plain transformer is made of, or `None` where a model has several stages
-    (Swin, SegFormer) or no blocks.
+    Name of the one list of equal blocks in a plain transformer. `None` for models with several stages (Swin,
+    SegFormer) or without blocks.
     """
     encoder_name = _encoder_name(model)
-    sizes: dict[str, int] = {}  # of lists of modules that are in no such list
+    sizes: dict[str, int] = {}  # of lists of modules that are not inside another list
     for name, module in model.get_submodule(encoder_name).named_modules(prefix=encoder_name):
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in sizes):
             sizes[name] = sum(parameter.numel() for parameter in module.parameters())
@@ -30,7 +30,7 @@ def find_blocks(model: nn.Module) -> str | None:
 
 
 def _encoder_name(model: nn.Module) -> str:
-    """Name of the encoder inside a model with a head; empty where the model is an encoder."""
+    """Name of the encoder inside a model with a head; empty if the model is itself an encoder."""
     for name in (getattr(model, "base_model_prefix", ""), "backbone"):
         if name and isinstance(getattr(model, name, None), nn.Module):
             return name
@@ -41,18 +41,18 @@ def layer_decay_parameter_groups(
     model: nn.Module, learning_rate: float, layer_decay: float = 0.85, weight_decay: float = 0.05
 ) -> list[dict[str, Any]]:
     """
-    Parameter groups for an optimizer: the learning rate shrinks from block to block towards the input, and vectors
-    (biases, norms, LayerScale) have no weight decay.
+    Parameter groups for an optimizer. The learning rate shrinks from block to block towards the input. Vectors
+    (biases, norms, LayerScale) get no weight decay.
 
-    With n blocks the rate is `learning_rate * layer_decay**(n + 1 - i)` in block i, counted from 1, with `i = 0` in
-    what comes before the blocks, and `learning_rate` in everything behind them. Models without one list of equal
-    blocks get the same rate everywhere, which is said in the log.
+    With n blocks the rate is `learning_rate * layer_decay**(n + 1 - i)` in block i, counted from 1, with `i = 0` for
+    everything before the blocks. Everything behind them gets `learning_rate`. Models without one list of equal blocks
+    get the same rate everywhere, and a warning is logged.
 
     Args:
         model: Any model with an encoder under `base_model_prefix` or `backbone`; frozen parameters are left out.
-        learning_rate (`float`): Of the head.
+        learning_rate (`float`): Learning rate of the head.
         layer_decay (`float`, *optional*, defaults to 0.85): Above 0 and at most 1.
-        weight_decay (`float`, *optional*, defaults to 0.05): Of matrices, tables and tokens.
+        weight_decay (`float`, *optional*, defaults to 0.05): For matrices, tables and tokens.
 
     Returns:
         A list of dictionaries with `params`, `lr`, `weight_decay`, and `lr_scale`, the part of `learning_rate`.
@@ -61,7 +61,7 @@ def layer_decay_parameter_groups(
         ValueError: if `layer_decay` is out of range or nothing can be trained.
     """
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay is above 0 and at most 1, not {layer_decay}.")
+        raise ValueError(f"layer_decay must be above 0 and at most 1, got {layer_decay}.")
     encoder, blocks = _encoder_name(model), find_blocks(model)
     if blocks is None and layer_decay != 1:
         logger.warning(f"{type(model).__name__} has no single list of equal blocks: layer decay is not applied.")
@@ -94,14 +94,14 @@ def polynomial_schedule(
     Fine-tuning: polynomial decay to 0, multiplied by a linear warm-up from `warmup_ratio`.
 
     Args:
-        step (`int`): Updates that were made, from 0.
+        step (`int`): Updates made so far.
         num_steps (`int`): Updates in all.
         num_warmup_steps (`int`, *optional*, defaults to 0): Updates until the warm-up ends.
-        warmup_ratio (`float`, *optional*, defaults to 1e-6): Where it starts.
+        warmup_ratio (`float`, *optional*, defaults to 1e-6): Where the warm-up starts.
         power (`float`, *optional*, defaults to 1.0): 1 is a straight line.
 
     Returns:
-        The part of the learning rate that is used at this step, 0 to 1.
+        The factor for the learning rate at this step, 0 to 1.
     """
     factor = max(0.0, 1 - step / num_steps) ** power
     if step < num_warmup_steps:
@@ -114,7 +114,7 @@ def cosine_schedule(step: float, num_steps: float, num_warmup_steps: float = 0) 
     Pre-training: linear warm-up from 0, then half a cosine to 0. Steps may be updates or parts of epochs.
 
     Returns:
-        The part of the learning rate that is used at this step, 0 to 1.
+        The factor for the learning rate at this step, 0 to 1.
     """
     if step < num_warmup_steps:
         return step / num_warmup_steps
