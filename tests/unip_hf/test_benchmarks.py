@@ -398,7 +398,7 @@ SODA_ERRORS = {
         lambda files: {**files, IMAGE: encode(noise(0, channels=4))}, "0002.jpg' has the mode RGBA"
     ),
     "a mask of colours": (
-        lambda files: {**files, MASK: encode(noise(0, channels=3))}, r"0002.png': A mask holds one integer id"
+        lambda files: {**files, MASK: encode(noise(0, channels=3))}, r"0002.png': A mask must hold one integer id"
     ),
     "a mask of unknown ids": (
         lambda files: {**files, MASK: mask(0, (0, 20, 21, 254))},

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ..modeling.image_processing_unip import LUMINANCE, UnipImageProcessor
+from ..modeling.image_processing_unip import UnipImageProcessor
 from .reading import IGNORE_INDEX
 
 
@@ -160,9 +160,7 @@ class Prepare(nn.Module):
     def forward(self, image: np.ndarray, ids: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
             image = image[..., :1]  # grey stored as RGB; the channels come back at the end
-        pixels = torch.from_numpy(self.processor.scale_intensities(image)).permute(2, 0, 1)  # (1 or 3, H, W)
-        if pixels.shape[0] > self.processor.num_channels:
-            pixels = (pixels * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
+        pixels = self.processor.scale_image(image)  # (1 or 3, H, W)
         return tv_tensors.Image(pixels.contiguous()), tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
 
 
@@ -176,10 +174,7 @@ class Finish(nn.Module):
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, labels = image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-        if self.processor.do_normalize:
-            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.processor.image_mean, self.processor.image_std))
-            pixels = (pixels - mean) / std
-        pixels = pixels.expand(self.processor.num_channels, -1, -1)
+        pixels = self.processor.normalize_channels(pixels)  # (C, h, w)
         padding = (0, self.size - pixels.shape[-1], 0, self.size - pixels.shape[-2])
         # 0 is the mean of normalised images
         return nn.functional.pad(pixels, padding).contiguous(), nn.functional.pad(labels, padding, value=IGNORE_INDEX)
