@@ -111,7 +111,7 @@ def to_channels_last(array: np.ndarray, input_data_format: str | None = None) ->
     if not fits[input_data_format]:
         raise ValueError(
             f"An array of shape {array.shape} has neither 1 nor 3 {input_data_format or 'channels'}. Pass one image "
-            "or a list of images. If an image has more channels, pass those you mean (MFNet: image[..., 3] is thermal)."
+            "or a list of images. Of more channels, pass those you mean (MFNet: image[..., 3] is thermal)."
         )
     channels_first = first if input_data_format is None else input_data_format == "channels_first"
     return np.moveaxis(array, 0, 2) if channels_first else array

@@ -81,11 +81,11 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(folder: Path, caps
     show = [*data, "--output_file", str(folder / "show.png")]
     for main, arguments, message in (
         (check_dataset.main, [], "needs data_dir"),
-        (check_dataset.main, ["--dataset", "nothing"], "There is no dataset 'nothing'"),
+        (check_dataset.main, ["--dataset", "nothing"], "There is no labelled dataset 'nothing'"),
         (check_dataset.main, [*data, "--num_workers", "0"], "--num_workers is above 0"),
         (show_dataset.main, [*show, "--split", "test"], "no split 'test', only train"),
         (show_dataset.main, [*show, "--crop_size", "0"], "--crop_size is above 0"),
-        (show_dataset.main, [*data, "--output_file", str(folder / "show.gif")], "is a .png or .jpg file"),
+        (show_dataset.main, [*data, "--output_file", str(folder / "show.gif")], "must be a .png or .jpg file"),
         (show_dataset.main, [*show, "--checkpoint", str(folder / "nowhere")], "nowhere"),
     ):
         assert run(main, arguments) == 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Published benchmarks, read from the files as their authors give them away."""
+"""Published benchmarks, read from the files that their authors distribute."""
 
 from .ade20k import ADE20K
 from .base import BenchmarkConfig, InfraredBenchmark, Row

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Rows of InfMix: what is in them, in which order they are, and the settings that this depends on."""
+"""Rows of InfMix: their content, their order, and the settings on which both depend."""
 
 import math
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ FEATURES = datasets.Features(
 @dataclass(frozen=True)
 class InfMixSettings:
     """
-    What the content of the shards depends on, beside the sources.
+    The settings on which the content of InfMix depends, apart from the sources.
 
     Args:
-        shortest_edge (`int`, *optional*, defaults to 512): Limit of an image's shorter side in pixels, or
-            `None`.
-        image_format (`str`, *optional*, defaults to `"jpeg"`): Or `"png"`, lossless, which keeps 16 bits.
-        quality (`int`, *optional*, defaults to 90): Of JPEG, 1 to 100.
-        remove_near_duplicates (`bool`, *optional*, defaults to `False`): Of images that look nearly the same, keep the
-            first.
-        hash_distance (`int`, *optional*, defaults to 4): Bits of 64 in which the perceptual hashes of such images may
-            differ, 0 to 15; [`near_duplicates`] tells what it means.
-        skip_damaged (`bool`, *optional*, defaults to `False`): Leave out images that cannot be read.
-        images_per_shard (`int`, *optional*, defaults to 2000): At most.
-        seed (`int`, *optional*, defaults to 0): Of the order, in which the sources are mixed.
+        shortest_edge (`int`, *optional*, defaults to 512): Limit of an image's shorter side in pixels, or `None`.
+        image_format (`str`, *optional*, defaults to `"jpeg"`): `"jpeg"`, or `"png"`, which is lossless and keeps 16
+            bits.
+        quality (`int`, *optional*, defaults to 90): Quality of JPEG, 1 to 100.
+        remove_near_duplicates (`bool`, *optional*, defaults to `False`): Whether to keep only the first of images that
+            look nearly the same.
+        hash_distance (`int`, *optional*, defaults to 4): In how many of 64 bits the perceptual hashes of such images
+            may differ, 0 to 15. The module `near_duplicates` describes what distances mean.
+        skip_damaged (`bool`, *optional*, defaults to `False`): Whether to leave out images that cannot be read.
+        images_per_shard (`int`, *optional*, defaults to 2000): The most images in one file.
+        seed (`int`, *optional*, defaults to 0): Seed of the random order.
 
     Raises:
-        ValueError: if a value makes no sense.
+        ValueError: if a value is invalid.
     """
 
     shortest_edge: int | None = 512
@@ -50,18 +50,18 @@ class InfMixSettings:
 
     def __post_init__(self) -> None:
         if self.image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image_format is {' or '.join(IMAGE_FORMATS)}, not {self.image_format!r}.")
+            raise ValueError(f"image_format must be {' or '.join(IMAGE_FORMATS)}, got {self.image_format!r}.")
         limits = {"quality": (1, 100), "hash_distance": (0, 15), "images_per_shard": (1, math.inf)}
         limits |= {"seed": (0, math.inf), "shortest_edge": (1, math.inf)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                allowed = f"{low} or above" if high == math.inf else f"{low} to {high}"
-                raise ValueError(f"{name} is {allowed}, not {value}.")
+                allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ValueError(f"{name} must be {allowed}, got {value}.")
 
 
 def mixed_order(positions: np.ndarray, seed: int) -> np.ndarray:
-    """Positions, int64 of shape (n,), in a random order that is the same for the same seed."""
+    """Shuffles positions, int64 of shape (n,), in the same way for the same seed."""
     return np.random.Generator(np.random.PCG64(seed)).permutation(positions)
 
 
@@ -70,7 +70,7 @@ def make_row(source: str, name: str, image: np.ndarray, settings: InfMixSettings
     A row of the dataset.
 
     Args:
-        source, name (`str`): Of the image.
+        source, name (`str`): Names of the source and of the image.
         image (`np.ndarray` of shape `(height, width)`): As [`prepare_grey`] returns it.
         settings (`InfMixSettings`): Format and quality.
     """

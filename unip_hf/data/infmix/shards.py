@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Writes InfMix as parquet files, in several processes, so that an interrupted run goes on where it was."""
+"""Writes InfMix as parquet files, in several processes. An interrupted run can be continued."""
 
 import dataclasses
 import json
@@ -20,45 +20,45 @@ from .grey_images import prepare_grey, to_8_bits
 from .near_duplicates import HashIndex, find_near_duplicates, perceptual_hash
 from .report import InfMixReport, open_output_dir, write_finished
 from .rows import FEATURES, InfMixSettings, make_row, mixed_order
-from .sources import Source
+from .sources import InfMixSource
 from .workers import run_in_processes
 
 
 ROWS_OF_GROUP = 100  # the least that a reader loads
 LOOKED_AT_ONCE = 500  # images of one file of hashes
-SHARD_MULTIPLE = 8  # so that 1, 2, 4 or 8 processes have equally many shards each
+SHARD_MULTIPLE = 8  # 1, 2, 4 or 8 processes have equally many shards each
 
 
 def prepare_infmix(
-    sources: Sequence[Source],
+    sources: Sequence[InfMixSource],
     output_dir: str | os.PathLike,
     settings: InfMixSettings | None = None,
-    evaluation_sets: Sequence[Source] = (),
+    evaluation_sets: Sequence[InfMixSource] = (),
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> InfMixReport:
     """
-    Makes grey images of all sources, in a mixed order, and writes them to `data/train-00000-of-00008.parquet`, ...,
-    columns `image`, `source` and `name`, beside `infmix.json` with the numbers and a dataset card, `README.md`.
+    Makes grey images of all sources and writes them in random order to `data/train-00000-of-00008.parquet`, ..., with
+    the columns `image`, `source` and `name`, beside `infmix.json` with the numbers and a dataset card, `README.md`.
 
-    The content depends on sources and settings alone. A run that was interrupted, however it was, goes on when it is
-    started again, and `infmix.json` appears last. Only `skip_damaged` may be turned on for that.
+    The content depends only on sources and settings. A run that was interrupted in any way continues when it is
+    started again with the same arguments, and `infmix.json` is written last. Only `skip_damaged` may be turned on.
 
     Args:
-        sources (`Sequence[Source]`): Such as [`find_sources`] gives.
+        sources (`Sequence[InfMixSource]`): As [`find_infmix_sources`] returns them.
         output_dir (`str` or `os.PathLike`): Folder.
-        settings (`InfMixSettings`, *optional*): By default those of the class.
-        evaluation_sets (`Sequence[Source]`, *optional*): Such as [`find_evaluation_sets`] gives. Images that look
-            nearly like one of theirs, by `hash_distance`, are left out.
+        settings (`InfMixSettings`, *optional*): By default `InfMixSettings()`.
+        evaluation_sets (`Sequence[InfMixSource]`, *optional*): As [`find_evaluation_sets`] returns them. Images that
+            look nearly like one of theirs, within `hash_distance`, are left out.
         num_workers (`int`, *optional*, defaults to 1): Processes.
-        overwrite (`bool`, *optional*, defaults to `False`): Remove what an earlier run wrote, and start anew.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to remove what an earlier run wrote.
 
     Returns:
-        [`InfMixReport`]: what came from where.
+        [`InfMixReport`]: how many images came from which source.
 
     Raises:
         OSError: if a source is missing or the disk is full.
-        ValueError: if the folder holds something else, or an image is damaged; the message names it.
+        ValueError: if the folder holds something else, or an image is damaged. The message names it.
     """
     settings = settings or InfMixSettings()
     output_dir = Path(output_dir)
@@ -76,7 +76,7 @@ def prepare_infmix(
     np.add.at(table, (candidates.source_numbers, outcomes), 1)
     kept = mixed_order(np.flatnonzero(outcomes == Outcome.KEPT), settings.seed)
     if not len(kept):
-        raise ValueError("No image is left: all are too dark, damaged, or in an evaluation set.")
+        raise ValueError("No image is left. All are too dark, damaged, or in an evaluation set.")
     table[:, Outcome.KEPT] = 0  # the shards may still find some too dark or damaged
     histogram = np.zeros(256, dtype=np.int64)
     paths = _write_shards(candidates, kept, settings, output_dir, num_workers)
@@ -85,7 +85,7 @@ def prepare_infmix(
         table += np.array(written["outcomes"])
         histogram += np.array(written["histogram"])
     if not histogram.sum():
-        raise ValueError("No image is left: all are too dark or damaged.")
+        raise ValueError("No image is left. All are too dark or damaged.")
     report = InfMixReport.from_counts(plan, counts, table, looked_up, histogram, paths)
     write_finished(output_dir, report)
     return report
@@ -93,14 +93,14 @@ def prepare_infmix(
 
 def _make_plan(
     settings: InfMixSettings,
-    sources: Sequence[Source],
+    sources: Sequence[InfMixSource],
     counts: Sequence[SourceCount],
-    evaluation_sets: Sequence[Source],
+    evaluation_sets: Sequence[InfMixSource],
     evaluation_counts: Sequence[SourceCount],
 ) -> dict[str, Any]:
-    """All that the content depends on. Where files lie is left out: the folder may be given to others."""
+    """All that the content depends on. Paths are left out, because the folder may be given to others."""
 
-    def describe(source: Source, count: SourceCount) -> dict[str, Any]:
+    def describe(source: InfMixSource, count: SourceCount) -> dict[str, Any]:
         fields = {
             name: value for name, value in dataclasses.asdict(source).items() if name not in ("path", "data_dir")
         }
@@ -121,8 +121,8 @@ def _choose(
     num_workers: int,
 ) -> tuple[np.ndarray, list[dict[str, int]]]:
     """
-    Looks at all images; the outcome of each, uint8 (N,), and for each evaluation set how many candidates look like one
-    of its images (`matches`) and how many of its images are `damaged`.
+    Looks at all images. Returns the outcome of each, uint8 (N,), and for each evaluation set how many candidates look
+    like one of its images (`matches`) and how many of its images are `damaged`.
     """
     indices, looked_up = [], []
     if evaluation is not None:
@@ -132,8 +132,8 @@ def _choose(
             is_readable = is_theirs & (their_outcomes == Outcome.KEPT)
             if not is_readable.any():
                 raise ValueError(
-                    f"No image of the evaluation set {source.name!r} can be used, so nothing would be left out: give "
-                    "a benchmark as NAME=PATH, which reads its files as they are meant."
+                    f"No image of the evaluation set {source.name!r} can be used, so nothing would be left out. Give "
+                    "a benchmark as NAME=PATH, so that its files are read correctly."
                 )
             indices.append(HashIndex(theirs[is_readable], settings.hash_distance))
             looked_up.append({"damaged": int((is_theirs & (their_outcomes == Outcome.DAMAGED)).sum())})
@@ -155,7 +155,7 @@ def _choose(
 def _look(
     candidates: Candidates, skip_damaged: bool, folder: Path, kind: str, num_workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates, in files that a next run reads."""
+    """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates. The next run reads their files."""
     starts = range(0, len(candidates), LOOKED_AT_ONCE)
     pieces = {start: folder / f"{kind}-{start // LOOKED_AT_ONCE:05d}.npz" for start in starts}
     todo = [start for start in starts if not pieces[start].exists()]
@@ -175,7 +175,7 @@ def _look(
 
 
 def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> int:
-    """Writes outcomes and hashes of some candidates to a `.npz` file, and returns how many they are."""
+    """Writes outcomes and hashes of some candidates to a `.npz` file. Returns the number of candidates."""
     outcomes = np.zeros(len(candidates), dtype=np.uint8)
     hashes = np.zeros(len(candidates), dtype=np.uint64)
     for number, candidate in enumerate(candidates):
@@ -190,7 +190,7 @@ def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> 
 def _write_shards(
     candidates: Candidates, kept: np.ndarray, settings: InfMixSettings, output_dir: Path, num_workers: int
 ) -> list[Path]:
-    """Writes the shards that are not there yet; returns the paths of all."""
+    """Writes the shards that do not exist yet. Returns the paths of all."""
     num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
     num_shards = min(num_shards, len(kept))
     slices = np.array_split(kept, num_shards)
@@ -207,9 +207,9 @@ def _write_shards(
 
 def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
     """
-    Writes the images of some candidates to a parquet file, which appears when it is whole, and returns how many
-    candidates they are. Its metadata holds, under "infmix", how many images of each source had which outcome, and how
-    many pixels have which of the 256 grey values.
+    Writes the images of some candidates to a parquet file, which appears when it is whole. Its metadata holds, under
+    "infmix", how many images of each source had which outcome, and how many pixels have which of the 256 grey values.
+    Returns the number of candidates.
     """
     histogram = np.zeros(256, dtype=np.int64)
     outcomes = np.zeros((len(candidates.sources), len(Outcome)), dtype=np.int64)
@@ -217,7 +217,7 @@ def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) 
     schema = FEATURES.arrow_schema
     rows: list[dict[str, Any]] = []
     with write_whole(target) as staged:
-        # Encoded images become no smaller, and a dictionary of them would be held in memory.
+        # Compression does not make encoded images smaller, and a dictionary of them would stay in memory.
         columns = {"use_dictionary": ["source"], "write_statistics": ["source", "name"]}
         with pq.ParquetWriter(staged, schema, compression="none", **columns) as writer:
             for candidate in candidates:
