@@ -81,7 +81,7 @@ def test_what_is_there_is_replaced_only_if_this_command_wrote_it(
     assert len(list((target / "data").glob("train-*.parquet"))) == 3
     (target / "download.zip").touch()
     assert run(prepare_dataset.main, [*arguments, "--overwrite"]) == 2
-    assert "nothing else beside it" in capsys.readouterr().err and (target / "download.zip").exists()
+    assert "if it holds only a dataset" in capsys.readouterr().err and (target / "download.zip").exists()
     arguments[-1] = str(folder)
     assert run(prepare_dataset.main, [*arguments, "--overwrite"]) == 2
     assert "exists. Choose another" in capsys.readouterr().err and len(list(folder.rglob("*.png"))) == 10

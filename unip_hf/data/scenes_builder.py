@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from .benchmarks.encoding import encode_png
+from .benchmarks.encoding import encode_image
 from .caching import ChunkedBuilder
 from .scenes import SCENE_CLASSES, draw_scene
 
@@ -41,7 +41,9 @@ class InfraredScenes(ChunkedBuilder):
 
     def make_example(self, item: int) -> tuple[int, dict[str, Any]]:
         # As PNG, because datasets would store a 16-bit array as TIFF.
-        image, annotation = ({"path": None, "bytes": encode_png(Image.fromarray(array))} for array in draw_scene(item))
+        image, annotation = (
+            {"path": None, "bytes": encode_image(Image.fromarray(array))} for array in draw_scene(item)
+        )
         return item, {"image": image, "annotation": annotation}
 
 

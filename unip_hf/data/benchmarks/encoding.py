@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -107,14 +107,14 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray) -> bytes:
     colours[IGNORE_INDEX] = 255
     picture = Image.fromarray(ids)
     picture.putpalette(colours.tobytes())
-    return encode_png(picture)
+    return encode_image(picture)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """A PNG file in memory."""
+def encode_image(image: Image.Image, image_format: str = "png", **settings: Any) -> bytes:
+    """An image file in memory. The settings are those of Pillow, such as `quality` for JPEG."""
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    image.save(file, format=image_format, **settings)
     return file.getvalue()
 
 
-__all__ = ["EncodedImage", "encode_mask", "encode_png", "open_image", "read_ids", "read_image_file"]
+__all__ = ["EncodedImage", "encode_image", "encode_mask", "open_image", "read_ids", "read_image_file"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..source_files import SourceFiles, read_names
 from .base import BenchmarkConfig, InfraredBenchmark, Row
-from .encoding import EncodedImage, encode_png, open_image
+from .encoding import EncodedImage, encode_image, open_image
 
 
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
@@ -112,7 +112,7 @@ class MFNet(InfraredBenchmark):
         columns = {"thermal": {"image": thermal}, "rgb": {"image": rgb}, "both": {"image": thermal, "rgb": rgb}}
         name = PurePosixPath(row.image.name).name
         return {
-            column: EncodedImage(name, encode_png(Image.fromarray(np.ascontiguousarray(array))), array.shape[:2])
+            column: EncodedImage(name, encode_image(Image.fromarray(np.ascontiguousarray(array))), array.shape[:2])
             for column, array in columns[self.config.modality].items()
         }
 

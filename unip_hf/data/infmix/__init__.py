@@ -2,7 +2,7 @@
 """InfMix, on which UNIP is pre-trained: infrared images, a part of ImageNet, and COCO, all of them grey."""
 
 from .loading import load_infmix
-from .rows import InfMixSettings
+from .settings import InfMixSettings
 from .shards import prepare_infmix
 from .sources import InfMixSource, find_evaluation_sets, find_infmix_sources, read_sources_file
 

@@ -11,9 +11,6 @@ from ...modeling.image_processing_unip import UnipImageProcessor
 from ...modeling.image_reading_unip import read_image
 
 
-IMAGE_FORMATS = {"jpeg": ".jpg", "png": ".png"}
-
-
 class UnusableImage(ValueError):
     """A file is damaged, not an image, or has channels or a depth that would be lost. The message names it."""
 
@@ -114,26 +111,4 @@ def prepare_grey(image: np.ndarray, shortest_edge: int | None, image_format: str
     return limit_size(to_16_bits(image) if keeps_depth else to_8_bits(image), shortest_edge)
 
 
-def encode(image: np.ndarray, image_format: str, quality: int) -> bytes:
-    """
-    Args:
-        image (`np.ndarray` of shape `(height, width)`): uint8, or uint16 for PNG.
-        image_format (`str`): `"jpeg"` or `"png"`, which is lossless.
-        quality (`int`): Quality of JPEG, 1 to 100.
-    """
-    file = io.BytesIO()
-    settings = {"quality": quality} if image_format == "jpeg" else {}
-    Image.fromarray(image).save(file, format=image_format, **settings)
-    return file.getvalue()
-
-
-__all__ = [
-    "IMAGE_FORMATS",
-    "UnusableImage",
-    "encode",
-    "limit_size",
-    "prepare_grey",
-    "read_grey",
-    "to_8_bits",
-    "to_16_bits",
-]
+__all__ = ["UnusableImage", "limit_size", "prepare_grey", "read_grey", "to_8_bits", "to_16_bits"]

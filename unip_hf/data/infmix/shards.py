@@ -5,25 +5,31 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from ...files import write_whole
 from ...progress import Progress
+from ..benchmarks.encoding import encode_image
 from .candidates import Candidates, Outcome, SourceCount, list_candidates, read_candidate
 from .grey_images import prepare_grey, to_8_bits
 from .near_duplicates import HashIndex, find_near_duplicates, perceptual_hash
 from .report import InfMixReport, open_output_dir, write_finished
-from .rows import FEATURES, InfMixSettings, make_row, mixed_order
+from .settings import IMAGE_FORMATS, InfMixSettings
 from .sources import InfMixSource
 from .workers import run_in_processes
 
 
+FEATURES = datasets.Features(
+    {"image": datasets.Image(), "source": datasets.Value("string"), "name": datasets.Value("string")}
+)
 ROWS_OF_GROUP = 100  # the least that a reader loads
 LOOKED_AT_ONCE = 500  # images of one file of hashes
 SHARD_MULTIPLE = 8  # 1, 2, 4 or 8 processes have equally many shards each
@@ -74,7 +80,8 @@ def prepare_infmix(
         outcomes, looked_up = _choose(candidates, evaluation, settings, output_dir / "unfinished", num_workers)
     table = np.zeros((len(sources), len(Outcome)), dtype=np.int64)  # images by source and outcome
     np.add.at(table, (candidates.source_numbers, outcomes), 1)
-    kept = mixed_order(np.flatnonzero(outcomes == Outcome.KEPT), settings.seed)
+    kept = np.flatnonzero(outcomes == Outcome.KEPT)
+    kept = np.random.Generator(np.random.PCG64(settings.seed)).permutation(kept)
     if not len(kept):
         raise ValueError("No image is left. All are too dark, damaged, or in an evaluation set.")
     table[:, Outcome.KEPT] = 0  # the shards may still find some too dark or damaged
@@ -126,7 +133,7 @@ def _choose(
     """
     indices, looked_up = [], []
     if evaluation is not None:
-        their_outcomes, theirs = _look(evaluation, settings.skip_damaged, folder, "evaluation", num_workers)
+        their_outcomes, theirs = _look(evaluation, settings, folder, "evaluation", num_workers)
         for number, source in enumerate(evaluation.sources):
             is_theirs = evaluation.source_numbers == number
             is_readable = is_theirs & (their_outcomes == Outcome.KEPT)
@@ -137,7 +144,7 @@ def _choose(
                 )
             indices.append(HashIndex(theirs[is_readable], settings.hash_distance))
             looked_up.append({"damaged": int((is_theirs & (their_outcomes == Outcome.DAMAGED)).sum())})
-    outcomes, hashes = _look(candidates, settings.skip_damaged, folder, "sources", num_workers)
+    outcomes, hashes = _look(candidates, settings, folder, "sources", num_workers)
     for index, numbers in zip(indices, looked_up):
         left = np.flatnonzero((outcomes == Outcome.KEPT) | (outcomes == Outcome.IN_EVALUATION_SET))
         found = left[index.contains_near(hashes[left])]
@@ -153,33 +160,40 @@ def _choose(
 
 
 def _look(
-    candidates: Candidates, skip_damaged: bool, folder: Path, kind: str, num_workers: int
+    candidates: Candidates, settings: InfMixSettings, folder: Path, kind: str, num_workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates. The next run reads their files."""
-    starts = range(0, len(candidates), LOOKED_AT_ONCE)
-    pieces = {start: folder / f"{kind}-{start // LOOKED_AT_ONCE:05d}.npz" for start in starts}
-    todo = [start for start in starts if not pieces[start].exists()]
-
-    def tasks() -> Iterator[tuple]:
-        for start in todo:
-            positions = np.arange(start, min(start + LOOKED_AT_ONCE, len(candidates)))
-            yield candidates.take(positions), skip_damaged, pieces[start]
-
-    done = sum(min(LOOKED_AT_ONCE, len(candidates) - start) for start in starts if start not in todo)
-    progress = Progress(f"Looking at images ({kind})", len(candidates), done)
-    for number in run_in_processes(look_at_images, tasks(), min(num_workers, max(1, len(todo)))):
-        progress.update(steps=number)
-    progress.close()
-    loaded = [np.load(piece) for piece in pieces.values()]
+    slices = np.split(np.arange(len(candidates)), range(LOOKED_AT_ONCE, len(candidates), LOOKED_AT_ONCE))
+    files = {folder / f"{kind}-{number:05d}.npz": positions for number, positions in enumerate(slices)}
+    _write_missing(look_at_images, f"Looking at images ({kind})", files, candidates, settings, num_workers)
+    loaded = [np.load(file) for file in files]
     return np.concatenate([piece["outcomes"] for piece in loaded]), np.concatenate([p["hashes"] for p in loaded])
 
 
-def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> int:
+def _write_missing(
+    write: Callable[[Candidates, InfMixSettings, Path], int],
+    title: str,
+    files: dict[Path, np.ndarray],
+    candidates: Candidates,
+    settings: InfMixSettings,
+    num_workers: int,
+) -> None:
+    """Writes the files that do not exist yet, each from the candidates at its positions, in several processes."""
+    todo = {path: positions for path, positions in files.items() if not path.exists()}
+    tasks = ((candidates.take(positions), settings, path) for path, positions in todo.items())
+    total, left = (sum(map(len, part.values())) for part in (files, todo))
+    progress = Progress(title, total, done=total - left)
+    for number in run_in_processes(write, tasks, min(num_workers, max(1, len(todo)))):
+        progress.update(steps=number)
+    progress.close()
+
+
+def look_at_images(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
     """Writes outcomes and hashes of some candidates to a `.npz` file. Returns the number of candidates."""
     outcomes = np.zeros(len(candidates), dtype=np.uint8)
     hashes = np.zeros(len(candidates), dtype=np.uint64)
     for number, candidate in enumerate(candidates):
-        outcomes[number], image = read_candidate(candidate, skip_damaged)
+        outcomes[number], image = read_candidate(candidate, settings.skip_damaged)
         if image is not None:
             hashes[number] = perceptual_hash(to_8_bits(image))
     with write_whole(target) as staged:
@@ -193,16 +207,11 @@ def _write_shards(
     """Writes the shards that do not exist yet. Returns the paths of all."""
     num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
     num_shards = min(num_shards, len(kept))
+    name = f"train-{{:05d}}-of-{num_shards:05d}.parquet"
     slices = np.array_split(kept, num_shards)
-    paths = [output_dir / "data" / f"train-{i:05d}-of-{num_shards:05d}.parquet" for i in range(num_shards)]
-    todo = [number for number, path in enumerate(paths) if not path.exists()]
-    tasks = ((candidates.take(slices[number]), settings, paths[number]) for number in todo)
-    done = len(kept) - sum(len(slices[number]) for number in todo)
-    progress = Progress("Writing images", len(kept), done)
-    for number in run_in_processes(write_shard, tasks, min(num_workers, max(1, len(todo)))):
-        progress.update(steps=number)
-    progress.close()
-    return paths
+    files = {output_dir / "data" / name.format(number): positions for number, positions in enumerate(slices)}
+    _write_missing(write_shard, "Writing images", files, candidates, settings, num_workers)
+    return list(files)
 
 
 def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
@@ -214,7 +223,8 @@ def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) 
     histogram = np.zeros(256, dtype=np.int64)
     outcomes = np.zeros((len(candidates.sources), len(Outcome)), dtype=np.int64)
     numbers = {source.name: number for number, source in enumerate(candidates.sources)}
-    schema = FEATURES.arrow_schema
+    schema, suffix = FEATURES.arrow_schema, IMAGE_FORMATS[settings.image_format]
+    quality = {"quality": settings.quality} if settings.image_format == "jpeg" else {}
     rows: list[dict[str, Any]] = []
     with write_whole(target) as staged:
         # Compression does not make encoded images smaller, and a dictionary of them would stay in memory.
@@ -226,7 +236,10 @@ def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) 
                 if image is not None:
                     grey = prepare_grey(image, settings.shortest_edge, settings.image_format)
                     histogram += np.bincount(to_8_bits(grey).ravel(), minlength=256)
-                    rows.append(make_row(candidate.source.name, candidate.name, grey, settings))
+                    path = PurePosixPath(candidate.source.name, candidate.name).with_suffix(suffix)
+                    encoded = encode_image(Image.fromarray(grey), settings.image_format, **quality)
+                    image_file = {"bytes": encoded, "path": str(path)}
+                    rows.append({"image": image_file, "source": candidate.source.name, "name": candidate.name})
                 if len(rows) == ROWS_OF_GROUP:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows = []

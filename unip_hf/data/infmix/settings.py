@@ -1,20 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Rows of InfMix: their content, their order, and the settings on which both depend."""
+"""The settings on which the content of InfMix depends."""
 
 import math
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
-
-import datasets
-import numpy as np
-
-from .grey_images import IMAGE_FORMATS, encode
 
 
-FEATURES = datasets.Features(
-    {"image": datasets.Image(), "source": datasets.Value("string"), "name": datasets.Value("string")}
-)
+IMAGE_FORMATS = {"jpeg": ".jpg", "png": ".png"}
 
 
 @dataclass(frozen=True)
@@ -60,23 +51,4 @@ class InfMixSettings:
                 raise ValueError(f"{name} must be {allowed}, got {value}.")
 
 
-def mixed_order(positions: np.ndarray, seed: int) -> np.ndarray:
-    """Shuffles positions, int64 of shape (n,), in the same way for the same seed."""
-    return np.random.Generator(np.random.PCG64(seed)).permutation(positions)
-
-
-def make_row(source: str, name: str, image: np.ndarray, settings: InfMixSettings) -> dict[str, Any]:
-    """
-    A row of the dataset.
-
-    Args:
-        source, name (`str`): Names of the source and of the image.
-        image (`np.ndarray` of shape `(height, width)`): As [`prepare_grey`] returns it.
-        settings (`InfMixSettings`): Format and quality.
-    """
-    path = PurePosixPath(source, name).with_suffix(IMAGE_FORMATS[settings.image_format])
-    encoded = encode(image, settings.image_format, settings.quality)
-    return {"image": {"bytes": encoded, "path": str(path)}, "source": source, "name": name}
-
-
-__all__ = ["FEATURES", "InfMixSettings", "make_row", "mixed_order"]
+__all__ = ["InfMixSettings"]
