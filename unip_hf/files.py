@@ -61,7 +61,7 @@ def image_files(folder: str | os.PathLike, left_out: Collection[str] = ()) -> It
         folder: The folder.
         left_out (`Collection[str]`, *optional*): Names of folders to leave out, in lower case.
     """
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(os.fspath(folder), followlinks=True):
         folders[:] = sorted(name for name in folders if name[0] != "." and name.lower() not in left_out)
         for name in sorted(names):
             if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":

@@ -10,8 +10,10 @@ from PIL import Image
 
 from unip_hf import UnipImageProcessor
 from unip_hf.data import draw_scene
+from unip_hf.data.labelled import BUILDERS
 from unip_hf.scripts import check_dataset, show_dataset
 from unip_hf.scripts.cli import run
+from unip_hf.scripts.options import DATASETS
 
 
 @pytest.fixture
@@ -25,6 +27,10 @@ def folder(tmp_path: Path) -> Path:
             Image.fromarray(values).save(data / kind / f"{number}.png")
     (data / "id2label.json").write_text('{"0": "ground", "1": "thing"}')
     return data
+
+
+def test_the_help_names_every_labelled_dataset() -> None:
+    assert re.split(r",\s+", DATASETS) == list(BUILDERS)
 
 
 def test_check_dataset_prints_a_table_and_writes_reports(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -102,9 +102,9 @@ class SourceFiles:
                         "one you mean, or unpack them into separate folders and remove the zip files."
                     )
         self._files = dict(sorted({**zipped, **unpacked}.items()))
-        folders = {name.rpartition("/")[0] for name in self._files}
-        parents = {str(parent) for name in folders for parent in (name, *PurePosixPath(name).parents)}
-        self._folders = sorted(parents - {"", "."})
+        nearest = {name.rpartition("/")[0] for name in self._files}
+        all_folders = {str(parent) for name in nearest for parent in (name, *PurePosixPath(name).parents)}
+        self._folders = sorted(all_folders - {"", "."})
 
     def _count(self, path: str) -> None:
         status = os.stat(path)

@@ -22,18 +22,4 @@ BENCHMARKS: dict[str, type[InfraredBenchmark]] = {
     "ade20k": ADE20K,
 }
 
-__all__ = [
-    "ADE20K",
-    "BENCHMARKS",
-    "FMB",
-    "MSRS",
-    "PST900",
-    "SODA",
-    "BenchmarkConfig",
-    "InfraredBenchmark",
-    "MFNet",
-    "NYUv2Depth",
-    "Row",
-    "SCUTSeg",
-    "SUNRGBDDepth",
-]
+__all__ = ["BENCHMARKS", "BenchmarkConfig", "InfraredBenchmark", "Row"]
