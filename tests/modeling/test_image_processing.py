@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipImageProcessor
-from unip_hf.modeling.image_processing_unip import percentiles
 from unip_hf.modeling.image_reading_unip import read_image
+from unip_hf.modeling.intensities_unip import percentiles
 
 
 PLAIN = {"do_resize": False, "do_normalize": False}

@@ -35,6 +35,7 @@ def test_a_saved_folder_loads_and_predicts(absent: tuple[str, ...], make_config:
         "configuration_unip.py",
         "image_processing_unip.py",
         "image_reading_unip.py",
+        "intensities_unip.py",
         "model.safetensors",
         "modeling_unip.py",
         "modeling_unip_layers.py",

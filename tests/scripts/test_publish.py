@@ -29,8 +29,9 @@ from ..conftest import PATIENCE, tiny_config
 
 
 ID2LABEL = {0: "cold", 1: "mild", 2: "warm"}
-CODE = {"configuration_unip.py", "image_processing_unip.py", "image_reading_unip.py", "modeling_unip.py",
-        "modeling_unip_layers.py", "modeling_unip_pretraining.py", "modeling_unip_segmentation.py"}  # fmt: skip
+CODE = {"configuration_unip.py", "image_processing_unip.py", "image_reading_unip.py", "intensities_unip.py",
+        "modeling_unip.py", "modeling_unip_layers.py", "modeling_unip_pretraining.py",
+        "modeling_unip_segmentation.py"}  # fmt: skip
 MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 OF_RUN = {"recipe.yaml", "environment.json", "training_curve.png"}
 QUICK = ["--batch_size", "3", "--num_workers", "0", "--report_to", "none", "--log_every", "1", "--crop_size", "32"]
@@ -167,6 +168,7 @@ def test_the_lines_of_the_cards_run_without_this_library(home: Path, work: Path)
         "samples.png",
         "image_processing_unip.py",
         "image_reading_unip.py",
+        "intensities_unip.py",
     }
     Path("your-image.png").write_bytes((home / "yard" / "images" / "validation" / "0.png").read_bytes())
     program = ["import sys", "sys.modules['unip_hf'] = None", "import numpy"]

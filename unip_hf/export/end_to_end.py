@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..modeling.image_processing_unip import RESAMPLING_MODES, UnipImageProcessor, scale_between
+from ..modeling.image_processing_unip import RESAMPLING_MODES, UnipImageProcessor
+from ..modeling.intensities_unip import scale_between
 
 
 def percentiles(frames: torch.Tensor, ranks: list[float]) -> torch.Tensor:

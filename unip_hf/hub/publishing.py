@@ -38,6 +38,7 @@ REPLACED_PATTERNS = (
     "configuration_unip.py",
     "image_processing_unip.py",
     "image_reading_unip.py",
+    "intensities_unip.py",
     "modeling_unip.py",
     "modeling_unip_layers.py",
     "modeling_unip_pretraining.py",
