@@ -188,7 +188,7 @@ def measure_input(repeats: int, folder: Path | None = None) -> None:
     import datasets
 
     from unip_hf.data.grey_crops import GreyCrop, read_crops
-    from unip_hf.data.infmix import InfMixSettings, find_sources, prepare_infmix
+    from unip_hf.data.infmix import InfMixSettings, find_infmix_sources, prepare_infmix
 
     features = datasets.Features({"image": datasets.Image(decode=False)})
     with tempfile.TemporaryDirectory() as name:
@@ -204,7 +204,7 @@ def measure_input(repeats: int, folder: Path | None = None) -> None:
         chosen.mkdir()
         for number, path in enumerate(paths):
             (chosen / f"{number:03d}.jpg").symlink_to(path.resolve())
-        prepare_infmix(find_sources([chosen]), temporary / "infmix", InfMixSettings(shortest_edge=256))
+        prepare_infmix(find_infmix_sources([chosen]), temporary / "infmix", InfMixSettings(shortest_edge=256))
         table = datasets.concatenate_datasets(
             [
                 datasets.Dataset.from_parquet(str(shard), cache_dir=name, columns=["image"], features=features)

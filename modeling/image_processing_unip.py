@@ -2,7 +2,8 @@
 """Image processor for infrared images of any depth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,34 +15,17 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .image_reading_unip import ImageLike, as_list, read_image, read_mask, to_channels_last
+from .intensities_unip import for_channels, luminance, percentiles, scale_between
 
 
 logger = logging.get_logger(__name__)
 
 INTENSITY_SCALINGS = ("dtype_range", "fixed_range", "percentiles")
 RESAMPLING_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling: mode of interpolate
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
-
-
-def percentiles(array: np.ndarray, ranks: Sequence[float]) -> list[float]:
-    """
-    Percentiles of all values, linearly interpolated as `np.percentile` does it; for 8 and 16 bits from a histogram,
-    which is several times as fast.
-
-    Args:
-        array (`np.ndarray`): Numbers of any shape, at least one.
-        ranks (`Sequence[float]`): 0 to 100.
-    """
-    if array.dtype not in (np.uint8, np.uint16):
-        return np.percentile(array, ranks).tolist()
-    cumulative = np.bincount(array.ravel()).cumsum()
-    positions = np.asarray(ranks) / 100 * (array.size - 1)
-    below, above = (np.searchsorted(cumulative, rounded(positions), side="right") for rounded in (np.floor, np.ceil))
-    return (below + (above - below) * (positions % 1)).tolist()
 
 
 class UnipImageProcessorKwargs(ImagesKwargs, total=False):
-    """Settings of [`UnipImageProcessor`] that the stock image processors do not have; documented there."""
+    """Settings that only [`UnipImageProcessor`] has, and which are documented there."""
 
     num_channels: int
     antialias: bool
@@ -54,51 +38,51 @@ class UnipImageProcessorKwargs(ImagesKwargs, total=False):
 
 class UnipImageProcessor(BaseImageProcessor):
     r"""
-    Turns infrared images into `pixel_values`: intensities to 0..1, resize, normalise.
+    Turns infrared images into `pixel_values`: scales intensities to 0..1, resizes, and normalises.
 
-    How intensities are scaled follows from this configuration and the dtype, never from the values:
+    How intensities are scaled depends on this configuration and the dtype, never on the values:
 
-    - `"dtype_range"`: 0..1 is the full range of an integer dtype; float images must lie in 0..1 already.
-    - `"percentiles"`: 0..1 lies between two percentiles of each image, like the gain control of a camera; where they
-      coincide, between minimum and maximum.
-    - `"fixed_range"`: 0..1 is `intensity_range`, in counts, or in degrees with `counts_to_celsius`; what lies outside
-      is clipped, with a warning.
-    - `None`: `"dtype_range"` for uint8 images, `"percentiles"` for all others, since the counts of a thermal camera
-      fill a sliver of 16 bits.
+    - `"dtype_range"`: 0..1 is the full range of an integer dtype. Float images must lie in 0..1 already.
+    - `"percentiles"`: 0..1 lies between two percentiles of each image, like the gain control of a camera. Where both
+      are the same, it lies between minimum and maximum.
+    - `"fixed_range"`: 0..1 is `intensity_range`, in counts, or in degrees with `counts_to_celsius`. Values outside are
+      clipped, with a warning.
+    - `None`: `"dtype_range"` for uint8 images and `"percentiles"` for all others, because the counts of a thermal
+      camera fill only a small part of 16 bits.
 
-    More dead pixels than the percentiles leave out would squeeze the scene into a corner: replace them first, by the
-    median rather than by zero.
+    If an image has more dead pixels than the percentiles leave out, they squeeze the scene into a narrow range.
+    Replace them first, by the median rather than by zero.
 
     Args:
         num_channels (`int`, *optional*, defaults to 3):
-            Channels of the output. Grey images are repeated, colour images made grey if it is 1.
+            Channels of the output. Grey images are repeated. Colour images are made grey if it is 1.
         do_resize (`bool`, *optional*, defaults to `True`):
             Whether to resize.
         size (`dict` or `int`, *optional*, defaults to `{"shortest_edge": 512, "longest_edge": 2048}`):
-            Edges are limits and the aspect ratio is kept (the published evaluation), `longest_edge` may be left out;
-            or `height` and `width`; a number is both.
+            With `shortest_edge` and, optionally, `longest_edge`, the edges are limits and the aspect ratio is kept, as
+            in the published evaluation. With `height` and `width`, this is the size. A number stands for both.
         resample (`int`, *optional*, defaults to 2):
             `PIL.Image.Resampling`: 0 nearest, 2 bilinear, 3 bicubic. Masks always use nearest.
         antialias (`bool`, *optional*, defaults to `True`):
-            Whether bilinear and bicubic average all pixels that fall into one where an image shrinks. `False` resizes
-            as OpenCV does, and the published code with it.
+            Whether bilinear and bicubic resizing average all pixels that fall into one when an image shrinks. `False`
+            resizes as OpenCV and the published code do.
         do_rescale (`bool`, *optional*, defaults to `True`):
-            Whether to scale intensities. `False` takes the values as they are.
+            Whether to scale intensities. With `False`, values stay as they are.
         intensity_scaling (`str`, *optional*):
-            See above.
+            `"dtype_range"`, `"percentiles"`, `"fixed_range"` or `None`, as described above.
         intensity_percentiles (`tuple[float, float]`, *optional*, defaults to `(1.0, 99.0)`):
-            Percentiles, 0 to 100.
+            Percentiles that become 0 and 1, from 0 to 100.
         intensity_range (`tuple[float, float]`, *optional*):
             Lowest and highest value for `"fixed_range"`.
         counts_to_celsius (`tuple[float, float]`, *optional*):
-            Factor and offset that make degrees Celsius of integer counts, e.g. `(0.01, -273.15)` for centikelvin.
-            Float images are taken to be in degrees already.
+            Factor and offset that turn integer counts into degrees Celsius, e.g. `(0.01, -273.15)` for centikelvin.
+            Float images are expected to be in degrees already.
         do_normalize (`bool`, *optional*, defaults to `True`):
-            Whether to subtract mean and divide by standard deviation.
+            Whether to subtract the mean and divide by the standard deviation.
         image_mean, image_std (`float` or `list[float]`, *optional*, default to `[0.3801]` and `[0.1871]`):
-            One value for all channels, or one for each. The defaults are those of UNIP's pre-training.
+            One value for all channels, or one for each. The defaults are the values of UNIP's pre-training.
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
-            Whether label 0 becomes 255 (ignore) and all others shrink by one.
+            Whether label 0 becomes 255 (ignore) and all other labels decrease by one.
     """
 
     valid_kwargs = UnipImageProcessorKwargs
@@ -127,7 +111,7 @@ class UnipImageProcessor(BaseImageProcessor):
             set(kwargs) - {"auto_map", "image_processor_type", "processor_class", "feature_extractor_type"}
         )
         if unknown:
-            logger.warning(f"{type(self).__name__} has no settings {unknown}: they do nothing.")
+            logger.warning(f"{type(self).__name__} has no settings {unknown}. They are ignored.")
         self.num_channels = num_channels
         self.do_resize = do_resize
         size = {"height": size, "width": size} if isinstance(size, int) else size
@@ -150,46 +134,48 @@ class UnipImageProcessor(BaseImageProcessor):
             if not holds:
                 raise ValueError(message)
 
-        check(self.num_channels in (1, 3), f"num_channels is the number 1 or 3, not {self.num_channels!r}.")
+        check(self.num_channels in (1, 3), f"num_channels must be 1 or 3, got {self.num_channels!r}.")
         check(
             set(self.size) in ({"shortest_edge", "longest_edge"}, {"shortest_edge"}, {"height", "width"}),
-            f'size has the keys "shortest_edge" and "longest_edge", or "height" and "width", not {sorted(self.size)}.',
+            'size must have the keys "shortest_edge" and "longest_edge", or "height" and "width", got '
+            f"{sorted(self.size)}.",
         )
-        check(min(self.size.values()) > 0, f"size is at least 1 pixel, unlike {self.size}.")
-        check(self.resample in RESAMPLING_MODES, f"resample is one of {list(RESAMPLING_MODES)}, not {self.resample}.")
+        check(min(self.size.values()) > 0, f"size must be at least 1 pixel, got {self.size}.")
+        modes = list(RESAMPLING_MODES)
+        check(self.resample in modes, f"resample must be one of {modes}, got {self.resample}.")
         check(
             self.intensity_scaling in (None, *INTENSITY_SCALINGS),
-            f"intensity_scaling is None or one of {INTENSITY_SCALINGS}, not {self.intensity_scaling!r}.",
+            f"intensity_scaling must be None or one of {INTENSITY_SCALINGS}, got {self.intensity_scaling!r}.",
         )
         for name in ("intensity_percentiles", "intensity_range", "counts_to_celsius"):
             pair = getattr(self, name)
             check(
                 pair is None or (len(pair) == 2 and bool(np.isfinite(pair).all())),
-                f"{name} is a pair of numbers, not {pair}.",
+                f"{name} must be a pair of finite numbers, got {pair}.",
             )
         low, high = self.intensity_percentiles
-        check(0 <= low < high <= 100, f"intensity_percentiles rise within 0 to 100, unlike {low, high}.")
+        check(0 <= low < high <= 100, f"intensity_percentiles must rise within 0 to 100, got {low, high}.")
         is_fixed = self.intensity_scaling == "fixed_range"
         check(
             is_fixed == (self.intensity_range is not None),
-            'intensity_scaling="fixed_range" and intensity_range=(lowest, highest) need each other.',
+            'intensity_scaling="fixed_range" and intensity_range=(lowest, highest) must be given together.',
         )
         check(is_fixed or self.counts_to_celsius is None, 'counts_to_celsius needs intensity_scaling="fixed_range".')
         if self.intensity_range is not None:
             low, high = self.intensity_range
-            check(low < high, f"intensity_range goes from low to high, unlike {low, high}.")
+            check(low < high, f"intensity_range must go from low to high, got {low, high}.")
         if self.counts_to_celsius is not None:
-            check(self.counts_to_celsius[0] != 0, "The factor of counts_to_celsius is not 0.")
+            check(self.counts_to_celsius[0] != 0, "The factor of counts_to_celsius must not be 0.")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             check(
                 len(values) in (1, self.num_channels),
-                f"{name} has {len(values)} values for {self.num_channels} channel(s): give one, or one for each.",
+                f"{name} has {len(values)} values for {self.num_channels} channel(s). Give one, or one for each.",
             )
-        check(min(self.image_std) > 0, f"image_std is positive, unlike {self.image_std}.")
+        check(min(self.image_std) > 0, f"image_std must be positive, got {self.image_std}.")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels that an image of this height and width is resized to."""
+        """Height and width in pixels to which an image of this height and width is resized."""
         if not self.do_resize:
             return height, width
         if "height" in self.size:
@@ -200,9 +186,36 @@ class UnipImageProcessor(BaseImageProcessor):
         )
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
+    def intensity_limits(
+        self, dtype: np.dtype, percentiles: Callable[[list[float]], Sequence[float] | torch.Tensor]
+    ) -> torch.Tensor:
+        """
+        The intensities that become 0 and 1, as this configuration says.
+
+        Args:
+            dtype (`np.dtype`): The dtype of the raw image.
+            percentiles (`Callable`): Returns the percentiles of the image for a list of ranks, 0 to 100. It is called
+                only where the limits depend on the image, and may return a tensor of shape `(ranks, ...)`.
+
+        Returns:
+            Float64 `torch.Tensor` of shape `(2,)`, or `(2, ...)` as `percentiles` returns it.
+        """
+        is_integer = dtype.kind != "f"
+        scaling = self.intensity_scaling or ("dtype_range" if dtype == np.uint8 else "percentiles")
+        if scaling == "percentiles":
+            found = torch.as_tensor(percentiles([*self.intensity_percentiles, 0, 100]), dtype=torch.float64)
+            return torch.where(found[0] == found[1], found[2:], found[:2])  # minimum and maximum of a flat image
+        low, high = self.intensity_range or (0.0, 1.0)
+        if scaling == "dtype_range" and is_integer:
+            low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+        elif is_integer and self.counts_to_celsius is not None:
+            factor, offset = self.counts_to_celsius
+            low, high = (low - offset) / factor, (high - offset) / factor
+        return torch.tensor([low, high], dtype=torch.float64)
+
     def scale_intensities(self, array: np.ndarray) -> np.ndarray:
         """
-        Intensities to 0..1, as this configuration says.
+        Scales intensities to 0..1, as this configuration says.
 
         Args:
             array (`np.ndarray`): Any shape; integers of 8 to 64 bits, or floats.
@@ -214,64 +227,77 @@ class UnipImageProcessor(BaseImageProcessor):
             ValueError: if the dtype is not a number, values are not finite, or floats for `"dtype_range"` exceed 0..1.
         """
         if array.dtype.kind not in "uif":
-            raise ValueError(f"Intensities must be integers or floats, not {array.dtype}.")
-        is_integer = array.dtype.kind != "f"
-        if not is_integer and not np.isfinite(array).all():
-            raise ValueError("The image holds NaN or infinite values: replace dead pixels first, e.g. by the median.")
+            raise ValueError(f"Intensities must be integers or floats, got {array.dtype}.")
+        is_float = array.dtype.kind == "f"
+        if is_float and not np.isfinite(array).all():
+            raise ValueError(
+                "The image holds NaN or infinite values. Replace dead pixels first, for example by the median."
+            )
         if not self.do_rescale:
             return array.astype(np.float32)
         if array.dtype == np.uint8 and array.size and array.min() == 255:
             logger.warning_once(
-                "An 8-bit image is 255 everywhere. Pillow's convert() makes that of 16-bit images, and so does the "
+                "An 8-bit image is 255 everywhere. Pillow's convert() does that to 16-bit images, and so does the "
                 'stock "image-segmentation" pipeline: pass the 16-bit image itself.'
             )
-        scaling = self.intensity_scaling or ("dtype_range" if array.dtype == np.uint8 else "percentiles")
-        if scaling == "dtype_range" and is_integer:
-            low, high = float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)
-        elif scaling == "dtype_range":
-            low, high = 0.0, 1.0
-            if array.size and (array.min() < 0 or array.max() > 1):
-                raise ValueError(
-                    f'A float image with intensity_scaling="dtype_range" must lie in 0..1, this one goes from '
-                    f'{array.min()} to {array.max()}: use "percentiles" or "fixed_range".'
-                )
-        elif scaling == "percentiles":
-            low, high = percentiles(array, self.intensity_percentiles)
-            if low == high:
-                low, high = float(array.min()), float(array.max())
-        else:
-            low, high = self.intensity_range  # type: ignore[misc]
-            if is_integer and self.counts_to_celsius is not None:
-                factor, offset = self.counts_to_celsius
-                low, high = (low - offset) / factor, (high - offset) / factor
-            if np.mean((array < min(low, high)) | (array > max(low, high))) > 0.01:
+        limits = self.intensity_limits(array.dtype, partial(percentiles, array))
+        is_fraction = not is_float or not array.size or (array.min() >= 0 and array.max() <= 1)
+        if self.intensity_scaling == "dtype_range" and not is_fraction:
+            raise ValueError(
+                f'A float image with intensity_scaling="dtype_range" must lie in 0..1, got values from {array.min()} '
+                f'to {array.max()}. Use "percentiles" or "fixed_range".'
+            )
+        if self.intensity_range is not None:
+            lowest, highest = sorted(limits.tolist())
+            if np.mean((array < lowest) | (array > highest)) > 0.01:
                 logger.warning_once(
                     f"More than 1 % of an image lies outside intensity_range={self.intensity_range} and is clipped."
                 )
         pixels = torch.from_numpy(np.array(array, order="C"))
         # float64 where float32 would round the counts
         pixels = pixels.float() if array.dtype.itemsize <= 2 else pixels.double()
-        pixels = pixels.sub_(low).div_(high - low or 1.0).clamp_(0.0, 1.0)
-        return pixels.float().numpy()
+        return scale_between(pixels, limits).numpy()
 
-    @staticmethod
-    def _for_channels(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+    def scale_image(self, array: np.ndarray) -> torch.Tensor:
+        """
+        Scales the intensities of an image to 0..1, and makes it grey if `num_channels` is 1.
+
+        Args:
+            array (`np.ndarray` of shape `(height, width, channels)`): As [`scale_intensities`] takes it, with 1 or 3
+                channels.
+
+        Returns:
+            Float32 `torch.Tensor` of shape `(channels, height, width)` with 3 channels for a colour image if
+            `num_channels` is 3, and 1 channel otherwise.
+        """
+        pixels = torch.from_numpy(self.scale_intensities(array)).permute(2, 0, 1)  # (1 or 3, H, W)
+        return luminance(pixels) if pixels.shape[0] > self.num_channels else pixels
+
+    def normalize_channels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """
+        Normalises as this configuration says, and repeats a grey channel.
+
+        Args:
+            pixels (`torch.Tensor` of shape `(..., channels, height, width)`): Float32 with 1 or `num_channels`
+                channels, on any device.
+
+        Returns:
+            Float32 `torch.Tensor` of shape `(..., num_channels, height, width)`; repeated channels share their memory.
+        """
+        if self.do_normalize:
+            pixels = (pixels - for_channels(self.image_mean, pixels)).div_(for_channels(self.image_std, pixels))
+        return pixels.expand(*pixels.shape[:-3], self.num_channels, -1, -1)  # (..., C, H, W)
 
     def _process_image(self, array: np.ndarray) -> torch.Tensor:
-        pixels = torch.from_numpy(self.scale_intensities(array)).permute(2, 0, 1)  # (1 or 3, H, W)
-        if pixels.shape[0] > self.num_channels:
-            pixels = (pixels * self._for_channels(LUMINANCE)).sum(0, keepdim=True)  # (1, H, W)
+        pixels = self.scale_image(array)  # (1 or 3, H, W)
         size = self.output_size(*pixels.shape[-2:])
         if size != pixels.shape[-2:]:
             mode = RESAMPLING_MODES[self.resample]
             antialias = self.antialias and mode != "nearest-exact"
             pixels = nn.functional.interpolate(pixels[None], size=size, mode=mode, antialias=antialias)[0]
             if self.do_rescale:
-                pixels = pixels.clamp(0.0, 1.0)  # bicubic overshoots
-        if self.do_normalize:
-            pixels = (pixels - self._for_channels(self.image_mean)) / self._for_channels(self.image_std)
-        return pixels.expand(self.num_channels, -1, -1).contiguous()  # (C, h, w)
+                pixels = pixels.clamp_(0.0, 1.0)  # bicubic overshoots
+        return self.normalize_channels(pixels).contiguous()  # (C, h, w)
 
     def _process_mask(self, ids: np.ndarray) -> torch.Tensor:
         labels = torch.from_numpy(ids.astype(np.int64))
@@ -302,12 +328,13 @@ class UnipImageProcessor(BaseImageProcessor):
     ) -> BatchFeature:
         """
         Args:
-            images: One image or a list: paths, PIL images (modes L, RGB, I;16, I, F, P), arrays or tensors of 8, 16 or
-                32 bits or float, as `(height, width)` or with 1 or 3 channels first or last.
+            images: One image or a list of paths, PIL images (modes L, RGB, I;16, I, F, P), arrays or tensors. Arrays
+                and tensors have 8, 16 or 32 bits or are float, and are `(height, width)` or have 1 or 3 channels,
+                first or last.
             segmentation_maps (*optional*): As many masks of class ids: paths, PIL images (palettes keep their ids), or
-                integer arrays `(height, width)`. Resized with nearest neighbour only.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"` for one batch; lists of arrays otherwise.
-            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` where shapes do not tell.
+                integer arrays `(height, width)`. They are resized with nearest neighbour only.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"` for one batch. By default lists of arrays.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, if the shape is ambiguous.
             settings: Any argument of the constructor, for this call only.
 
         Returns:
@@ -316,7 +343,7 @@ class UnipImageProcessor(BaseImageProcessor):
 
         Raises:
             FileNotFoundError: if a file does not exist.
-            ValueError: if an image or a mask cannot be used; the message says why and what to do.
+            ValueError: if an image or a mask cannot be used. The message says why and what to do.
         """
         if settings:
             known = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -346,7 +373,7 @@ class UnipImageProcessor(BaseImageProcessor):
         sizes = {tuple(pixels.shape[-2:]) for pixels in data["pixel_values"]}
         if len(sizes) > 1:
             raise ValueError(
-                f"The images have different sizes after resizing, {sorted(sizes)}, and do not fit one batch: process "
+                f"The images have different sizes after resizing, {sorted(sizes)}, and do not fit one batch. Process "
                 'them one by one, or set size={"height": ..., "width": ...}.'
             )
         return BatchFeature({name: torch.stack(tensors) for name, tensors in data.items()}, tensor_type=return_tensors)
@@ -355,24 +382,24 @@ class UnipImageProcessor(BaseImageProcessor):
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
         """
-        Class ids from the output of a segmentation model.
+        Turns the output of a segmentation model into class ids.
 
         Args:
             outputs: Model output with `logits` of shape `(batch_size, num_labels, logits_height, logits_width)`.
-            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each original image; logits are
-                resized (bilinear) before the class is chosen. By default the size of the logits.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each original image, to which
+                logits are resized (bilinear) before the class is chosen. By default the size of the logits.
 
         Returns:
             A list of int64 `torch.Tensor`, one `(height, width)` for each image.
 
         Raises:
-            ValueError: if there are not as many sizes as images.
+            ValueError: if the number of sizes is not that of the images.
         """
         logits = outputs.logits
         if target_sizes is None:
             return list(logits.argmax(dim=1))
         if len(target_sizes) != len(logits):
-            raise ValueError(f"There are {len(logits)} images in the logits but {len(target_sizes)} target_sizes.")
+            raise ValueError(f"The logits hold {len(logits)} images, but there are {len(target_sizes)} target_sizes.")
         return [
             nn.functional.interpolate(
                 image_logits[None], size=tuple(int(side) for side in size), mode="bilinear", align_corners=False

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reads infrared images and masks of any depth, from files and from memory, without losing any of it."""
+"""Reads infrared images and masks from files and from memory, with all of their depth."""
 
 import os
 from typing import Any
@@ -16,21 +16,21 @@ GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 
 def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
     """
-    Any accepted image or mask as an array with the values and the depth it has.
+    Reads an image or a mask as an array with its values and its depth.
 
     Args:
-        image: Path of a file that Pillow reads (of several pages the first), `PIL.Image.Image` of mode 1, L, P, RGB,
+        image: Path of a file that Pillow reads (the first of several pages), `PIL.Image.Image` of mode 1, L, P, RGB,
             I, I;16 or F, `np.ndarray` or `torch.Tensor`.
-        keep_palette_ids (`bool`, *optional*, defaults to `False`): Return the ids of a palette or black-and-white
-            image instead of its colours, as masks need it.
+        keep_palette_ids (`bool`, *optional*, defaults to `False`): Whether to return the ids of a palette or
+            black-and-white image instead of its colours, as masks need it.
 
     Returns:
-        `np.ndarray` as given, `(height, width)` or `(height, width, 3)` for files and PIL images, which are turned
-        upright if EXIF says so.
+        `np.ndarray` of the shape that was given. Files and PIL images give `(height, width)` or `(height, width, 3)`,
+        turned upright if EXIF says so.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a file is no image, or has channels or a depth that would be lost.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if a file is not an image, or has channels or a depth that would be lost.
     """
     if isinstance(image, np.ndarray):
         return image.astype(image.dtype.newbyteorder("="), copy=False)
@@ -40,18 +40,18 @@ def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _read_pil_image(image, getattr(image, "filename", "") or "The image", keep_palette_ids)
     if not isinstance(image, (str, os.PathLike)):
-        raise ValueError(f"An image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
+        raise ValueError(f"An image must be a path, a PIL image, an array or a tensor, got {type(image).__name__}.")
     path = os.fspath(image)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r} (addresses are not downloaded).")
     try:
-        # Given a path, Pillow maps some TIFF files into memory and then rotates them wrongly; given a file, it reads.
+        # Opened by path, some TIFF files are mapped into memory, and Pillow then rotates them wrongly.
         with open(path, "rb") as file, Image.open(file) as opened:
             return _read_pil_image(opened, path, keep_palette_ids)
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{path!r} is not an image that Pillow can read: if it is one (float64 TIFF, raw counts), read it with "
-            "another library and pass the array."
+            f"{path!r} is not an image that Pillow can read. If it is an image of another kind (float64 TIFF, raw "
+            "counts), read it with another library and pass the array."
         ) from error
     except (OSError, SyntaxError) as error:
         raise ValueError(f"The image {path!r} is damaged: {error}.") from error
@@ -63,13 +63,13 @@ def _read_pil_image(image: Image.Image, name: str, keep_palette_ids: bool) -> np
     is_deep = max(bits) > 8 or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if is_deep and image.mode not in GREY_MODES:
         raise ValueError(
-            f"{name} has 16 bits in each of several channels, which Pillow would cut to 8: read it with another "
+            f"{name} has 16 bits in each of several channels, which Pillow would cut to 8. Read it with another "
             "library (tifffile, imageio, OpenCV) and pass the array."
         )
     if image.mode not in (*GREY_MODES, "RGB", "P", "1", "YCbCr", "LAB", "HSV"):
         raise ValueError(
-            f"{name} has the mode {image.mode}. A further channel may be transparency or, as in MFNet, the thermal "
-            "image: save it without transparency, or pass the array of the channels you mean, e.g. "
+            f"{name} has the mode {image.mode}. Its last channel may be transparency or, as in MFNet, the thermal "
+            "image. Save it without transparency, or pass the array of the channels you mean, e.g. "
             "np.asarray(image)[..., 3] for MFNet."
         )
     image = ImageOps.exif_transpose(image)
@@ -80,38 +80,38 @@ def _read_pil_image(image: Image.Image, name: str, keep_palette_ids: bool) -> np
     array = np.asarray(image)
     stored = {1: "u", 2: "i"}.get(sample_format)
     if tags and stored and array.dtype.kind in "ui" and max(bits) == 8 * array.dtype.itemsize:
-        array = array.view(array.dtype.str.replace(array.dtype.kind, stored))  # Pillow knows int32 and uint8 alone
+        array = array.view(array.dtype.str.replace(array.dtype.kind, stored))  # Pillow knows only int32 and uint8
     return read_image(array)
 
 
 def to_channels_last(array: np.ndarray, input_data_format: str | None = None) -> np.ndarray:
     """
-    An image array as `(height, width, channels)` with 1 or 3 channels.
+    Brings an image array into the shape `(height, width, channels)` with 1 or 3 channels.
 
     Args:
-        array (`np.ndarray`): `(height, width)`, or with 1 or 3 channels first or last.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` where the shape does not tell.
+        array (`np.ndarray`): `(height, width)`, or with 1 or 3 channels, first or last.
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, if the shape is ambiguous.
 
     Raises:
-        ValueError: if the shape is not that of an image, or channels may stand first as well as last.
+        ValueError: if the shape is not that of an image, or is ambiguous.
     """
     if array.ndim == 2 and array.size:
         return array[..., None]
     if array.ndim != 3 or array.size == 0:
-        raise ValueError(f"An image has 2 or 3 dimensions, this array has the shape {array.shape}.")
+        raise ValueError(f"An image must have 2 or 3 dimensions, got an array of shape {array.shape}.")
     first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
     if input_data_format is None and first and last:
         raise ValueError(
-            f"The channels of an array of shape {array.shape} may be the first or the last dimension: "
-            'pass input_data_format="channels_first" or "channels_last".'
+            f"The channels of an array of shape {array.shape} may be the first or the last dimension. "
+            'Pass input_data_format="channels_first" or "channels_last".'
         )
     if input_data_format not in (None, "channels_first", "channels_last"):
-        raise ValueError(f'input_data_format is "channels_first" or "channels_last", not {input_data_format!r}.')
+        raise ValueError(f'input_data_format must be "channels_first" or "channels_last", got {input_data_format!r}.')
     fits = {None: first or last, "channels_first": first, "channels_last": last}
     if not fits[input_data_format]:
         raise ValueError(
-            f"An array of shape {array.shape} has neither 1 nor 3 {input_data_format or 'channels'}: pass one image "
-            "at a time or a list of images, and of more channels the ones you mean (MFNet: image[..., 3] is thermal)."
+            f"An array of shape {array.shape} has neither 1 nor 3 {input_data_format or 'channels'}. Pass one image "
+            "or a list of images. Of more channels, pass those you mean (MFNet: image[..., 3] is thermal)."
         )
     channels_first = first if input_data_format is None else input_data_format == "channels_first"
     return np.moveaxis(array, 0, 2) if channels_first else array
@@ -119,25 +119,25 @@ def to_channels_last(array: np.ndarray, input_data_format: str | None = None) ->
 
 def read_mask(mask: ImageLike) -> np.ndarray:
     """
-    Any accepted mask as class ids, `(height, width)`.
+    Reads a mask as class ids, `(height, width)`. It accepts what [`read_image`] accepts.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds anything but one integer for each pixel.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the mask does not hold one integer for each pixel.
     """
     ids = read_image(mask, keep_palette_ids=True)
     ids = ids.squeeze(-1) if ids.ndim == 3 and ids.shape[-1] == 1 else ids
     ids = ids.squeeze(0) if ids.ndim == 3 and ids.shape[0] == 1 else ids
     if ids.ndim != 2 or ids.dtype.kind not in "uib":
         raise ValueError(
-            f"A mask holds one integer id for each pixel, this one is {ids.dtype} of shape {ids.shape}: "
-            "turn colours into ids first."
+            f"A mask must hold one integer id for each pixel, got {ids.dtype} of shape {ids.shape}. Turn colours into "
+            "ids first."
         )
     return ids
 
 
 def as_list(images: Any) -> list:
-    """One image or several, as a list; an array of four dimensions is a batch."""
+    """Makes a list of one image or several. An array of four dimensions is a batch."""
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError("There are no images: the list is empty.")

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Looks through a dataset before training: sizes, depths, classes, intensities, and everything that would stop or spoil a
-training. Exit status 2 if there are errors, 0 if there are warnings only.
+Checks a dataset before training: sizes, depths, classes, intensities, and everything that would stop or spoil a
+training. The exit status is 2 if there are errors, and 0 if there are only warnings.
 
     unip check-dataset --data_dir my-images
     unip check-dataset --data_dir my-images --write_report report.html --json report.json
@@ -29,7 +29,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("check-dataset", __doc__)
     data = add_dataset_options(parser)
     data.add_argument("--num_workers", type=int, help="threads that read images (default: one for each core)")
-    output = parser.add_argument_group("output", "files that exist are replaced")
+    output = parser.add_argument_group("output", "existing files are replaced")
     output.add_argument("--write_report", type=Path, metavar="FILE", help="HTML page with pictures and plots")
     output.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, for programs")
     return parser
@@ -42,10 +42,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_folder(data_dir: str, num_workers: int | None) -> tuple[Any, "DatasetReport"]:
-    """Checks the pairs of a folder that can be found, and reports what could not, too."""
+    """Checks the pairs that are found in a folder, and reports files without a partner as well."""
     from unip_hf.data import load_id2label, scan_folder
     from unip_hf.data.check import DatasetReport, Problem, check_dataset
-    from unip_hf.data.loading import dataset_from_scan
+    from unip_hf.data.labelled import dataset_from_scan
 
     scan = scan_folder(data_dir)
     problems = [Problem("error", problem.removesuffix(".")) for problem in scan.problems]
@@ -91,7 +91,7 @@ def intensity_figure(report: "SplitReport") -> "Figure":
 
 
 def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Block"]:
-    """Images and masks from all over a split, those that can be read."""
+    """Images and masks from all over a split. Those that cannot be read are left out."""
     from unip_hf.data.reading import read_sample, without_decoding
     from unip_hf.evaluation.reports import Picture
     from unip_hf.pictures import overlay_picture, side_by_side
@@ -105,7 +105,7 @@ def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Bl
             assert sample.ids is not None  # these datasets have masks
             overlay = overlay_picture(sample.image, sample.ids, names, with_legend=True)
         except (OSError, ValueError):
-            continue  # stands among the problems
+            continue  # it is one of the problems
         picture = side_by_side([("image", sample.image), ("mask", overlay)])
         picture.thumbnail((1600, 1600))
         blocks.append(Picture(picture, sample.name))

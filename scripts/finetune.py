@@ -108,7 +108,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[dict[int, str], Any, Any]:
     """The classes, the training rows, and the validation rows, if there are any."""
     from unip_hf.data import check_dataset, load_id2label
-    from unip_hf.data.loading import select_split
+    from unip_hf.data.labelled import select_split
 
     id2label = load_id2label(options.dataset, options.data_dir)
     dataset = load_dataset(options)

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Writes a dataset as parquet files with a dataset card: one folder that trains anywhere, also streamed, and that the Hub
-shows. Every image and mask is checked on the way.
+Writes a dataset as parquet files with a dataset card. The folder can be used for training anywhere, also streamed, and
+the Hub can display it. Every image and mask is checked.
 
     unip prepare-dataset soda --data_dir InfraredSemanticLabel.zip --output_dir soda
     unip prepare-dataset mfnet --data_dir ir_seg_dataset.zip --dataset_config both --output_dir mfnet
@@ -22,12 +22,14 @@ def command_parser() -> argparse.ArgumentParser:
     add_dataset_options(parser, is_positional=True)
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", type=Path, required=True, help="new folder")
-    output.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
-    output.add_argument("--images_per_shard", type=int, default=500, help="in one file (default: %(default)s)")
+    output.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
+    output.add_argument("--images_per_shard", type=int, default=500, help="images in one file (default: %(default)s)")
     output.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     hub = parser.add_argument_group("Hub")
-    hub.add_argument("--push_to_hub", metavar="USER/NAME", help="upload it there, after `hf auth login`")
-    hub.add_argument("--public", action="store_true", help="where its licence allows that (default: private)")
+    hub.add_argument("--push_to_hub", metavar="USER/NAME", help="upload the dataset there, after `hf auth login`")
+    hub.add_argument(
+        "--public", action="store_true", help="make it public, if its licence allows that (default: private)"
+    )
     return parser
 
 
@@ -35,14 +37,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     check_positive(options, "images_per_shard", "num_workers")
     if options.dataset == "infmix":
-        raise ValueError("For infmix there is `unip prepare-infmix`.")
+        raise ValueError("Use `unip prepare-infmix` for infmix.")
     return options
 
 
 def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     """
     Raises:
-        ValueError: if there is something that may not be replaced.
+        ValueError: if the folder holds something that must not be replaced.
     """
     from unip_hf.data.parquet import FILES, parquet_files
 
@@ -50,8 +52,8 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     is_ours = bool(parquet_files(output_dir)) and names <= FILES
     if output_dir.is_file() or (names and not (overwrite and is_ours)):
         raise ValueError(
-            f"--output_dir {str(output_dir)!r} exists: choose another, or add --overwrite to replace a dataset that "
-            "this command wrote, with nothing else beside it."
+            f"--output_dir {str(output_dir)!r} exists. Choose another, or add --overwrite if it holds only a dataset "
+            "that this command wrote."
         )
 
 
@@ -60,13 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     from huggingface_hub import HfApi
 
     from unip_hf.data import check_dataset, load_id2label
-    from unip_hf.data.loading import BUILDERS
+    from unip_hf.data.labelled import BUILDERS
     from unip_hf.data.parquet import dataset_card, parquet_files, write_parquet
 
     check_output_dir(options.output_dir, options.overwrite)
     if options.data_dir is not None and parquet_files(options.data_dir):
         raise ValueError(
-            f"--data_dir {str(options.data_dir)!r} is prepared already; to upload it: `hf upload USER/NAME "
+            f"--data_dir {str(options.data_dir)!r} is already prepared. To upload it, use `hf upload USER/NAME "
             f"{options.data_dir} --repo-type dataset`."
         )
     id2label = load_id2label(options.dataset, options.data_dir)

@@ -1,6 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Draws samples of a dataset, and next to each what augmentation makes of it: the pixels that a model is trained on.
+Draws samples of a dataset and, next to each, augmented variants: the pixels on which a model is trained.
 
     unip show-dataset --data_dir my-images --output_file show.png
     unip show-dataset --data_dir my-images --checkpoint unip-small --split validation --num_samples 2 --seed 1
@@ -27,13 +27,13 @@ def command_parser() -> argparse.ArgumentParser:
     data = add_dataset_options(parser)
     data.add_argument("--split", default="train", help="default: %(default)s")
     data.add_argument("--num_samples", type=int, default=4, help="rows of the picture (default: %(default)s)")
-    data.add_argument("--seed", type=int, default=0, help="other samples, other variants (default: %(default)s)")
-    data.add_argument("--num_variants", type=int, default=3, help="of each sample (default: %(default)s)")
-    data.add_argument("--checkpoint", help="whose image processor is used (default: UNIP's own settings)")
+    data.add_argument("--seed", type=int, default=0, help="selects samples and variants (default: %(default)s)")
+    data.add_argument("--num_variants", type=int, default=3, help="variants of each sample (default: %(default)s)")
+    data.add_argument("--checkpoint", help="checkpoint whose image processor is used (default: UNIP's settings)")
     add_image_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output_file", type=Path, default=Path("show.png"), help="default: %(default)s")
-    output.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    output.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 
@@ -41,9 +41,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     check_positive(options, "num_samples", "num_variants", "crop_size")
     if options.output_file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"--output_file is a .png or .jpg file, unlike {str(options.output_file)!r}.")
+        raise ValueError(f"--output_file must be a .png or .jpg file, got {str(options.output_file)!r}.")
     if options.output_file.exists() and not options.overwrite:
-        raise ValueError(f"{str(options.output_file)!r} exists: choose another --output_file or add --overwrite.")
+        raise ValueError(f"{str(options.output_file)!r} exists. Choose another --output_file or add --overwrite.")
     return options
 
 

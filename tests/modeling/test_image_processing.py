@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipImageProcessor
-from unip_hf.modeling.image_processing_unip import percentiles
 from unip_hf.modeling.image_reading_unip import read_image
+from unip_hf.modeling.intensities_unip import percentiles
 
 
 PLAIN = {"do_resize": False, "do_normalize": False}
@@ -208,7 +208,7 @@ def test_saves_and_loads_its_settings(tmp_path: Path) -> None:
     assert {name: getattr(loaded, name) for name in settings} == settings
     assert UnipImageProcessor.from_pretrained(tmp_path, intensity_range=[0.0, 9.0]).intensity_range == [0.0, 9.0]
     assert UnipImageProcessor.from_pretrained(tmp_path, size=48).size == {"height": 48, "width": 48}
-    with pytest.raises(ValueError, match="num_channels is the number 1 or 3"):
+    with pytest.raises(ValueError, match="num_channels must be 1 or 3"):
         UnipImageProcessor.from_pretrained(tmp_path, num_channels=2)
 
 
@@ -223,7 +223,7 @@ def test_post_processing_resizes_scores_before_it_chooses_classes() -> None:
     assert [tuple(ids.shape) for ids in maps] == [(16, 20), (7, 5)]
     assert maps[0].dtype == torch.int64 and not maps[0][:, :9].any() and (maps[0][:, 11:] == 1).all()
     assert [tuple(m.shape) for m in UnipImageProcessor().post_process_semantic_segmentation(outputs)] == [(4, 4)] * 2
-    with pytest.raises(ValueError, match="2 images in the logits but 1 target_sizes"):
+    with pytest.raises(ValueError, match="logits hold 2 images, but there are 1 target_sizes"):
         UnipImageProcessor().post_process_semantic_segmentation(outputs, target_sizes=[(16, 20)])
 
 
@@ -234,37 +234,37 @@ RGBA, GREY = Image.new("RGBA", (32, 32)), np.zeros((32, 32), np.uint8)
     ("nowhere.png", None, {}, r"no file 'nowhere.png'"),
     (RGBA, None, {}, r"np.asarray\(image\)\[..., 3\]"),
     (np.zeros((32, 32, 4), np.uint8), None, {}, r"MFNet: image\[..., 3\] is thermal"),
-    (np.zeros((3, 32, 3), np.uint8), None, {}, 'pass input_data_format="channels_first"'),
+    (np.zeros((3, 32, 3), np.uint8), None, {}, 'Pass input_data_format="channels_first"'),
     (np.zeros(9, np.uint8), None, {}, "2 or 3 dimensions"),
-    (np.zeros((32, 32), bool), None, {}, "integers or floats, not bool"),
+    (np.zeros((32, 32), bool), None, {}, "integers or floats, got bool"),
     (np.full((32, 32), np.nan), None, {}, "NaN"),
     (np.full((32, 32), 300.0), None, {"intensity_scaling": "dtype_range"}, "must lie in 0..1"),
-    (3.5, None, {}, "not float"),
+    (3.5, None, {}, "got float"),
     ([], None, {}, "list is empty"),
     ([GREY, GREY[:16]], None, {}, "do not fit one batch"),
-    (GREY, None, {"num_channels": 2}, "num_channels is the number 1 or 3, not 2"),
+    (GREY, None, {"num_channels": 2}, "num_channels must be 1 or 3, got 2"),
     (GREY, None, {"size": {"edge": 3}}, '"shortest_edge" and "longest_edge"'),
-    (GREY, None, {"resample": 9}, "resample is one of"),
+    (GREY, None, {"resample": 9}, "resample must be one of"),
     (GREY, None, {"intensity_scaling": "guess"}, "one of .*percentiles"),
-    (GREY, None, {"intensity_scaling": "fixed_range"}, "need each other"),
-    (GREY, None, {"intensity_range": (5, 6)}, "need each other"),
+    (GREY, None, {"intensity_scaling": "fixed_range"}, "must be given together"),
+    (GREY, None, {"intensity_range": (5, 6)}, "must be given together"),
     (GREY, None, {"intensity_scaling": "fixed_range", "intensity_range": (5, 5)}, "from low to high"),
-    (GREY, None, {"intensity_scaling": "fixed_range", "intensity_range": (0, np.inf)}, "a pair of numbers"),
+    (GREY, None, {"intensity_scaling": "fixed_range", "intensity_range": (0, np.inf)}, "a pair of finite numbers"),
     (GREY, None, {"counts_to_celsius": (0.04, 0)}, 'counts_to_celsius needs intensity_scaling="fixed_range"'),
-    (GREY, None, {"image_std": 0.0}, "image_std is positive"),
+    (GREY, None, {"image_std": 0.0}, "image_std must be positive"),
     (GREY, None, {"size": 0}, "at least 1 pixel"),
     (GREY[:, :0], None, {}, "2 or 3 dimensions"),
     (np.zeros((3, 32, 40), np.uint8), None, {"input_data_format": "channels_last"}, "neither 1 nor 3 channels_last"),
     (np.full((32, 32), np.inf), None, {}, "infinite"),
     (np.full((32, 32), -0.5), None, {"intensity_scaling": "dtype_range"}, "must lie in 0..1"),
     (Image.new("LA", (32, 32)), None, {}, "has the mode LA"),
-    (GREY, None, {"intensity_percentiles": (99, 1)}, "rise within 0 to 100"),
+    (GREY, None, {"intensity_percentiles": (99, 1)}, "must rise within 0 to 100"),
     (GREY, None, {"image_mean": [0.1, 0.2]}, "image_mean has 2 values"),
     (GREY, None, {"intensity": 3}, r"no setting \['intensity'\]"),
     (GREY, GREY[:16], {}, r"Image and mask number 0 differ in size.*\(32, 32\).*\(16, 32\)"),
     (GREY, GREY[:16, :16], {"do_resize": True, "size": 32}, "differ in size"),
     (GREY, [GREY, GREY], {}, "1 images but 2 masks"),
-    (GREY, np.zeros((32, 32, 3), np.uint8), {}, "turn colours into ids first"),
+    (GREY, np.zeros((32, 32, 3), np.uint8), {}, "Turn colours into ids first"),
     (GREY, np.zeros((32, 32), np.float32), {}, "one integer id for each pixel"),
 ])  # fmt: skip
 def test_wrong_input_says_what_to_do(image: Any, mask: Any, settings: dict, message: str) -> None:

@@ -10,8 +10,10 @@ from PIL import Image
 
 from unip_hf import UnipImageProcessor
 from unip_hf.data import draw_scene
+from unip_hf.data.labelled import BUILDERS
 from unip_hf.scripts import check_dataset, show_dataset
 from unip_hf.scripts.cli import run
+from unip_hf.scripts.options import DATASETS
 
 
 @pytest.fixture
@@ -25,6 +27,10 @@ def folder(tmp_path: Path) -> Path:
             Image.fromarray(values).save(data / kind / f"{number}.png")
     (data / "id2label.json").write_text('{"0": "ground", "1": "thing"}')
     return data
+
+
+def test_the_help_names_every_labelled_dataset() -> None:
+    assert re.split(r",\s+", DATASETS) == list(BUILDERS)
 
 
 def test_check_dataset_prints_a_table_and_writes_reports(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,11 +87,11 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(folder: Path, caps
     show = [*data, "--output_file", str(folder / "show.png")]
     for main, arguments, message in (
         (check_dataset.main, [], "needs data_dir"),
-        (check_dataset.main, ["--dataset", "nothing"], "There is no dataset 'nothing'"),
+        (check_dataset.main, ["--dataset", "nothing"], "There is no labelled dataset 'nothing'"),
         (check_dataset.main, [*data, "--num_workers", "0"], "--num_workers must be above 0"),
         (show_dataset.main, [*show, "--split", "test"], "no split 'test', only train"),
         (show_dataset.main, [*show, "--crop_size", "0"], "--crop_size must be above 0"),
-        (show_dataset.main, [*data, "--output_file", str(folder / "show.gif")], "is a .png or .jpg file"),
+        (show_dataset.main, [*data, "--output_file", str(folder / "show.gif")], "must be a .png or .jpg file"),
         (show_dataset.main, [*show, "--checkpoint", str(folder / "nowhere")], "nowhere"),
     ):
         assert run(main, arguments) == 2

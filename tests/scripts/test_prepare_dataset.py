@@ -76,15 +76,15 @@ def test_what_is_there_is_replaced_only_if_this_command_wrote_it(
     arguments = ["folder", "--data_dir", str(folder), "--output_dir", str(target)]
     assert run(prepare_dataset.main, arguments) == 0
     assert run(prepare_dataset.main, arguments) == 2
-    assert "exists: choose another" in capsys.readouterr().err
+    assert "exists. Choose another" in capsys.readouterr().err
     assert run(prepare_dataset.main, [*arguments, "--overwrite", "--images_per_shard", "1"]) == 0
     assert len(list((target / "data").glob("train-*.parquet"))) == 3
     (target / "download.zip").touch()
     assert run(prepare_dataset.main, [*arguments, "--overwrite"]) == 2
-    assert "nothing else beside it" in capsys.readouterr().err and (target / "download.zip").exists()
+    assert "if it holds only a dataset" in capsys.readouterr().err and (target / "download.zip").exists()
     arguments[-1] = str(folder)
     assert run(prepare_dataset.main, [*arguments, "--overwrite"]) == 2
-    assert "exists: choose another" in capsys.readouterr().err and len(list(folder.rglob("*.png"))) == 10
+    assert "exists. Choose another" in capsys.readouterr().err and len(list(folder.rglob("*.png"))) == 10
 
 
 def test_a_damaged_image_leaves_nothing_behind(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -119,7 +119,7 @@ def test_what_was_prepared_is_whole(folder: Path, tmp_path: Path, capsys: pytest
     with pytest.raises(ValueError, match="has lost the files of 'validation'"):
         load_infrared_dataset("folder", target, "train")
     again = ["folder", "--data_dir", str(target), "--output_dir", str(tmp_path / "again")]
-    assert run(prepare_dataset.main, again) == 2 and "is prepared already" in capsys.readouterr().err
+    assert run(prepare_dataset.main, again) == 2 and "is already prepared" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_is_an_error_without_a_traceback(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unip_hf.data import load_infrared_dataset
 from unip_hf.data.infmix import read_sources_file
-from unip_hf.data.infmix.sources import Source
+from unip_hf.data.infmix.sources import InfMixSource
 from unip_hf.scripts import prepare_infmix
 from unip_hf.scripts.cli import run
 
@@ -42,7 +42,7 @@ def test_prints_a_table_and_writes_what_loads_by_name(
     assert run(prepare_infmix.main, [*arguments, "--overwrite"]) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[1].split() == ["camera", "10", "10", "0", "0", "1", "1", "8"]
-    assert "Evaluation set test, 1 images: 1 look like one of them and are left out." in output
+    assert "Evaluation set test, 1 images: 1 candidates look like one of them and are left out." in output
     assert "(UNIP's pre-training: 0.3801, 0.1871)" in output and f"{out} is finished." in output
     rows = load_infrared_dataset("infmix", out, split="train", streaming=True)
     assert [min(row["image"].size) for row in rows] == [20] * 8
@@ -62,7 +62,7 @@ def test_the_example_of_sources_is_valid(monkeypatch: pytest.MonkeyPatch) -> Non
         10,
         1,
     ]
-    assert isinstance(sources["imagenet"], Source) and sources["imagenet"].images_per_class == 200
+    assert isinstance(sources["imagenet"], InfMixSource) and sources["imagenet"].images_per_class == 200
 
 
 def test_wrong_input_ends_with_a_sentence_and_nothing_written(
@@ -72,16 +72,16 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
     before = set(tmp_path.rglob("*"))
     source, output = ["--infrared", str(frames)], ["--output_dir", str(tmp_path / "out")]
     for arguments, message in (
-        (output, "There are no sources: give --infrared"),
+        (output, "There are no sources. Give --infrared"),
         (["--infrared", str(frames / "nowhere"), *output], "nowhere'"),
         (["--imagenet", str(frames / "camera" / "thermal"), *output], "The source 'imagenet' has no images"),
         (["--sources", str(tmp_path / "sources.yaml"), *output], "unknown field 'evry'"),
-        ([*source, "--exclude", "mfnt=x.zip", *output], "There is no dataset 'mfnt'"),
+        ([*source, "--exclude", "mfnt=x.zip", *output], "There is no labelled dataset 'mfnt'"),
         ([*source, "--exclude", "nowhere", *output], "There is no evaluation set 'nowhere'"),
-        ([*source, "--hash_distance", "16", *output], "hash_distance is 0 to 15, not 16"),
-        ([*source, "--quality", "101", *output], "quality is 1 to 100"),
+        ([*source, "--hash_distance", "16", *output], "hash_distance must be from 0 to 15, got 16"),
+        ([*source, "--quality", "101", *output], "quality must be from 1 to 100"),
         ([*source, "--num_workers", "0", *output], "--num_workers must be above 0"),
-        ([*source, "--output_dir", str(tmp_path / "raw")], "holds something else than InfMix"),
+        ([*source, "--output_dir", str(tmp_path / "raw")], "holds something other than InfMix"),
         ([*source, "--output_dir", str(tmp_path / "sources.yaml")], "is a file"),
     ):
         assert run(prepare_infmix.main, arguments) == 2, arguments

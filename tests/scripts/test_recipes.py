@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unip_hf.data.loading import BUILDERS
+from unip_hf.data.labelled import BUILDERS
 from unip_hf.data.transforms import RandomResize
 from unip_hf.modeling.configuration_unip import UNIP_SIZES
 from unip_hf.scripts import distill, finetune, options

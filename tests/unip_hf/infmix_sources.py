@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from unip_hf.data.infmix import (
-    Source,
-    find_sources,
+    InfMixSource,
+    find_infmix_sources,
 )
 from unip_hf.data.infmix.candidates import list_candidates
 
@@ -54,11 +54,11 @@ def write_mix(root: Path) -> Path:
     return root
 
 
-def all_sources(mix: Path) -> list[Source]:
-    return find_sources([mix / "infpre", mix / "boat.zip"], mix / "imagenet", mix / "coco", images_per_class=3)
+def all_sources(mix: Path) -> list[InfMixSource]:
+    return find_infmix_sources([mix / "infpre", mix / "boat.zip"], mix / "imagenet", mix / "coco", images_per_class=3)
 
 
-def names_of(sources: list[Source]) -> dict[str, list[str]]:
+def names_of(sources: list[InfMixSource]) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for candidate in list_candidates(sources)[0]:
         names.setdefault(candidate.source.name, []).append(candidate.name)

@@ -369,7 +369,7 @@ SODA_ERRORS = {
     ),
     "a name in two splits": (
         lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"0010\n0001"},
-        r"JPEGImages/0001.jpg' stands in 'train' and in 'test'",
+        r"JPEGImages/0001.jpg' is both in 'train' and in 'test'",
     ),
     "a missing image": (
         lambda files: without(files, IMAGE), r"lacks files of names in train_infrared.txt: '0002' \(image\)"
@@ -398,7 +398,7 @@ SODA_ERRORS = {
         lambda files: {**files, IMAGE: encode(noise(0, channels=4))}, "0002.jpg' has the mode RGBA"
     ),
     "a mask of colours": (
-        lambda files: {**files, MASK: encode(noise(0, channels=3))}, r"0002.png': A mask holds one integer id"
+        lambda files: {**files, MASK: encode(noise(0, channels=3))}, r"0002.png': A mask must hold one integer id"
     ),
     "a mask of unknown ids": (
         lambda files: {**files, MASK: mask(0, (0, 20, 21, 254))},
@@ -455,10 +455,10 @@ def test_damage_is_named_from_other_processes_and_while_streaming(prepare: Calla
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_a_full_disk_is_named(num_proc: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def no_space(builder: SODA, row: Row) -> None:
+    def no_space(builder: SODA, item: Row) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(SODA, "_read_row", no_space)
+    monkeypatch.setattr(SODA, "make_example", no_space)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data_dir = write_files(tmp_path / "set.zip", soda_files())
     with pytest.raises(OSError, match=r"Could not write .*/cache/soda/.* MB are free: .*No space left on device$"):
@@ -472,7 +472,7 @@ def test_interrupted_while_other_processes_work(monkeypatch: pytest.MonkeyPatch,
         finally:
             raise multiprocess.TimeoutError  # as datasets does it
 
-    monkeypatch.setattr(SODA, "download_and_prepare", interrupted)
+    monkeypatch.setattr(datasets.GeneratorBasedBuilder, "download_and_prepare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_infrared_dataset("soda", write_files(tmp_path / "set.zip", soda_files()), num_proc=2)
 

@@ -76,10 +76,10 @@ def one_class(folder: Path) -> None:
     (write_text, "error", r"train: Files that cannot be read \(1 file\): .*masks/train/0\.png"),
     (lambda f: save(f, "train/a", ids=two_classes((20, 30))), "error", r"different sizes.*24x20, .*a\.png: 30x20"),
     (lambda f: save(f, "train/a", ids=7 * two_classes()), "error", r"that have no name.*masks/train/a\.png: ids 7"),
-    (zero_and_255, "error", r"^All masks hold only 0 and 255, .*write 1 for it: Image.fromarray"),
+    (zero_and_255, "error", r"^All masks hold only 0 and 255\. .*write 1 for it: Image.fromarray"),
     (lambda f: save(f, "train/a", ids=np.dstack([two_classes()] * 3)), "error", r"Masks in colour.*train/a\.png"),
-    (lambda f: save(f, "train/a", ids=255 + 0 * two_classes()), "warning", r"train: Masks that hold nothing but 255"),
-    (ignore_all, "error", r"train: Masks that hold nothing but 255, which is ignored \(3 files\)"),
+    (lambda f: save(f, "train/a", ids=255 + 0 * two_classes()), "warning", r"train: Masks that hold only 255"),
+    (ignore_all, "error", r"train: Masks that hold only 255, which is ignored \(3 files\)"),
     (one_class, "warning", r"validation: All masks hold one class only, 0\."),
     (lambda f: save(f, "train/a", noise(np.uint16)), "warning", r"train: .*several depths \(uint16, uint8\)"),
     (leak, "warning", r"two splits.*\(1 file\): .*1\.png \(train\) = .*0\.png \(validation\)"),
@@ -118,7 +118,7 @@ def test_classes_without_names_or_pixels(tmp_path: Path) -> None:
     assert json.loads(proposal) == {"0": "class 0", "1": "class 1", "2": "class 2"}
     save(tmp_path, "0", ids=200 * two_classes())
     (problem,) = check(tmp_path, None).problems
-    assert "number the classes 0, 1, 2" in problem.message
+    assert "Number the classes 0, 1, 2" in problem.message
 
 
 def test_an_empty_split_and_rows_without_masks(tmp_path: Path) -> None:

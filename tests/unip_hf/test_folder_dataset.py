@@ -101,16 +101,16 @@ def lists_with_errors(folder: Path) -> None:
 
 @pytest.mark.parametrize(("make", "messages"), [
     (lambda f: f.rmdir(), ["There is no folder"]),
-    (lambda f: None, ["none of the layouts that are known:\n  images/train/a.png  masks/train/a.png"]),
+    (lambda f: None, ["none of the supported layouts:\n  images/train/a.png  masks/train/a.png"]),
     (lambda f: (f / "images").mkdir(), ["images' holds no images"]),
-    (lambda f: write_files(f, ["images/a.png"]), ["images' has no masks: none are in"]),
+    (lambda f: write_files(f, ["images/a.png"]), ["images' has no masks. None are in"]),
     (lambda f: write_files(f, ["images/a.png", "images/b.png", "masks/b.png"]), ["a.png' has no mask."]),
     (lambda f: write_files(f, ["images/a.png", "masks/b.png", "masks/a.png"]), ["masks/b.png' has no image."]),
     (lambda f: write_files(f, ["images/a.png", "images/a.jpg", "masks/a.png"]), ["a.jpg' and ", "have the same stem"]),
     (lambda f: write_files(f, ["images/a.png", "masks/a.png", "masks/a_mask.png"]), ["a.png' has several masks, "]),
     (lambda f: write_files(f, ["images/a.png", "masks/a.jpg"]), ["masks/a.jpg' is a JPEG, which alters ids"]),
-    (lists_with_errors, ["names 'missing', but ", "'a.png' stands in ", "The list ", "names no image"]),
-    (lambda f: write_files(f, ["images/train/a.png", "images/b.png", "masks/train/a.png"]), ["b.png' lies in none"]),
+    (lists_with_errors, ["names 'missing', but ", "'a.png' is listed in ", "The list ", "names no image"]),
+    (lambda f: write_files(f, ["images/train/a.png", "images/b.png", "masks/train/a.png"]), ["b.png' is in none"]),
     (lambda f: write_files(f, ["images/val/a.png", "images/valid/b.png", "masks/val/a.png"]), ["are the same split"]),
     (lambda f: write_files(f, [*PAIR, "masks/val/b.png"]), ["masks/val' has no images"]),
     (lambda f: write_files(f, ["images/train/a.png", "masks/a.png"]), ["images/train' has no masks"]),
@@ -174,7 +174,7 @@ def test_depth_palettes_and_streaming(tmp_path: Path, monkeypatch: pytest.Monkey
     ('{"zero": "a"}', "is not of the form"),
     ('{"0": ["a"]}', "is not of the form"),
     ("{}", "without a gap"),
-    ('{"1": "a", "2": "b"}', r"0, 1, 2, .* not \[1, 2\]"),
+    ('{"1": "a", "2": "b"}', r"0, 1, 2, .* got \[1, 2\]"),
     ('{"0": "a", "1": "b", "255": "ignored"}', "255 means ignore"),
     ('{"0": "a", "1": "a"}', "twice"),
     ('{"a": 0, "b": 0}', "twice"),
@@ -195,7 +195,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"name": "sodaa"}, "There is no dataset 'sodaa'; there are folder, scenes"),
+    ({"name": "sodaa"}, "There is no labelled dataset 'sodaa'. There are folder, scenes"),
     ({"name": "folder"}, "needs data_dir"),
     ({"name": "scenes", "split": "dev", "streaming": True}, "no split 'dev', only train, validation, test"),
     ({"name": "scenes", "data_dir": "x", "streaming": True}, "are drawn, not read from 'x'"),

@@ -279,7 +279,7 @@ def test_streams_that_hold_nothing_are_refused() -> None:
     rows = numbered(1).to_iterable_dataset()
     with pytest.raises(ValueError, match="holds no images for each of the processes"):
         next(read_crops(rows, GreyCrop(4), 2, num_processes=2, process_index=1, num_workers=0))
-    with pytest.raises(ValueError, match="no images to take a sample of"):
+    with pytest.raises(ValueError, match="no images to take a sample from"):
         sample_crops(rows.skip(1), 3, 4)
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from unip_hf import UnipImageProcessor
 from unip_hf.data.infmix import (
-    Source,
+    InfMixSource,
     find_evaluation_sets,
-    find_sources,
+    find_infmix_sources,
     near_duplicates,
     read_sources_file,
 )
@@ -111,11 +111,11 @@ def test_which_images_of_which_sources(mix: Path) -> None:
 
 
 @pytest.mark.parametrize(("entries", "message"), [
-    ("{name: a, path: boat.zip}", "is no list of sources"),
-    ("- {name: a, path: boat.zip, evry: 2}", "source 'a' has the unknown field 'evry'; there are name, path"),
-    ("- {name: a, path: boat.zip, every: 0}", "source 'a': every is a whole number from 1, not 0"),
-    ("- {name: a, path: boat.zip, limit: true}", "limit is a whole number"),
-    ("- {name: a, path: boat.zip, minimum_brightness: dark}", "minimum_brightness is a number from 0, not 'dark'"),
+    ("{name: a, path: boat.zip}", "is not a list of sources"),
+    ("- {name: a, path: boat.zip, evry: 2}", "source 'a' has the unknown field 'evry'. There are name, path"),
+    ("- {name: a, path: boat.zip, every: 0}", "source 'a': every must be a whole number of at least 1, got 0"),
+    ("- {name: a, path: boat.zip, limit: true}", "limit must be a whole number"),
+    ("- {name: a, path: boat.zip, minimum_brightness: dark}", "minimum_brightness must be at least 0, got 'dark'"),
     ("- {name: a, path: boat.zip, dataset: soda}", "either a path or a dataset"),
     ("- {name: a, dataset: soda, images_per_class: 2}", "images_per_class needs a path"),
     ("- {name: a, path: nowhere}", "source 'a' in .*: there is no .*nowhere'"),
@@ -127,25 +127,25 @@ def test_wrong_entries_of_a_sources_file(entries: str, message: str, mix: Path) 
         read_sources_file(mix / "sources.yaml")
 
 
-def climbing_archive(root: Path) -> list[Source]:
+def climbing_archive(root: Path) -> list[InfMixSource]:
     with zipfile.ZipFile(root / "climbing.zip", "w") as archive:
         archive.writestr("../outside.png", b"")
-    return find_sources([root / "climbing.zip"])
+    return find_infmix_sources([root / "climbing.zip"])
 
 
-def same_stems(root: Path) -> list[Source]:
+def same_stems(root: Path) -> list[InfMixSource]:
     write(root / "infpre" / "car" / "thermal" / "3.png", picture(0))
-    return find_sources([root / "infpre"])
+    return find_infmix_sources([root / "infpre"])
 
 
-def same_stems_in_class(root: Path) -> list[Source]:
+def same_stems_in_class(root: Path) -> list[InfMixSource]:
     write(root / "imagenet" / "train" / "n01" / "n01_3.png", picture(0))
-    return find_sources(imagenet=root / "imagenet")
+    return find_infmix_sources(imagenet=root / "imagenet")
 
 
-def empty_source(root: Path) -> list[Source]:
+def empty_source(root: Path) -> list[InfMixSource]:
     (root / "infpre" / "empty" / "thermal").mkdir(parents=True)
-    return find_sources([root / "infpre"])
+    return find_infmix_sources([root / "infpre"])
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -153,13 +153,13 @@ def empty_source(root: Path) -> list[Source]:
     (same_stems, r"3\.jpg' and .*3\.png' have the same stem"),
     (same_stems_in_class, r"n01' has several images 'n01_3'"),
     (empty_source, r"The source 'empty' has no images"),
-    (lambda root: find_sources([root / "infpre", root / "infpre" / "car"]), "Several sources have the name 'car'"),
-    (lambda root: find_sources([root / "nowhere"]), "There is no folder or zip file"),
-    (lambda root: find_sources(coco=root / "imagenet"), "has no train2017"),
-    (lambda root: find_sources(imagenet=root / "boat.zip"), "unpack it first"),
+    (lambda root: find_infmix_sources([root / "infpre", root / "infpre" / "car"]), "sources have the name 'car'"),
+    (lambda root: find_infmix_sources([root / "nowhere"]), "There is no folder or zip file"),
+    (lambda root: find_infmix_sources(coco=root / "imagenet"), "has neither a folder train2017"),
+    (lambda root: find_infmix_sources(imagenet=root / "boat.zip"), "Unpack it first"),
     (lambda root: [], "There are no sources"),
 ])  # fmt: skip
-def test_wrong_sources(make: Callable[[Path], list[Source]], message: str, mix: Path) -> None:
+def test_wrong_sources(make: Callable[[Path], list[InfMixSource]], message: str, mix: Path) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         list_candidates(make(mix))
 

@@ -183,7 +183,7 @@ def test_truncated_pairs(
     with pytest.raises(ValueError, match=f"has no image in the folder 'train/{kinds[0]}'"):
         load(benchmark, data_dir)
     assert load(benchmark, data_dir, allow_partial=True).num_rows == {"test": 1}
-    assert f"should have {counts} examples, but has 0 train and 1 test: results" in caplog.text
+    assert f"should have {counts} examples, but has 0 train and 1 test. Results" in caplog.text
     write_files(data_dir, {f"train/{kind}/b.png": content for kind, content in contents.items()})
     with pytest.raises(ValueError, match=f"should have {counts} examples, but has 1 train and 1 test.*allow_partial"):
         load(benchmark, data_dir)
@@ -281,11 +281,11 @@ def test_depth_in_folders_of_splits(load: Callable, tmp_path: Path) -> None:
     ({"test.txt": None}, "depth", "has no list 'test.txt' or 'test_depth.txt'"),
     ({"test.txt": None, "test_depth.txt": b"7\n"}, "depth", r"of names in test_depth.txt: '7' \(image"),
     ({"test.txt": b"\n"}, "depth", "test.txt' is empty"),
-    ({"test.txt": b"0\n"}, "depth", "0.png' stands in 'train' and in 'test'"),
+    ({"test.txt": b"0\n"}, "depth", "0.png' is both in 'train' and in 'test'"),
     ({"train.txt": b"RGB/0.jpg\n0\n"}, "depth", "two examples of the same name in 'train'"),
     ({"train.txt": b"0\n"}, "depth", "should have 2 train and 1 test examples, but has 1 train and 1 test"),
     ({"Label/1.png": mask(0, (0, 41))}, "depth", r"Label/1.png' holds the ids \[?41\b.*raw labels"),
-    ({"Label/1.png": mask(0, (0, 39, 255))}, "depth", r"Label/1.png' holds 0 and 255, as if 1 had been subtracted"),
+    ({"Label/1.png": mask(0, (0, 39, 255))}, "depth", r"Label/1.png' holds both 0 and 255, as if 1 had"),
     ({"Depth/2.png": colour()[:90]}, "depth", "Depth/2.png'? is damaged"),
     ({"Depth/2.png": encode(np.zeros((5, 8), np.uint8))}, "depth", r"differ in size .*Depth/2.png'.*Label/2.png'"),
 ])  # fmt: skip
@@ -319,7 +319,7 @@ def test_matlab_files_are_named(load: Callable, tmp_path: Path) -> None:
         tmp_path / "SUNRGBD.zip", {"kv1/b3dodata/img_1/seg.mat": b"", "kv1/b3dodata/img_1/depth/1.png": b""}
     )
     for benchmark, data_dir in ((NYUv2Depth, path), (NYUv2Depth, path.parent), (SUNRGBDDepth, sun)):
-        with pytest.raises(ValueError, match=r"\.mat' is a file of MATLAB.*export its images, depth images") as caught:
+        with pytest.raises(ValueError, match=r"\.mat' is a MATLAB file.*export images, depth images") as caught:
             load(benchmark, data_dir)
         assert benchmark.LAYOUT in str(caught.value)
 

@@ -102,7 +102,7 @@ def test_damage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder or zip file .*missing'"):
         SourceFiles(tmp_path / "missing")
     (tmp_path / "page.zip").write_text("<html>Sign in to download</html>")
-    with pytest.raises(ValueError, match=r"page.zip' is no zip file, or a damaged one"):
+    with pytest.raises(ValueError, match=r"page.zip' is not a zip file, or it is damaged"):
         SourceFiles(tmp_path / "page.zip")
     for method, name in ((zipfile.ZIP_STORED, "stored"), (zipfile.ZIP_DEFLATED, "deflated")):
         path = tmp_path / f"{name}.zip"
@@ -117,7 +117,7 @@ def test_damage(tmp_path: Path) -> None:
             images["a"].read()
         assert images["b"].read() == b"whole"
         path.write_bytes(content[:700])
-        with pytest.raises(ValueError, match=rf"{name}.zip' is no zip file"):
+        with pytest.raises(ValueError, match=rf"{name}.zip' is not a zip file"):
             SourceFiles(path)
     path = tmp_path / "locked.zip"
     write_files(path, {"a.png": b"secret"})

@@ -174,7 +174,7 @@ def test_distortions_have_the_published_strength_and_the_pipeline_has_all_parts(
     [{"crop_size": 0}, {"ratio_range": (2.0, 1.0)}, {"max_category_ratio": 0}, {"mask_interpolation": "bilinear"}],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match=r"crop_size is at least 1, ratio_range|mask_interpolation must be"):
+    with pytest.raises(ValueError, match=r"crop_size must be at least 1, ratio_range|mask_interpolation must be"):
         training_transforms(UnipImageProcessor(), **settings)
 
 

@@ -10,16 +10,17 @@ from .scenes import SCENE_CLASSES, draw_scene
 if TYPE_CHECKING:
     from .check import DatasetReport, check_dataset
     from .folder import FolderScan, scan_folder
-    from .loading import load_id2label, load_infrared_dataset
+    from .labelled import load_id2label
+    from .loading import load_infrared_dataset
     from .scenes_builder import InfraredScenes
 
-# Public name: the module that defines it, imported when the name is first used, since torch and datasets take seconds.
+# The module that defines each public name. It is imported on first use, because torch and datasets take seconds.
 _MODULES = {
     "DatasetReport": ".check",
     "FolderScan": ".folder",
     "InfraredScenes": ".scenes_builder",
     "check_dataset": ".check",
-    "load_id2label": ".loading",
+    "load_id2label": ".labelled",
     "load_infrared_dataset": ".loading",
     "scan_folder": ".folder",
 }

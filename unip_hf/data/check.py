@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Looks through a dataset before a network does: what it holds, and what would stop or spoil a training."""
+"""Checks a dataset before training: what it holds, and what would stop or spoil a training."""
 
 import hashlib
 import json
@@ -8,39 +8,38 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..modeling.image_reading_unip import read_mask, to_channels_last
 from ..progress import Progress
-from .reading import IGNORE_INDEX, read_encoded, without_decoding
+from .reading import IGNORE_INDEX, encoded_bytes, read_encoded, without_decoding
 from .statistics import IntensityHistogram, SplitReport, SplitStatistics
 
 
 PATCH_SIZE = 16
 MAX_FILES = 5  # named with each problem
 
-# What can be wrong with a file: severity and what is said of all such files together.
+# What can be wrong with a file: the severity, and the message about all such files together.
 FILE_PROBLEMS = {
     "unreadable": ("error", "Files that cannot be read"),
     "no_mask": ("error", "Images without a mask"),
-    "not_finite": ("error", "Images with NaN or infinite values: replace dead pixels first, e.g. by the median"),
+    "not_finite": ("error", "Images with NaN or infinite values. Replace dead pixels first, e.g. by the median"),
     "small": ("error", f"Images smaller than a patch of {PATCH_SIZE} pixels"),
     "constant": ("warning", "Images that have one value everywhere"),
     "colour_mask": (
         "error",
-        "Masks in colour, where one class id for each pixel is needed: turn colours into ids (if all three channels "
-        "are the same, keep one)",
+        "Masks in colour, but masks must hold one class id for each pixel. Turn colours into ids. If all three "
+        "channels are the same, keep one",
     ),
     "size": ("error", "Images and masks of different sizes (width x height)"),
     "unknown_ids": (
         "error",
-        f"Masks with ids that have no name: correct the masks, name the classes in id2label.json, or write "
+        f"Masks with ids that have no name. Correct the masks, name the classes in id2label.json, or write "
         f"{IGNORE_INDEX} to ignore",
     ),
-    "all_ignored": ("warning", f"Masks that hold nothing but {IGNORE_INDEX}, which is ignored"),
+    "all_ignored": ("warning", f"Masks that hold only {IGNORE_INDEX}, which is ignored"),
 }
 
 
@@ -50,11 +49,11 @@ class Problem:
     Something wrong with a dataset.
 
     Args:
-        severity (`str`): "error" if a training would fail or learn nonsense, else "warning".
+        severity (`str`): "error" if a training would fail or learn nonsense, otherwise "warning".
         message (`str`): What is wrong and what to do.
-        split (`str`, *optional*): Where; `None` concerns all splits.
+        split (`str`, *optional*): The split. `None` means all splits.
         files (`list[str]`): The first few files, with what is wrong in each.
-        num_files (`int`): How many there are in all, 0 if this is not about files.
+        num_files (`int`): How many files there are in all. 0 if the problem is not about files.
     """
 
     severity: str
@@ -67,6 +66,7 @@ class Problem:
         return self.describe(": ", "; ") + "."
 
     def describe(self, before_files: str, between_files: str) -> str:
+        """The message with the files, which these texts separate."""
         text = f"{self.split}: {self.message}" if self.split else self.message
         if not self.num_files:
             return text
@@ -74,6 +74,12 @@ class Problem:
         named = [*self.files, f"and {left} more"] if left else self.files
         count = f"{self.num_files} file{'s' * (self.num_files > 1)}"
         return f"{text} ({count}){before_files}{between_files.join(named)}"
+
+    def add(self, file: str) -> None:
+        """Counts a file."""
+        self.num_files += 1
+        if len(self.files) < MAX_FILES:
+            self.files.append(file)
 
 
 @dataclass
@@ -100,7 +106,7 @@ class DatasetReport:
     def raise_for_errors(self) -> None:
         """
         Raises:
-            ValueError: if there are errors; names the first few.
+            ValueError: if there are errors. The message names the first few.
         """
         if not self.has_errors:
             return
@@ -111,7 +117,7 @@ class DatasetReport:
         raise ValueError(f"The dataset cannot be used. {first}{more} `unip check-dataset` shows all.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and texts only, as JSON takes them."""
+        """Everything as numbers and texts, for JSON."""
         return {"has_errors": self.has_errors, **asdict(self)}
 
     def __str__(self) -> str:
@@ -142,13 +148,13 @@ def _counts(counts: dict[str, int]) -> str:
 
 @dataclass
 class _Findings:
-    """What one row holds; everything large is left behind in the thread that read it."""
+    """What one row holds, without its large arrays."""
 
     name: str
     digest: bytes | None = None
     size: str = ""
+    format: str = ""
     dtype: str = ""
-    channels: int = 0
     histogram: IntensityHistogram | None = None
     pixels_of_id: dict[int, int] | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)  # key of FILE_PROBLEMS, file and detail
@@ -159,11 +165,10 @@ def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Finding
     mask_name = (row.get("annotation") or {}).get("path") or f"mask {number}"
     image = mask = None
     try:
-        encoded = row["image"]["bytes"]
-        encoded = Path(found.name).read_bytes() if encoded is None else encoded
+        encoded = encoded_bytes(row["image"])
         found.digest = hashlib.sha1(encoded, usedforsecurity=False).digest()
         image = to_channels_last(read_encoded({"path": found.name, "bytes": encoded}, found.name))  # (H, W, C)
-    except Exception as error:  # a damaged file leads decoders to any exception
+    except Exception as error:  # damaged files can lead decoders to any exception
         found.problems.append(("unreadable", _named(found.name, error)))
     if row.get("annotation") is None:
         found.problems.append(("no_mask", found.name))
@@ -190,8 +195,9 @@ def _named(name: str, error: Exception) -> str:
 
 
 def _examine_image(image: np.ndarray, found: _Findings) -> None:
-    height, width, found.channels = image.shape
+    height, width, channels = image.shape
     found.size, found.dtype = f"{width}x{height}", image.dtype.name
+    found.format = f"{found.dtype}, {channels} channel{'s' * (channels > 1)}"
     if min(height, width) < PATCH_SIZE:
         found.problems.append(("small", f"{found.name}: {found.size}"))
     if image.dtype.kind == "f" and not np.isfinite(image).all():
@@ -206,7 +212,7 @@ def _examine_mask(mask: np.ndarray, name: str, ids: set[int] | None, found: _Fin
     size = f"{mask.shape[1]}x{mask.shape[0]}"
     if found.size and size != found.size:
         found.problems.append(("size", f"{found.name}: {found.size}, {name}: {size}"))
-    if mask.dtype in (np.uint8, bool):
+    if mask.dtype in (np.uint8, bool):  # much faster than np.unique
         counts = np.bincount(mask.ravel())
         occurring = counts.nonzero()[0]
         counts = counts[occurring]
@@ -222,7 +228,7 @@ def _examine_mask(mask: np.ndarray, name: str, ids: set[int] | None, found: _Fin
 
 
 def _examine_all(rows: Any, ids: set[int] | None, num_workers: int) -> Iterator[_Findings]:
-    """In order; only a few rows are under way at any time."""
+    """In order. Only a few rows are read at any time."""
     with ThreadPoolExecutor(num_workers) as pool:
         pending: deque = deque()
         for number, row in enumerate(rows):
@@ -235,13 +241,12 @@ def _examine_all(rows: Any, ids: set[int] | None, num_workers: int) -> Iterator[
 
 def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: int | None = None) -> DatasetReport:
     """
-    Reads every image and mask of a dataset once and reports what it holds and what is wrong with it.
+    Reads every image and mask of a dataset once, and reports what it holds and what is wrong with it.
 
     Args:
         dataset: Dictionary of splits, as [`load_infrared_dataset`] returns it.
-        id2label (`dict[int, str]`, *optional*): Names of the classes. Without, the ids that occur are reported, and
-            that names are missing is an error.
-        num_workers (`int`, *optional*): Threads that read files; by default one for each core.
+        id2label (`dict[int, str]`, *optional*): Names of the classes. Without them, an error lists the ids that occur.
+        num_workers (`int`, *optional*): Threads that read files. By default one for each core.
 
     Returns:
         [`DatasetReport`]
@@ -252,7 +257,7 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
     statistics: dict[str, SplitStatistics] = {}
     problems: list[Problem] = []
     first_with: dict[bytes, tuple[str, str]] = {}  # split and name, by digest
-    leaks = Problem("warning", "Images that are in two splits, so that scores on them mislead")
+    leaks = Problem("warning", "Images that are in two splits, so that scores on them are misleading")
     total = sum(_num_rows(split, rows) for split, rows in dataset.items())
     progress = Progress("Checking images", total, is_shown=total > 0)
     for split, rows in dataset.items():
@@ -261,16 +266,15 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
         for found in _examine_all(rows, ids, num_workers):
             counted.num_images += 1
             if found.size:
-                counted.add_image(found.size, found.dtype, found.channels, found.histogram)
+                counted.add_image(found.size, found.format, found.dtype, found.histogram)
             if found.pixels_of_id is not None:
                 counted.add_mask(found.pixels_of_id)
             for kind, detail in found.problems:
-                problem = by_kind.setdefault(kind, Problem(*FILE_PROBLEMS[kind], split=split))
-                _add_file(problem, detail)
+                by_kind.setdefault(kind, Problem(*FILE_PROBLEMS[kind], split=split)).add(detail)
             if found.digest is not None:
                 other_split, other = first_with.setdefault(found.digest, (split, found.name))
                 if other_split != split:
-                    _add_file(leaks, f"{other} ({other_split}) = {found.name} ({split})")
+                    leaks.add(f"{other} ({other_split}) = {found.name} ({split})")
             progress.update()
         if "all_ignored" in by_kind and by_kind["all_ignored"].num_files == counted.num_masks:
             by_kind["all_ignored"].severity = "error"
@@ -283,20 +287,14 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
 
 
 def _num_rows(split: str, rows: Any) -> int:
-    """Rows of a split, 0 if a stream does not know."""
+    """Number of rows of a split, 0 if a stream does not know it."""
     if hasattr(rows, "__len__"):
         return len(rows)
     return rows.info.splits[split].num_examples if rows.info.splits else 0
 
 
-def _add_file(problem: Problem, detail: str) -> None:
-    problem.num_files += 1
-    if len(problem.files) < MAX_FILES:
-        problem.files.append(detail)
-
-
 def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None) -> list[Problem]:
-    """What only all files of a split together tell."""
+    """Problems that only all files of a split together show."""
     problems = []
     if not statistics:
         problems.append(Problem("error", "There are no images"))
@@ -306,8 +304,8 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
         problems.append(
             Problem(
                 "error",
-                f"All masks hold only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} is ignored, so that one class is left. "
-                f"If {IGNORE_INDEX} is an object, write 1 for it: "
+                f"All masks hold only 0 and {IGNORE_INDEX}. {IGNORE_INDEX} is ignored, so that one class is left. If "
+                f"{IGNORE_INDEX} stands for an object, write 1 for it: "
                 "Image.fromarray((np.asarray(mask) == 255).astype(np.uint8)).save(path)",
             )
         )
@@ -335,11 +333,11 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
 def _propose_names(ids: list[int]) -> str:
     occur = f"The classes have no names. The ids {', '.join(map(str, ids))} occur"
     if not ids:
-        return f"The classes have no names, and only {IGNORE_INDEX} occurs"
+        return f"The classes have no names, and only the id {IGNORE_INDEX} occurs"
     if ids[0] < 0 or ids[-1] >= IGNORE_INDEX or ids[-1] > 2 * len(ids) + 8:
-        return f"{occur}: number the classes 0, 1, 2, ... in the masks, with {IGNORE_INDEX} for what is to be ignored"
+        return f"{occur}. Number the classes 0, 1, 2, ... in the masks, with {IGNORE_INDEX} for what is ignored"
     proposal = json.dumps({str(id): f"class {id}" for id in range(ids[-1] + 1)})
-    return f"{occur}: write id2label.json beside the images, {proposal}, with names of your own"
+    return f"{occur}. Write id2label.json beside the images, {proposal}, with names of your own"
 
 
 __all__ = ["DatasetReport", "Problem", "check_dataset"]

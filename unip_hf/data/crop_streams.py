@@ -23,18 +23,19 @@ class StreamPass(IterableDataset):
     has its own part of the share, the same one in every epoch.
 
     Args:
-        share (`datasets.IterableDataset`): Rows with the encoded column `image`, not less shards than workers.
-        read_images (`Callable`): From encoded images, their names and the keys of their random numbers to a tensor.
-        batch_size (`int`): Images of a piece.
-        every, offset (`int`): Of the rows, only `offset`, `offset + every`, ... count.
-        seed, epoch (`int`): Of the order and the random numbers.
-        key (`str`): Begins the keys of the random numbers.
+        share (`datasets.IterableDataset`): Rows with the encoded column `image`, with at least as many shards as
+            workers.
+        read_images (`Callable`): Makes a tensor from encoded images, their names and the keys of their random numbers.
+        batch_size (`int`): Images in a piece.
+        every, offset (`int`): Only the rows `offset`, `offset + every`, ... are used.
+        seed, epoch (`int`): Determine the order and the random numbers.
+        key (`str`): Start of the keys of the random numbers.
         num_skipped (`int`): Pieces of each worker that are not decoded.
         buffer_size (`int`): Rows that are shuffled with one another.
 
     Yields:
-        What `read_images` returns; of skipped pieces an `int`, how many images they have; or an error, which a worker
-        that raised it would bury in a traceback.
+        What `read_images` returns. For a skipped piece, the number of its images as an `int`. An error is yielded as
+        well, because a worker that raised it would bury it in a traceback.
     """
 
     share: datasets.IterableDataset
@@ -53,7 +54,7 @@ class StreamPass(IterableDataset):
         index, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rows = self.share.shard(num_workers, index, contiguous=False)  # before shuffling, so that it stays the same
         generator = np.random.default_rng((self.seed, self.epoch, index))  # the same in all processes
-        # Of several shards at a time, datasets 5.2 sleeps for five seconds at the end.
+        # With several shards at a time, datasets 5.2 sleeps for five seconds at the end.
         rows = rows.shuffle(generator=generator, buffer_size=self.buffer_size, max_buffer_input_shards=1)
         try:
             for number, batch in enumerate(rows.iter(self.batch_size * self.every)):
@@ -80,24 +81,25 @@ def read_stream(
     buffer_size: int = 1000,
 ) -> Iterator[torch.Tensor]:
     """
-    Shuffled batches for one of several processes, epoch after epoch without an end; one batch may hold images of two
-    epochs. In an epoch, all processes together see every image once. Each has its own shards if their number divides,
-    else it takes every `num_processes`-th row of all; since shards may differ in size, the processes may come to the
-    end of an epoch at different steps.
+    Endless shuffled batches for one of several processes, epoch after epoch. One batch may hold images of two epochs.
+    In an epoch, all processes together see every image once. If the number of shards is a multiple of that of the
+    processes, each process has its own shards. Otherwise it takes every `num_processes`-th row of all. Because shards
+    may differ in size, the processes may reach the end of an epoch at different steps.
 
     Args:
-        rows (`datasets.IterableDataset`): With the encoded column `image`.
-        read_images (`Callable`): From encoded images, their names and the keys of their random numbers to a tensor.
-        batch_size (`int`): Images of a batch.
-        process_index, num_processes (`int`): Which process this is, of how many.
-        seed (`int`, *optional*, defaults to 0): Of the order and the random numbers.
-        first_batch (`int`, *optional*, defaults to 0): Number of batches to leave out. What comes before them is read
-            for at most one epoch, to count it, and hardly any of it is decoded.
-        num_workers (`int`, *optional*, defaults to 2): Processes that read, at most one for each shard; 0 reads here.
+        rows (`datasets.IterableDataset`): Has the encoded column `image`.
+        read_images (`Callable`): Makes a tensor from encoded images, their names and the keys of their random numbers.
+        batch_size (`int`): Images in a batch.
+        process_index, num_processes (`int`): Index of this process, and number of processes.
+        seed (`int`, *optional*, defaults to 0): Seed of the order and the random numbers.
+        first_batch (`int`, *optional*, defaults to 0): Number of batches to skip. At most one epoch before them is
+            read, to count its images, and hardly any of it is decoded.
+        num_workers (`int`, *optional*, defaults to 2): Processes that read, at most one for each shard, or 0 to read
+            in this process.
         buffer_size (`int`, *optional*, defaults to 1000): Rows that each worker shuffles with one another.
 
     Yields:
-        Tensors that `read_images` returns, joined and cut to `batch_size`.
+        Tensors from `read_images`, joined and cut to `batch_size`.
 
     Raises:
         OSError, ValueError: if there are no images, or one cannot be used.
@@ -110,7 +112,7 @@ def read_stream(
     num_missing = batch_size
     num_before, epoch = first_batch * batch_size, 0  # images before the first batch, from this epoch on
     while True:
-        # A DataLoader takes pieces from its workers in turn, so that of so many the first batch has none.
+        # A DataLoader takes pieces from its workers in turn, so these come before the first batch.
         num_skipped = num_before // (batch_size * max(1, num_workers))
         key, num_images = f"{seed} {epoch} {process_index}", 0
         settings = (every, offset, seed, epoch, key, num_skipped, buffer_size)
@@ -127,8 +129,10 @@ def read_stream(
                     yield parts[0] if len(parts) == 1 else torch.cat(parts)  # (B, ...)
                     parts, num_missing = [], batch_size
         if num_images == 0:
-            raise ValueError("There is nothing to train on: the stream holds no images for each of the processes.")
-        epochs, num_before = divmod(num_before, num_images)  # every epoch of a process has as many
+            raise ValueError(
+                "There is nothing to train on, because the stream holds no images for each of the processes."
+            )
+        epochs, num_before = divmod(num_before, num_images)  # every epoch of a process has the same number
         epoch += 1 + epochs
 
 

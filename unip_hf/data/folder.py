@@ -1,30 +1,28 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Finds the pairs of image and mask in a folder. Three layouts are known, looked for in this order:
+Finds the pairs of image and mask in a folder. It looks for three layouts in this order:
 
-1. Splits as folders, `images/{train,validation,test}` with `masks/` (or `labels/`, `annotations/`) of the same splits,
+1. Splits as folders: `images/{train,validation,test}` with `masks/` (or `labels/`, `annotations/`) of the same splits,
    or the other way round, `train/images` with `train/masks`.
-2. Flat, `images/` with `masks/`. The lists `train.txt`, `validation.txt` and `test.txt` in the folder itself, in
-   `splits/` or in `ImageSets/` name the files of the splits, one stem or file name a line; without lists everything is
-   "train".
-3. Pascal VOC, `JPEGImages/` with `SegmentationClass/` and lists in `ImageSets/Segmentation/`; `trainval.txt` counts
-   where there is no `train.txt`.
+2. Flat: `images/` with `masks/`. The lists `train.txt`, `validation.txt` and `test.txt` in the folder itself, in
+   `splits/` or in `ImageSets/` name the files of the splits, one stem or file name in each line. Without lists,
+   everything is "train".
+3. Pascal VOC: `JPEGImages/` with `SegmentationClass/` and lists in `ImageSets/Segmentation/`. If there is no
+   `train.txt`, `trainval.txt` is used.
 
 Splits may also be called `training`, `val`, `valid` and `testing`. An image and its mask have the same path in their
-folders but for the suffix, and the mask may end in `_mask` or `_label`. Of several folders for masks, the first that
-holds any is meant. Where there are lists, only what they name counts. Hidden files, and all that are not PNG, JPEG,
-TIFF or BMP, are passed over. Masks are never JPEG, since its compression alters ids.
+folders, apart from the suffix, and the name of the mask may end in `_mask` or `_label`. If there are several folders
+for masks, the first that holds any is used. If there are lists, only the files they name are used. Hidden files and
+files that are not images are left out. Masks must not be JPEG, because its compression alters ids.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, JPEG_SUFFIXES, image_files
 
 
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
 MASK_FOLDERS = ("masks", "labels", "annotations")
 MASK_ENDINGS = ("_mask", "_label")
 SPLIT_NAMES = {
@@ -52,9 +50,9 @@ class FolderScan:
     What [`scan_folder`] found.
 
     Args:
-        splits (`dict[str, list[tuple[Path, Path]]]`): Absolute paths of image and mask, sorted by name, of the splits
-            that hold any, among "train", "validation" and "test".
-        problems (`list[str]`): Sentences about files without a partner and the like; empty if all is well.
+        splits (`dict[str, list[tuple[Path, Path]]]`): Absolute paths of image and mask, sorted by name, of each split
+            among "train", "validation" and "test" that is not empty.
+        problems (`list[str]`): Sentences about files without a partner and the like. Empty if there are none.
     """
 
     splits: dict[str, Pairs] = field(default_factory=dict)
@@ -63,13 +61,13 @@ class FolderScan:
 
 def scan_folder(data_dir: str | os.PathLike) -> FolderScan:
     """
-    Finds the pairs of image and mask in a folder of one of the layouts above. File names are looked at, not contents.
+    Finds the pairs of image and mask in a folder of one of the layouts above. It reads file names and lists only.
 
     Args:
         data_dir (`str` or `os.PathLike`): The folder.
 
     Returns:
-        [`FolderScan`]: the same for the same files. What is wrong with them is told there and raises nothing.
+        [`FolderScan`]: the same for the same files. It lists what is wrong with them, and nothing is raised.
     """
     folder = Path(os.path.abspath(data_dir))
     images, voc_images, voc_lists = folder / "images", folder / "JPEGImages", folder / "ImageSets" / "Segmentation"
@@ -90,15 +88,15 @@ def scan_folder(data_dir: str | os.PathLike) -> FolderScan:
             lists[voc_lists / "trainval.txt"] = "train"
         splits = _scan_lists(voc_images, folder / "SegmentationClass", lists, problems)
     else:
-        problems.append(f"{str(data_dir)!r} has none of the layouts that are known:\n{LAYOUTS}.")
+        problems.append(f"{str(data_dir)!r} has none of the supported layouts:\n{LAYOUTS}.")
     return FolderScan({split: splits[split] for split in SPLITS if splits.get(split)}, problems)
 
 
 def _scan_split_folders(image_root: Path, mask_root: Path, problems: list[str]) -> dict[str, Pairs]:
     images, masks = _split_folders(image_root, problems), _split_folders(mask_root, problems)
-    for path in _image_files(image_root):
+    for path in image_files(image_root):
         if image_root / path.relative_to(image_root).parts[0] not in images.values():
-            problems.append(f"{str(path)!r} lies in none of the splits {sorted(images)}: move or remove it.")
+            problems.append(f"{str(path)!r} is in none of the splits {sorted(images)}: move or remove it.")
     problems += [f"{str(masks[split])!r} has no images beside it." for split in masks if split not in images]
     return {
         split: _pair_folders(folder, masks.get(split, mask_root / folder.name), problems)
@@ -119,7 +117,9 @@ def _scan_lists(image_root: Path, mask_root: Path, lists: dict[Path, str], probl
             if stem not in images:
                 problems.append(f"{str(path)!r} names {name!r}, but {str(image_root)!r} has no such image.")
             elif stem in listed_in:
-                problems.append(f"{name!r} stands in {str(listed_in[stem])!r} and in {str(path)!r}: keep it in one.")
+                problems.append(
+                    f"{name!r} is listed in {str(listed_in[stem])!r} and in {str(path)!r}: keep it in one."
+                )
             else:
                 listed_in[stem] = path
                 stems.append(stem)
@@ -146,21 +146,13 @@ def _split_lists(parent: Path) -> dict[Path, str]:
 
 def _mask_folder(parent: Path) -> Path:
     folders = [parent / name for name in MASK_FOLDERS if (parent / name).is_dir()] or [parent / MASK_FOLDERS[0]]
-    return next((folder for folder in folders if any(True for _ in _image_files(folder))), folders[0])
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
+    return next((folder for folder in folders if any(True for _ in image_files(folder))), folders[0])
 
 
 def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The image files of a folder by their path in it without suffix; more than one if only suffixes differ."""
+    """The image files of a folder by their path in it without suffix, which several share if only suffixes differ."""
     files: dict[str, list[Path]] = {}
-    for path in _image_files(folder):
+    for path in image_files(folder):
         files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return files
 
@@ -172,7 +164,7 @@ def _pair_folders(image_folder: Path, mask_folder: Path, problems: list[str]) ->
         return []
     if not masks:
         kinds = ", ".join(MASK_FOLDERS)
-        problems.append(f"{str(image_folder)!r} has no masks: none are in {str(mask_folder)!r} ({kinds} will do).")
+        problems.append(f"{str(image_folder)!r} has no masks. None are in {str(mask_folder)!r} (or {kinds}).")
         return []
     return _pair(images, masks, None, problems)
 
@@ -198,8 +190,8 @@ def _pair(
         elif len(mask_files) > 1:
             mask_names = " and ".join(repr(str(path)) for path in mask_files)
             problems.append(f"The image {names[0]} has several masks, {mask_names}: remove one.")
-        elif mask_files[0].suffix.lower() in LOSSY_SUFFIXES:
-            problems.append(f"The mask {str(mask_files[0])!r} is a JPEG, which alters ids: make it again as PNG.")
+        elif mask_files[0].suffix.lower() in JPEG_SUFFIXES:
+            problems.append(f"The mask {str(mask_files[0])!r} is a JPEG, which alters ids. Make it again as PNG.")
         else:
             pairs.append((image_files[0], mask_files[0]))
     return pairs

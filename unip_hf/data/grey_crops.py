@@ -2,17 +2,19 @@
 """
 Batches of random grey crops of unlabelled images, for pre-training.
 
-The published input decodes an image as RGB, makes it grey and RGB again, crops it with torchvision's
+The published code decodes an image as RGB, makes it grey and RGB again, crops it with torchvision's
 `RandomResizedCrop` (bicubic), flips it, and converts it to normalised floats, all of it on the CPU. Here the CPU makes
-uint8 crops of one channel, and the device does the rest, [`to_pixel_values`]. The distribution of the crops is the
-same. So are the pixels of the same crop of grey 8-bit images, and of colour ones that are not JPEG. Elsewhere:
+uint8 crops of one channel, and the device does the rest in [`to_pixel_values`]. The distribution of the crops is the
+same. The pixels of a crop are the same for grey 8-bit images, and for colour images that are not JPEG. In two cases
+they differ:
 
-- Of a colour JPEG only the luminance is decoded, without the detour over RGB, which clips. Nothing differs on thermal
-  images stored as colour, 0.01 grey levels in the mean and 4 at most on photographs, 0.1 and 14 on false colours.
-- Of a JPEG whose crop has at least twice the output's width and height, only the lower half of the frequencies is
+- Of a colour JPEG, only the luminance is decoded. The published detour over RGB clips. The difference is 0 on thermal
+  images stored as colour. It is 0.01 grey levels in the mean and 4 at most on photographs, 0.1 and 14 on false
+  colours.
+- If the crop of a JPEG has at least twice the output's width and height, only the lower half of the frequencies is
   decoded (a quarter from four times, an eighth from eight times on), which is all that the output can show. The mean
   difference from the crop at full scale was 0.2 to 0.8 grey levels for a half, 0.3 to 1.3 for a quarter and 0.3 to 2
-  for an eighth on four sets of images with a standard deviation of 40 to 50; the largest was 50, at sharp edges.
+  for an eighth on four sets of images with a standard deviation of 40 to 50. The largest was 50, at sharp edges.
 """
 
 import io
@@ -30,7 +32,7 @@ from torch.utils.data import Dataset
 
 from .crop_streams import read_stream
 from .infmix.grey_images import read_grey, to_8_bits
-from .reading import without_decoding
+from .reading import encoded_bytes, without_decoding
 from .samples import ShuffledBatches, read_batches
 
 
@@ -40,17 +42,18 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 @dataclass(frozen=True)
 class GreyCrop:
     """
-    A random part of an image, resized (bicubic, antialiased) to a square and perhaps flipped, distributed as
-    torchvision's `RandomResizedCrop` and `RandomHorizontalFlip` do it.
+    A random part of an image, resized (bicubic, antialiased) to a square and flipped at random. Its distribution is
+    that of torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
 
     Args:
         size (`int`, *optional*, defaults to 224): Side of the output in pixels.
         scale (`tuple[float, float]`, *optional*, defaults to `(0.2, 1.0)`): Smallest and largest share of the area.
-        ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`): Smallest and largest width by height.
-        flip_probability (`float`, *optional*, defaults to 0.5): Of a horizontal flip.
+        ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`): Smallest and largest ratio of width to
+            height.
+        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip.
 
     Raises:
-        ValueError: if a number makes no sense.
+        ValueError: if a number is invalid.
     """
 
     size: int = 224
@@ -63,13 +66,13 @@ class GreyCrop:
         sizes_make_sense = self.size >= 1 and 0 < smallest <= largest <= 1 and 0 < narrowest <= widest
         if not (sizes_make_sense and 0 <= self.flip_probability <= 1):
             raise ValueError(
-                "The size of a crop is at least 1, its scale two rising numbers above 0 up to 1, its ratio two rising "
-                f"numbers above 0, and the probability of a flip 0 to 1, not {self}."
+                "The size of a crop must be at least 1, its scale two rising numbers above 0 and up to 1, its ratio "
+                f"two rising numbers above 0, and the probability of a flip from 0 to 1, got {self}."
             )
 
     def draw_box(self, width: int, height: int, generator: random.Random) -> Box:
         """
-        The part of an image of `width` x `height` pixels: the first of ten tries that fits, else the largest part in
+        Draws a part of an image of `width` x `height` pixels: the first of ten tries that fits, or the largest part in
         the middle whose ratio is allowed.
         """
         area = width * height
@@ -89,9 +92,9 @@ class GreyCrop:
     def __call__(self, image: dict[str, Any], name: str, generator: random.Random) -> np.ndarray:
         """
         Args:
-            image (`dict`): An encoded file, `{"path": ..., "bytes": ...}`; bytes may be `None`.
+            image (`dict`): An encoded file, `{"path": ..., "bytes": ...}`, whose bytes may be `None`.
             name (`str`): What messages call it.
-            generator (`random.Random`): Where the random numbers come from.
+            generator (`random.Random`): Source of the random numbers.
 
         Returns:
             uint8 `np.ndarray` of shape `(1, size, size)`.
@@ -104,7 +107,7 @@ class GreyCrop:
 
     def batch(self, images: Sequence[dict[str, Any]], names: Sequence[str], keys: Sequence[str]) -> torch.Tensor:
         """
-        Crops several images; the random numbers of each depend on its key alone.
+        Crops several images. The random numbers of each depend only on its key.
 
         Returns:
             uint8 `torch.Tensor` of shape `(len(images), 1, size, size)`.
@@ -117,12 +120,12 @@ class GreyCrop:
 
 def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int], Box], size: int) -> np.ndarray:
     """
-    A part of an encoded image, upright, grey and in 8 bits, resized to a square.
+    Reads a part of an encoded image, upright, grey and in 8 bits, resized to a square.
 
     Args:
-        image (`dict`): An encoded file, `{"path": ..., "bytes": ...}`; bytes may be `None`.
+        image (`dict`): An encoded file, `{"path": ..., "bytes": ...}`, whose bytes may be `None`.
         name (`str`): What messages call it.
-        choose_box (`Callable`): From width and height to the part, in pixels.
+        choose_box (`Callable`): Returns the part, in pixels, for a width and height.
         size (`int`): Side of the square in pixels.
 
     Returns:
@@ -132,18 +135,15 @@ def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int],
     Raises:
         ValueError: if the file cannot be read, is damaged, or has channels or a depth that would be lost.
     """
-    encoded = image["bytes"]
-    if encoded is None:
-        try:
-            with open(image["path"], "rb") as file:
-                encoded = file.read()
-        except OSError as error:
-            raise ValueError(f"{image['path']!r} cannot be read: {error.strerror or error}.") from error
+    try:
+        encoded = encoded_bytes(image)
+    except OSError as error:
+        raise ValueError(f"{image['path']!r} cannot be read: {error.strerror or error}.") from error
     try:
         area = _read_area_of_jpeg(encoded, choose_box, size)
     except MemoryError:
         raise
-    except Exception:  # in damaged files Pillow stumbles over many things; read_grey says over what
+    except Exception:  # damaged files can lead Pillow to any exception, and read_grey says what is wrong
         area = None
     if area is None:
         grey = Image.fromarray(to_8_bits(read_grey(encoded, name)))
@@ -152,7 +152,7 @@ def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int],
 
 
 def _read_area_of_jpeg(encoded: bytes, choose_box: Callable[[int, int], Box], size: int) -> Image.Image | None:
-    """What [`read_area`] does, faster; `None` if the file is no grey or colour JPEG."""
+    """A faster way of [`read_area`] for grey and colour JPEG. `None` for other files."""
     with Image.open(io.BytesIO(encoded)) as opened:
         if opened.format not in ("JPEG", "MPO") or opened.mode not in ("L", "RGB"):
             return None
@@ -171,12 +171,12 @@ def _read_area_of_jpeg(encoded: bytes, choose_box: Callable[[int, int], Box], si
 
 class CropSamples(Dataset):
     """
-    Random grey crops of the rows of a dataset. A key is `(epoch, row)`, and the random numbers of a crop depend on
-    `seed` and that key alone, as in [`TrainingSamples`].
+    Random grey crops of the rows of a dataset. A key is `(epoch, row)`, and the random numbers of a crop depend only
+    on `seed` and that key, as in [`TrainingSamples`].
 
     Args:
-        rows (`datasets.Dataset`): With the column `image`.
-        crop ([`GreyCrop`]): What to do with each.
+        rows (`datasets.Dataset`): Has the column `image`.
+        crop ([`GreyCrop`]): Makes a crop of each image.
         seed (`int`, *optional*, defaults to 0): Any number.
     """
 
@@ -201,7 +201,7 @@ class CropSamples(Dataset):
 
     def _read(self, keys: list[tuple[int, int]]) -> torch.Tensor:
         numbers = [number for _, number in keys]
-        images = self.rows[numbers]["image"]  # at once: much faster than row by row
+        images = self.rows[numbers]["image"]  # all at once, which is much faster than row by row
         names = [image["path"] or f"image {number}" for image, number in zip(images, numbers)]
         return self.crop.batch(images, names, [f"{self.seed} {epoch} {number}" for epoch, number in keys])
 
@@ -219,28 +219,29 @@ def read_crops(
     pin_memory: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """
-    Batches of random grey crops for one of several processes, epoch after epoch without an end.
+    Endless batches of random grey crops for one of several processes, epoch after epoch.
 
-    Of a dataset with a length, all processes together walk through one shuffled sequence, which depends on `seed`
-    alone: see [`ShuffledBatches`]. Of a stream, see [`read_stream`]: the same batches come for the same `seed`,
-    `num_processes` and `num_workers`.
+    Through a dataset with a length, all processes together walk in one shuffled sequence, which depends only on `seed`
+    (see [`ShuffledBatches`]). A stream gives the same batches for the same `seed`, `num_processes` and `num_workers`
+    (see [`read_stream`]).
 
     Args:
         rows: As [`load_unlabelled`] returns them.
-        crop ([`GreyCrop`]): What to do with each image.
+        crop ([`GreyCrop`]): Makes a crop of each image.
         batch_size (`int`): Images for this process.
-        process_index, num_processes (`int`): Which process this is, of how many.
-        seed (`int`, *optional*, defaults to 0): Of the order and of the crops; the same in all processes.
-        first_batch (`int`, *optional*, defaults to 0): Number of batches of each process to leave out.
-        num_workers (`int`, *optional*, defaults to 2): Processes that read; 0 reads in this one. A stream has at most
-            one for each of its shards.
-        pin_memory (`bool`, *optional*, defaults to `False`): Put batches where a GPU fetches them faster.
+        process_index, num_processes (`int`): Index of this process, and number of processes.
+        seed (`int`, *optional*, defaults to 0): Seed of the order and of the crops, the same in all processes.
+        first_batch (`int`, *optional*, defaults to 0): Number of batches to skip in each process.
+        num_workers (`int`, *optional*, defaults to 2): Processes that read, 0 to read in this one. A stream uses at
+            most one for each of its shards.
+        pin_memory (`bool`, *optional*, defaults to `False`): Whether to put batches into pinned memory, from which a
+            GPU copies them faster.
 
     Yields:
         `images`, uint8 `(batch_size, 1, size, size)`.
 
     Raises:
-        ValueError: if there are no images, or a file cannot be used; the message names it.
+        ValueError: if there are no images, or a file cannot be used. The message names it.
     """
     if isinstance(rows, datasets.IterableDataset):
         stream = read_stream(
@@ -263,19 +264,19 @@ def read_crops(
 
 def sample_crops(rows: datasets.Dataset | datasets.IterableDataset, count: int, size: int) -> torch.Tensor:
     """
-    A fixed sample of images: evenly spaced over a dataset with a length, the first ones of a stream. Of each the
-    square in the middle, resized (bicubic, antialiased).
+    A fixed sample of images: evenly spaced ones of a dataset with a length, the first ones of a stream. The square in
+    the middle of each is resized (bicubic, antialiased).
 
     Args:
         rows: As [`load_unlabelled`] returns them.
-        count (`int`): Images, or fewer if there are fewer.
+        count (`int`): Number of images, if there are as many.
         size (`int`): Side in pixels.
 
     Returns:
         uint8 `torch.Tensor` of shape `(count, 1, size, size)`.
 
     Raises:
-        ValueError: if there are no images, or a file cannot be used; the message names it.
+        ValueError: if there are no images, or a file cannot be used. The message names it.
     """
     rows = without_decoding(rows.select_columns(["image"]))
     if isinstance(rows, datasets.IterableDataset):
@@ -284,7 +285,7 @@ def sample_crops(rows: datasets.Dataset | datasets.IterableDataset, count: int, 
         count = min(count, len(rows))
         images = rows[[number * len(rows) // count for number in range(count)]]["image"]
     if not images:
-        raise ValueError("There are no images to take a sample of.")
+        raise ValueError("There are no images to take a sample from.")
 
     def square_in_the_middle(width: int, height: int) -> Box:
         side = min(width, height)
@@ -302,7 +303,7 @@ def to_pixel_values(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], num_channels: int = 3
 ) -> torch.Tensor:
     """
-    Grey images as a network takes them: intensities 0..1, less the mean, divided by the standard deviation.
+    Turns grey images into the input of a network: intensities 0..1, minus the mean, divided by the standard deviation.
 
     Args:
         images (`torch.Tensor` of shape `(B, 1, H, W)`): uint8, on any device.
@@ -310,7 +311,7 @@ def to_pixel_values(
         num_channels (`int`, *optional*, defaults to 3): Channels of the network.
 
     Returns:
-        float32 `torch.Tensor` of shape `(B, num_channels, H, W)` on the same device. Where all channels are the same,
+        float32 `torch.Tensor` of shape `(B, num_channels, H, W)` on the same device. If all channels are the same,
         they share their memory.
 
     Raises:
@@ -318,9 +319,11 @@ def to_pixel_values(
     """
     means, stds = ([values[0]] * num_channels if len(set(values)) == 1 else list(values) for values in (mean, std))
     if len(means) != num_channels or len(stds) != num_channels:
-        raise ValueError(f"Mean and deviation are one number or {num_channels} each, not {mean} and {std}.")
+        raise ValueError(
+            f"Mean and standard deviation must be one number or {num_channels} each, got {mean} and {std}."
+        )
     intensities = images.float() / 255  # (B, 1, H, W)
-    # numbers, not tensors: the device need not wait for a copy
+    # numbers instead of tensors, so that the device does not wait for a copy
     if len(set(zip(means, stds))) == 1:
         return ((intensities - means[0]) / stds[0]).expand(-1, num_channels, -1, -1)  # (B, C, H, W)
     return torch.cat([(intensities - m) / s for m, s in zip(means, stds)], dim=1)  # (B, C, H, W)

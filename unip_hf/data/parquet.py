@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Labelled datasets as folders of parquet files with a dataset card, which `datasets` and the Hub read."""
+"""Labelled datasets as folders of parquet files with a dataset card, which `datasets` and the Hub can read."""
 
 import json
 import math
@@ -18,11 +18,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .._version import __version__
 from ..files import write_whole
 from ..progress import Progress, bars_on_terminals_only
+from .caching import plain_errors
 from .folder import SPLITS
 
 
 FILES = {"README.md", "data", "id2label.json", "origin.json"}  # what write_parquet writes
-ROWS_AT_ONCE = 100  # of a row group, the least that a reader loads
+ROWS_AT_ONCE = 100  # rows of a group, the least that a reader loads
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}  # of the Hub
 
 
@@ -32,9 +33,33 @@ def size_category(num_images: int) -> str:
 
 
 def parquet_files(data_dir: str | os.PathLike) -> dict[str, list[str]]:
-    """Paths of the files of each split in a folder that [`write_parquet`] wrote; empty for any other."""
+    """Paths of the files of each split in a folder that [`write_parquet`] wrote. Empty for any other folder."""
     files = {split: sorted(map(str, Path(data_dir, "data").glob(f"{split}-*-of-*.parquet"))) for split in SPLITS}
     return {split: paths for split, paths in files.items() if paths}
+
+
+def load_parquet(
+    files: dict[str, list[str]], source: str | os.PathLike, streaming: bool = False, num_proc: int | None = None
+) -> Any:
+    """
+    Loads parquet files as a dictionary of datasets.
+
+    Args:
+        files (`dict[str, list[str]]`): Paths by split.
+        source (`str` or `os.PathLike`): What messages call them.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to give iterable datasets, which cache nothing.
+        num_proc (`int`, *optional*): Processes that copy them into the cache.
+
+    Raises:
+        ValueError: if a file is damaged or the cache cannot be written.
+    """
+    try:
+        with plain_errors():
+            num_proc = None if streaming else num_proc
+            return datasets.load_dataset("parquet", data_files=files, streaming=streaming, num_proc=num_proc)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The files of {str(source)!r} could not be copied into the cache: {reason}") from error
 
 
 def check_prepared(
@@ -45,18 +70,18 @@ def check_prepared(
     allow_partial: bool = False,
 ) -> None:
     """
-    Checks a folder that [`write_parquet`] wrote against what is wanted of it.
+    Checks that a folder which [`write_parquet`] wrote holds the dataset that is wanted.
 
     Args:
         data_dir (`str` or `os.PathLike`): The folder.
-        name (`str`): Of the dataset; "folder" stands for whatever it holds.
+        name (`str`): Name of the dataset. "folder" accepts any.
         config_name (`str`, *optional*): Configuration of the dataset. By default the default one, or "both", whose
             column `image` is the same.
         default_config_name (`str`, *optional*): The default configuration.
         allow_partial (`bool`): Whether it may have been prepared from a part of the dataset.
 
     Raises:
-        ValueError: if a file is missing or damaged, or it holds another dataset or configuration, or a part of it.
+        ValueError: if a file is missing or damaged, or the folder holds another dataset or configuration, or a part.
     """
     files = parquet_files(data_dir)
     for split, paths in files.items():
@@ -64,7 +89,7 @@ def check_prepared(
         expected = [f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in range(num_shards)]
         if [Path(path).name for path in paths] != expected:
             folder = str(Path(data_dir, "data"))
-            raise ValueError(f"{folder!r} should hold {expected[0]} to {expected[-1]}, no fewer and no others.")
+            raise ValueError(f"{folder!r} should hold {expected[0]} to {expected[-1]}, and no others.")
         for path in paths:
             try:
                 pyarrow.parquet.read_metadata(path)
@@ -76,7 +101,7 @@ def check_prepared(
     try:
         origin = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} is missing or damaged: prepare the dataset again.") from error
+        raise ValueError(f"{str(file)!r} is missing or damaged. Prepare the dataset again.") from error
     lost = [split for split in origin.get("splits", []) if split not in files]
     if lost:
         raise ValueError(f"{str(data_dir)!r} has lost the files of {' and '.join(map(repr, lost))}.")
@@ -88,11 +113,11 @@ def check_prepared(
     if found not in ([config_name] if config_name else [default_config_name, "both"]):
         raise ValueError(
             f"{str(data_dir)!r} was prepared from the configuration {found!r}, not "
-            f"{config_name or default_config_name!r}: say which one you mean (--dataset_config)."
+            f"{config_name or default_config_name!r}. Say which one you mean (--dataset_config)."
         )
     if origin.get("allow_partial") and not allow_partial:
         raise ValueError(
-            f"{str(data_dir)!r} was prepared from a part of {name!r}: allow that here as well "
+            f"{str(data_dir)!r} was prepared from a part of {name!r}. Allow that here as well "
             "(allow_partial=True, --allow_partial)."
         )
 
@@ -106,20 +131,20 @@ def write_parquet(
     images_per_shard: int = 500,
 ) -> None:
     """
-    Writes a dataset as `data/SPLIT-00000-of-00003.parquet`, ..., with the bytes of the image files as they are, beside
+    Writes a dataset as `data/SPLIT-00000-of-00003.parquet`, ..., with the unchanged bytes of the image files, beside
     `id2label.json`, `origin.json`, and the card as `README.md`.
 
     Args:
         dataset (`Mapping[str, datasets.Dataset]`): Rows by split.
-        output_dir (`str` or `os.PathLike`): Folder. It appears when all is written, in place of one that is there.
+        output_dir (`str` or `os.PathLike`): Folder. It appears when all is written, and replaces an existing one.
         id2label (`dict[int, str]`): Names of the classes.
-        card (`DatasetCard`): Such as [`dataset_card`] makes.
-        origin (`Mapping[str, Any]`): What it is, `{"dataset": "mfnet", "config_name": "thermal", "allow_partial":
-            False}`, for [`check_prepared`].
-        images_per_shard (`int`, *optional*, defaults to 500): Rows of a file, at most.
+        card (`DatasetCard`): As [`dataset_card`] returns it.
+        origin (`Mapping[str, Any]`): `{"dataset": "mfnet", "config_name": "thermal", "allow_partial": False}`, for
+            [`check_prepared`].
+        images_per_shard (`int`, *optional*, defaults to 500): The most rows in one file.
 
     Raises:
-        OSError: if an image is gone or the disk is full.
+        OSError: if an image no longer exists or the disk is full.
     """
     progress = Progress("Writing", sum(map(len, dataset.values())))
     with write_whole(output_dir) as staged, bars_on_terminals_only():
@@ -128,7 +153,7 @@ def write_parquet(
             num_shards = max(1, math.ceil(len(rows) / images_per_shard))
             for index in range(num_shards):
                 shard = rows.shard(num_shards, index, contiguous=True).with_format("arrow")
-                # Rows of a folder hold paths: their files go in.
+                # Rows of a folder hold paths, whose files are embedded here.
                 shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_AT_ONCE, keep_in_memory=True)
                 path = staged / "data" / f"{split}-{index:05d}-of-{num_shards:05d}.parquet"
                 shard.with_format(None).to_parquet(path, batch_size=ROWS_AT_ONCE)
@@ -138,12 +163,12 @@ def write_parquet(
         (staged / "origin.json").write_text(json.dumps(origin, indent=1), encoding="utf-8")
         card.save(staged / "README.md")
         if Path(output_dir).exists():
-            os.replace(output_dir, staged.parent / "replaced")  # a rename, so that nothing is lost between the two
+            os.replace(output_dir, staged.parent / "replaced")  # by renaming, so that nothing is lost in between
     progress.close()
 
 
 def license_id(license: str) -> str:
-    """What the Hub calls a licence that is given in words."""
+    """The Hub's identifier of a licence that is given in words."""
     if license.startswith("not stated"):
         return "unknown"
     return license.lower() if license.lower() in ("apache-2.0", "mit", "cc-by-4.0") else "other"
@@ -164,10 +189,11 @@ def dataset_card(
         dataset (`Mapping[str, datasets.Dataset]`): Rows by split.
         id2label (`dict[int, str]`): Names of the classes.
         title (`str`): Heading.
-        info (`datasets.DatasetInfo`, *optional*): What a builder knows: description, homepage, licence, citation.
+        info (`datasets.DatasetInfo`, *optional*): Description, homepage, licence and citation, from the builder.
         palette (`np.ndarray` of shape `(num_labels, 3)`, *optional*): uint8 colours of the classes.
-        tags (`Sequence[str]`, *optional*): What kind of images they are, for searches on the Hub.
+        tags (`Sequence[str]`, *optional*): Kinds of images, for searches on the Hub.
     """
+    info = info or datasets.DatasetInfo()
     num_images = sum(map(len, dataset.values()))
     metadata: dict[str, Any] = {
         "pretty_name": title,
@@ -181,7 +207,7 @@ def dataset_card(
             }
         ],
     }
-    if info is not None and info.license:
+    if info.license:
         metadata["license"] = license_id(info.license)
     columns = next(iter(dataset.values())).column_names
     described = {
@@ -189,7 +215,7 @@ def dataset_card(
         "annotation": "PNG of class ids; 255 means ignore",
         "rgb": "the image of the same view in visible light",
     }
-    parts = [f"# {title}", info.description if info is not None else "Images and masks for semantic segmentation."]
+    parts = [f"# {title}", info.description or "Images and masks for semantic segmentation."]
     parts += [
         "## Rows",
         "\n".join(f"- `{name}`: {described[name]}" if name in described else f"- `{name}`" for name in columns),
@@ -199,20 +225,16 @@ def dataset_card(
         'dataset = load_infrared_dataset("folder", data_dir="this-folder")  # or datasets.load_dataset(...)\n```',
         "## Classes",
     ]
-    table = [
-        "| id | name |" + (" colour |" if palette is not None else ""),
-        "|---" * (2 + (palette is not None)) + "|",
-    ]
+    rows = [["id", "name", "colour"], ["---"] * 3]
     for id, label in id2label.items():
-        colour = "" if palette is None else " #" + "".join(f"{value:02x}" for value in palette[id]) + " |"
-        name = label.replace("|", "\\|")
-        table.append(f"| {id} | {name} |{colour}")
-    parts.append("\n".join(table))
-    source = [f"Homepage: <{info.homepage}>"] if info is not None and info.homepage else []
-    source.append(f"Licence: {info.license if info is not None and info.license else 'not stated'}")
-    source.append(f"These files were made by `unip prepare-dataset` of unip_hf {__version__}.")
-    parts += ["## Source", "\n\n".join(source)]
-    if info is not None and info.citation:
+        colour = "" if palette is None else "#" + bytes(palette[id]).hex()
+        rows.append([str(id), label.replace("|", "\\|"), colour])
+    num_columns = 2 if palette is None else 3
+    parts.append("\n".join(f"| {' | '.join(row[:num_columns])} |" for row in rows))
+    parts += ["## Source", *([f"Homepage: <{info.homepage}>"] if info.homepage else [])]
+    parts.append(f"Licence: {info.license or 'not stated'}")
+    parts.append(f"These files were made by `unip prepare-dataset` of unip_hf {__version__}.")
+    if info.citation:
         parts += ["## Citation", f"```bibtex\n{info.citation.strip()}\n```"]
     return DatasetCard(f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reads rows of a dataset without losing depth, and knows their files' names when something is wrong with them."""
+"""Reads rows of a dataset with all of their depth, and names their files when something is wrong with them."""
 
 import io
 import signal
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -21,9 +22,9 @@ class Sample(NamedTuple):
     One image and its mask.
 
     Args:
-        name (`str`): Path of the image's file, or what stands for it.
-        image (`np.ndarray` of shape `(height, width, channels)`): Raw intensities with the depth of the file, one
-            channel or three.
+        name (`str`): Path of the image's file, or what messages call it.
+        image (`np.ndarray` of shape `(height, width, channels)`): Raw intensities with the depth of the file, with
+            one channel or three.
         ids (`np.ndarray` of shape `(height, width)`, *optional*): Class ids as they are in the mask.
     """
 
@@ -44,19 +45,24 @@ def without_decoding(dataset: Any) -> Any:
 
 def ignore_sigterm(worker_id: int) -> None:
     """
-    `worker_init_fn` of a `DataLoader`: SIGTERM mostly reaches a whole process group, and a worker that died of it
-    would take the run down before it is saved. Workers end with their loader, or when the main process is gone.
+    `worker_init_fn` of a `DataLoader`. SIGTERM usually reaches a whole process group, and a worker that it ended would
+    stop the run before it is saved. Workers end with their loader or with the main process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def encoded_bytes(value: dict[str, Any]) -> bytes:
+    """The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`."""
+    return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
+
+
 def read_encoded(value: dict[str, Any], name: str, keep_palette_ids: bool = False) -> np.ndarray:
     """
-    The array of an encoded file, `{"path": ..., "bytes": ...}`.
+    Decodes an encoded file, `{"path": ..., "bytes": ...}`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, no image, or has channels or a depth that would be lost.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is damaged, not an image, or has channels or a depth that would be lost.
     """
     if value["bytes"] is None:
         return read_image(value["path"], keep_palette_ids)
@@ -74,12 +80,12 @@ def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
     Reads a row of a dataset that went through [`without_decoding`].
 
     Args:
-        row (`dict`): With the encoded files `image` and, optionally, `annotation`.
-        number (`int`, *optional*): Of the row, to name what has no file of its own.
+        row (`dict`): Holds the encoded files `image` and, optionally, `annotation`.
+        number (`int`, *optional*): Number of the row. It names what has no path.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file is damaged, or image and mask differ in size; the message names the file.
+        ValueError: if a file is damaged, or image and mask differ in size. The message names the file.
     """
     name = row["image"]["path"] or f"image {number}"
     image = to_channels_last(read_encoded(row["image"], name))  # (H, W, C)
@@ -100,14 +106,23 @@ def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
 def check_ids(ids: np.ndarray, classes: Collection[int], name: str, ignore_index: int = IGNORE_INDEX) -> None:
     """
     Raises:
-        ValueError: if an id is neither in `classes` nor the one to ignore; the message names the file and the ids.
+        ValueError: if an id is neither in `classes` nor `ignore_index`. The message names the file and the ids.
     """
     unknown = set(np.unique(ids).tolist()) - set(classes) - {ignore_index}
     if unknown:
         raise ValueError(
             f"The mask of {name} holds the ids {sorted(unknown)}, but the classes are {min(classes)} to "
-            f"{max(classes)} and {ignore_index} to ignore: correct the mask, or name the classes in id2label.json."
+            f"{max(classes)} and {ignore_index} to ignore. Correct the mask, or name the classes in id2label.json."
         )
 
 
-__all__ = ["IGNORE_INDEX", "Sample", "check_ids", "ignore_sigterm", "read_encoded", "read_sample", "without_decoding"]
+__all__ = [
+    "IGNORE_INDEX",
+    "Sample",
+    "check_ids",
+    "encoded_bytes",
+    "ignore_sigterm",
+    "read_encoded",
+    "read_sample",
+    "without_decoding",
+]

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Training samples and their order. Both follow from a seed and from how many updates were made, and from nothing else,
-so that processes, workers and interruptions do not change a training.
+Training samples and their order. Both depend only on a seed and on the number of updates made, so that processes,
+workers and interruptions do not change a training.
 """
 
 import atexit
@@ -20,12 +20,12 @@ from .transforms import Transform
 class TrainingSamples(Dataset):
     """
     The training samples of a dataset. A key is `(epoch, row)`, and the random numbers of its augmentation depend on
-    `seed` and that key alone: not on the worker, the process, or where a run was resumed.
+    only on `seed` and that key, not on the worker, the process, or where a run was resumed.
 
     Args:
         dataset: Rows with the columns `image` and `annotation`.
-        transform: Such as [`training_transforms`] returns.
-        num_labels (`int`): Ids from there on, but for 255, raise an error that names the file.
+        transform: As [`training_transforms`] returns it.
+        num_labels (`int`): Number of classes. Larger ids than theirs, except 255, raise an error that names the file.
         seed (`int`, *optional*, defaults to 0): Any number.
     """
 
@@ -45,7 +45,7 @@ class TrainingSamples(Dataset):
             raise ValueError(f"{sample.name} has no mask.")
         check_ids(sample.ids, range(self.num_labels), sample.name)
         with torch.random.fork_rng(devices=[]):
-            # the CPU's alone: manual_seed() of torch would seed the GPU, whose numbers are the model's
+            # Seeds only the CPU: torch.manual_seed() would also seed the GPU, whose random numbers are the model's.
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
@@ -56,7 +56,7 @@ class TrainingSamples(Dataset):
         try:
             return [self[key] for key in keys]
         except (OSError, ValueError) as error:
-            return error  # handed on, since a worker that raises would bury the message in a traceback
+            return error  # handed on, because a worker that raises would bury the message in a traceback
 
 
 def read_batches(
@@ -66,20 +66,20 @@ def read_batches(
     Batches of samples, read by the worker processes of a `DataLoader`.
 
     Args:
-        samples: What to read: [`TrainingSamples`], or a dataset that makes whole batches, such as [`CropSamples`] in
-            its `__getitems__` and [`StreamPass`] as it is iterated over. An error among them is raised here.
-        order (*optional*): Lists of keys, such as [`ShuffledBatches`]; none for what is iterated over.
-        settings: Of the `DataLoader`: `num_workers`, `pin_memory`.
+        samples: [`TrainingSamples`], or a dataset that makes whole batches: [`CropSamples`] in its `__getitems__`, and
+            [`StreamPass`] when it is iterated over. An error among the samples is raised here.
+        order (*optional*): Lists of keys, such as [`ShuffledBatches`]. None for a dataset that is iterated over.
+        settings: Arguments of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
-        Of [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
-        `(batch_size, height, width)`, and the `int` `num_labelled`, how many pixels have a class. Whole batches as
-        they are.
+        For [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
+        `(batch_size, height, width)`, and `num_labelled`, an `int`, how many pixels have a class. Whole batches are
+        yielded as they are.
 
     Raises:
-        OSError, ValueError: if a file cannot be used; the message names it.
+        OSError, ValueError: if a file cannot be used. The message names it.
     """
-    generator = torch.Generator()  # one of its own: torch's random state is the model's alone
+    generator = torch.Generator()  # its own, because torch's random state belongs to the model
     loader = DataLoader(
         samples,
         batch_size=None if order is None else 1,
@@ -106,7 +106,7 @@ _open_batches: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
 
 @atexit.register
 def _close_batches() -> None:
-    """Else Python would send SIGTERM to workers that still read, which ignore it, and wait for them without an end."""
+    """Otherwise Python would send SIGTERM to workers that still read, which ignore it, and wait for them forever."""
     for batches in list(_open_batches):
         batches.close()
 
@@ -121,15 +121,15 @@ def _collate_or_hand_on(samples: Any) -> Any:
 class ShuffledBatches(Sampler[list[tuple[int, int]]]):
     """
     Endless batches of keys `(epoch, row)` for one of several processes. All processes together walk through one
-    shuffled sequence, epoch after epoch without a gap, so that the batch of a step is the same however many processes
-    share it, and a step can be found again without reading what was before it.
+    shuffled sequence, epoch after epoch without a gap. So the batch of a step is the same however many processes share
+    it, and a step can be found again without reading the steps before it.
 
     Args:
         num_rows (`int`): Rows of the dataset.
         batch_size (`int`): Rows for this process.
-        process_index, num_processes (`int`): Which process this is, of how many.
-        seed (`int`, *optional*, defaults to 0): Of the order.
-        first_batch (`int`, *optional*, defaults to 0): Number of batches of each process to leave out.
+        process_index, num_processes (`int`): Index of this process, and number of processes.
+        seed (`int`, *optional*, defaults to 0): Seed of the order.
+        first_batch (`int`, *optional*, defaults to 0): Number of batches to skip in each process.
 
     Raises:
         ValueError: if there are no rows.
@@ -145,7 +145,7 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         first_batch: int = 0,
     ):
         if num_rows < 1:
-            raise ValueError("There is nothing to train on: the dataset is empty.")
+            raise ValueError("There is nothing to train on, because the dataset is empty.")
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.process_index = process_index

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Built-in infrared street scenes: drawn, not recorded, so that everything runs offline."""
+"""Built-in infrared street scenes. They are drawn, not recorded, so that everything runs offline."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,7 +30,7 @@ class _Canvas:
 
 
 def _smooth_noise(generator: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
-    """Noise of standard deviation about 1 that varies over `cell` pixels, `(height, width)`."""
+    """Noise with a standard deviation of about 1 that varies over `cell` pixels, `(height, width)`."""
     coarse = generator.standard_normal((height // cell + 2, width // cell + 2)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -86,7 +86,7 @@ def _car(canvas: _Canvas, generator: np.random.Generator, x: float, y: float, si
 
     box(-0.5, 0.2, 0.5, 0.7, body, 0.85)
     box(-0.35, 0.7, 0.15, 1.15, body, 0.85)
-    box(-0.3, 0.75, 0.1, 1.05, body, 0.7)  # windows mirror the cold sky
+    box(-0.3, 0.75, 0.1, 1.05, body, 0.7)  # windows reflect the cold sky
     box(0.2, 0.3, 0.5, 0.7, body + engine, 0.9)
     radius = 0.25 * height
     for wheel in (-0.3, 0.3):
@@ -118,8 +118,8 @@ def _person(canvas: _Canvas, generator: np.random.Generator, x: float, y: float,
 
 def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarray, np.ndarray]:
     """
-    Draws one street as a radiometric thermal camera sees it: surfaces with temperature and emissivity in front of a
-    cold sky, optical blur, fixed-pattern and temporal noise, linear 16-bit output.
+    Draws a street as a radiometric thermal camera sees it: surfaces with temperature and emissivity in front of a cold
+    sky, with optical blur, fixed-pattern and temporal noise, as linear 16-bit output.
 
     Args:
         seed (`int`): The same seed gives the same scene.
@@ -130,10 +130,10 @@ def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarr
         indices of `SCENE_CLASSES`.
 
     Raises:
-        ValueError: if a side is too short for a street.
+        ValueError: if a side is shorter than 96 pixels.
     """
     if min(height, width) < 96:
-        raise ValueError(f"A scene has at least 96x96 pixels, not {width}x{height}.")
+        raise ValueError(f"A scene must have at least 96x96 pixels, got {width}x{height}.")
     generator = np.random.default_rng(seed)
     ambient = generator.uniform(-5, 25)
     horizon = height * generator.uniform(0.32, 0.5)
@@ -176,7 +176,7 @@ def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarr
     sky = ambient - 8 - 30 * np.clip(1 - rows / horizon, 0, 1) + 2 * _smooth_noise(generator, height, width, 48)
     temperature += np.where(is_sky, 0, 0.7 * _smooth_noise(generator, height, width, 12))
     temperature = np.where(is_sky, sky, temperature)
-    # A surface shows its own temperature as far as it emits, and the sky's as far as it mirrors.
+    # A surface shows its own temperature where it emits, and that of the sky where it reflects.
     apparent = emissivity * temperature + (1 - emissivity) * (ambient - 25)
     apparent = _blur(apparent, generator.uniform(0.6, 1.0))
     apparent += 0.08 * generator.standard_normal((1, width)) + 0.06 * generator.standard_normal((height, width))

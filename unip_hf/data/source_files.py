@@ -1,14 +1,13 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The files of a dataset as they were downloaded: an unpacked folder, a zip file, or a folder with zip files in it."""
+"""The files of a dataset as they were downloaded: a folder, a zip file, or a folder that holds zip files."""
 
 import hashlib
 import os
 import posixpath
 import zipfile
 import zlib
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -18,11 +17,11 @@ from ..files import IMAGE_SUFFIXES
 
 class SourceFile(NamedTuple):
     """
-    One file, in a folder or in a zip file; small, so that lists of them can be handed to other processes.
+    One file, in a folder or in a zip file. It is small, because lists of them are handed to other processes.
 
     Args:
         container (`str`): Path of the folder or of the zip file.
-        name (`str`): Path in it, with forward slashes, or, in a zip file, the name that stands there.
+        name (`str`): Path in the folder, with forward slashes, or the name of the member of the zip file.
         is_zipped (`bool`): Whether the container is a zip file.
     """
 
@@ -43,8 +42,8 @@ class SourceFile(NamedTuple):
     def read(self) -> bytes:
         """
         Raises:
-            FileNotFoundError: if it is gone.
-            ValueError: if its checksum or its compression is wrong, or a password is needed; the message names it.
+            FileNotFoundError: if it no longer exists.
+            ValueError: if its checksum or its compression is wrong, or a password is needed. The message names it.
         """
         if not self.is_zipped:
             return Path(self.container, self.name).read_bytes()
@@ -59,15 +58,15 @@ class SourceFile(NamedTuple):
 
 class SourceFiles:
     """
-    All files below a path by their names. Members of a zip file stand where they would be if it were unpacked into the
-    folder it lies in; what is unpacked there as well counts once. Hidden files and what macOS adds to archives are
-    passed over.
+    All files below a path by their names. Members of a zip file have the names they would have if it were unpacked
+    into its folder. If they are unpacked there as well, they count once. Hidden files and what macOS adds to archives
+    are left out.
 
     Args:
-        data_dir (`str` or `os.PathLike`): A zip file, or a folder, in which zip files are looked into as well.
+        data_dir (`str` or `os.PathLike`): A zip file, or a folder, which may hold zip files.
 
     Raises:
-        FileNotFoundError: if there is no such path.
+        FileNotFoundError: if the path does not exist.
         ValueError: if a zip file is damaged, one of its members has a path that leads out of it, or two members have
             the same path.
     """
@@ -79,13 +78,13 @@ class SourceFiles:
         archives = []
         if os.path.isdir(self.data_dir):
             for parent, folders, names in os.walk(self.data_dir, followlinks=True):
-                folders[:] = sorted(name for name in folders if not _is_passed_over(name))
+                folders[:] = sorted(name for name in folders if not _is_hidden(name))
                 folder = os.path.relpath(parent, self.data_dir).replace(os.sep, "/")
                 prefix = "" if folder == "." else f"{folder}/"
                 for name in sorted(names):
                     if name.lower().endswith(".zip"):
                         archives.append((os.path.join(parent, name), prefix))
-                    elif not _is_passed_over(name):
+                    elif not _is_hidden(name):
                         unpacked[prefix + name] = SourceFile(self.data_dir, prefix + name, False)
                         self._count(os.path.join(parent, name))
         elif os.path.isfile(self.data_dir):
@@ -99,15 +98,13 @@ class SourceFiles:
                 file = SourceFile(path, member, True)
                 if zipped.setdefault(prefix + name, file) != file:
                     raise ValueError(
-                        f"{name!r} is in {zipped[prefix + name].container!r} and in {path!r}: give the path of the "
-                        "one you mean, or unpack them into folders of their own and remove the zip files."
+                        f"{name!r} is in {zipped[prefix + name].container!r} and in {path!r}. Give the path of the "
+                        "one you mean, or unpack them into separate folders and remove the zip files."
                     )
         self._files = dict(sorted({**zipped, **unpacked}.items()))
-        self._names = list(self._files)
-        folders_of_names = {name.rpartition("/")[0] for name in self._names}
-        all_folders = {str(parent) for name in folders_of_names for parent in (name, *PurePosixPath(name).parents)}
-        self._folders_by_last_part = _by_last_part(sorted(folder for folder in all_folders if folder not in ("", ".")))
-        self._files_by_last_part = _by_last_part(self._names)
+        nearest = {name.rpartition("/")[0] for name in self._files}
+        all_folders = {str(parent) for name in nearest for parent in (name, *PurePosixPath(name).parents)}
+        self._folders = sorted(all_folders - {"", "."})
 
     def _count(self, path: str) -> None:
         status = os.stat(path)
@@ -116,20 +113,20 @@ class SourceFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed, or written; the same wherever the files lie."""
+        """Changes when a file is added, removed or written, but not when all files are moved."""
         return self._fingerprint.hexdigest()[:16]
 
     @property
     def names(self) -> list[str]:
         """Paths below `data_dir` or in zip files, with forward slashes, sorted."""
-        return self._names
+        return list(self._files)
 
     def find_folder(self, *names: str) -> str | None:
         """
-        The folder with one of these names, wherever it lies; upper and lower case are the same.
+        Finds a folder by its name, wherever it is. Upper and lower case are the same.
 
         Args:
-            names (`str`): Names, or ends of paths such as `"train/images"`; the first one that occurs is meant.
+            names (`str`): Names, or ends of paths such as `"train/images"`. The first one that exists is returned.
 
         Returns:
             Its path, or `None`.
@@ -137,20 +134,19 @@ class SourceFiles:
         Raises:
             ValueError: if there are several.
         """
-        return self._find(self._folders_by_last_part, "folders", names)
+        return self._find(self._folders, "folders", names)
 
     def find_file(self, *names: str) -> SourceFile | None:
-        """As [`find_folder`], a file, such as a list of names; in the order of `names`."""
-        found = self._find(self._files_by_last_part, "files", names)
+        """Finds a file, such as a list of names, as [`find_folder`] finds a folder."""
+        found = self._find(self.names, "files", names)
         return None if found is None else self._files[found]
 
-    def _find(self, by_last_part: Mapping[str, list[str]], kind: str, names: Sequence[str]) -> str | None:
+    def _find(self, paths: Sequence[str], kind: str, names: Sequence[str]) -> str | None:
         for name in names:
-            end = f"/{name}".lower()
-            found = [path for path in by_last_part.get(end.rpartition("/")[2], []) if f"/{path}".lower().endswith(end)]
+            found = [path for path in paths if f"/{path}".lower().endswith(f"/{name}".lower())]
             if len(found) > 1:
                 raise ValueError(
-                    f"{self.data_dir!r} has several {kind} {name!r}, {' and '.join(map(repr, found[:3]))}: give the "
+                    f"{self.data_dir!r} has several {kind} {name!r}, {' and '.join(map(repr, found[:3]))}. Give the "
                     "path of the dataset that you mean."
                 )
             if found:
@@ -159,32 +155,28 @@ class SourceFiles:
 
     def images(self, folder: str) -> dict[str, SourceFile]:
         """
-        The image files in a folder (as [`find_folder`] returns it; `"."` means all) and in the folders below, by their
-        path from there without suffix; sorted by file name.
+        The image files in a folder (as [`find_folder`] returns it, or `"."` for all) and in the folders below, by
+        their path from there without suffix, sorted by file name.
 
         Raises:
-            ValueError: if two files differ in their suffix only.
+            ValueError: if two files differ only in their suffix.
         """
         prefix = "" if folder == "." else f"{folder}/"
         images: dict[str, SourceFile] = {}
-        for index in range(bisect_left(self._names, prefix), len(self._names)):
-            name = self._names[index]
-            if not name.startswith(prefix):
-                break
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                file = self._files[name]
+        for name, file in self._files.items():
+            if name.startswith(prefix) and name.lower().endswith(IMAGE_SUFFIXES):
                 stem = name[len(prefix) :].rpartition(".")[0]
                 if images.setdefault(stem, file) != file:
-                    raise ValueError(f"{images[stem].path!r} and {file.path!r} have the same stem: remove one.")
+                    raise ValueError(f"{images[stem].path!r} and {file.path!r} have the same stem. Remove one.")
         return images
 
 
 def read_names(file: SourceFile) -> list[str]:
     """
-    The first word of each line of a text file, empty lines left out.
+    The first word of each line of a text file. Empty lines are left out.
 
     Raises:
-        ValueError: if it is not UTF-8, a name stands there twice, or there is none.
+        ValueError: if the file is not UTF-8, repeats a name, or has none.
     """
     try:
         lines = file.read().decode("utf-8-sig").splitlines()
@@ -199,16 +191,8 @@ def read_names(file: SourceFile) -> list[str]:
     return names
 
 
-def _is_passed_over(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
-
-
-def _by_last_part(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Looking paths up by their ends should not go through all of them."""
-    paths_of_part = defaultdict(list)
-    for path in paths:
-        paths_of_part[path.rpartition("/")[2].lower()].append(path)
-    return paths_of_part
 
 
 def _members(path: str) -> dict[str, str]:
@@ -218,12 +202,12 @@ def _members(path: str) -> dict[str, str]:
             members = [member.filename for member in archive.infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(
-            f"{path!r} is no zip file, or a damaged one: {error}. Unpack it if it is an archive of another kind, "
-            "otherwise download it again."
+            f"{path!r} is not a zip file, or it is damaged: {error}. If it is an archive of another kind, unpack it. "
+            "Otherwise download it again."
         ) from error
     names: dict[str, str] = {}
     for member in members:
-        name = member.replace("\\", "/")  # some programs for Windows write the other slash
+        name = member.replace("\\", "/")  # some Windows programs write backslashes
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or name[1:2] == ":":
             raise ValueError(f"The member {member!r} of {path!r} has a path that leads out of the archive.")
@@ -231,14 +215,14 @@ def _members(path: str) -> dict[str, str]:
         if name in names:
             raise ValueError(f"The member {member!r} occurs twice in {path!r}.")
         names[name] = member
-    return {name: member for name, member in names.items() if not any(map(_is_passed_over, name.split("/")))}
+    return {name: member for name, member in names.items() if not any(map(_is_hidden, name.split("/")))}
 
 
 @lru_cache(maxsize=16)
 def _open_archive(path: str, size: int, modified: int, process: int) -> zipfile.ZipFile:
     """
-    Kept open, since reading the directory of a large archive takes a while. Opened again when the archive has been
-    replaced, and in another process, since a file position cannot be shared.
+    Archives stay open, because reading the directory of a large one takes a while. They are opened again when they
+    have been replaced, and in other processes, which cannot share a file position.
     """
     return zipfile.ZipFile(path)
 

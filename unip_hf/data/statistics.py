@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the images and masks of one split hold, counted file by file; the memory does not grow with their number."""
+"""Counts what the images and masks of a split hold, file by file, in memory that does not grow with their number."""
 
 import math
 from collections import Counter
@@ -17,8 +17,8 @@ PERCENTILES = (1, 25, 50, 75, 99)
 
 class IntensityHistogram:
     """
-    Counts raw intensities in cells of equal width: exact for 8 and 16 bits; for all others the width is a power of two
-    such that the values fit into `MAX_CELLS` cells.
+    Counts raw intensities in cells of equal width. For 8 and 16 bits the counts are exact. For other dtypes the width
+    is a power of two with which the values fit into `MAX_CELLS` cells.
 
     Args:
         values (`np.ndarray`): Finite numbers of any shape, at least one.
@@ -51,19 +51,19 @@ class IntensityHistogram:
 
     @property
     def values(self) -> np.ndarray:
-        """The value that stands for each cell."""
+        """One value for each cell."""
         is_exact = self.is_integer and self.width == 1
         return (self.cells if is_exact else (self.cells + 0.5) * self.width).clip(self.min, self.max)
 
     def percentiles(self) -> dict[str, float]:
-        """Lowest values that `PERCENTILES` of all values do not exceed."""
+        """The lowest values below or at which `PERCENTILES` of all values are."""
         cumulative = self.counts.cumsum()
         places = np.searchsorted(cumulative, np.array(PERCENTILES) / 100 * cumulative[-1])
         return {str(rank): self.values[place].item() for rank, place in zip(PERCENTILES, places)}
 
     def bins(self) -> tuple[list[float], list[int]]:
         """Edges of at most `MAX_BINS` equal bins, and the counts in them."""
-        if self.is_integer:  # whole numbers of values in every bin, or their counts would alternate
+        if self.is_integer:  # equally many values in every bin, or their counts would alternate
             step = -(-(self.max - self.min + 1) // MAX_BINS)
             edges = np.arange(self.min, self.max + step + 1, step)
         else:
@@ -74,7 +74,7 @@ class IntensityHistogram:
 
 @dataclass
 class Intensities:
-    """Raw intensities of the images of one dtype; `edges` has one more value than `counts`."""
+    """Raw intensities of the images of one dtype. `edges` has one more value than `counts`."""
 
     min: float
     max: float
@@ -100,11 +100,11 @@ class SplitReport:
 
     Args:
         num_images (`int`): Rows of the split, unreadable ones included.
-        sizes (`dict[str, int]`): Images of each size, `"640x512"` (width x height), the most frequent ones.
+        sizes (`dict[str, int]`): Images of the most frequent sizes, `"640x512"` (width x height).
         formats (`dict[str, int]`): Images of each dtype and number of channels, such as `"uint16, 1 channel"`.
         ignored_share (`float`): Share of all pixels that are 255, 0 to 1.
-        classes (`list[ClassShare]`): Of all that are named or occur.
-        intensities (`dict[str, Intensities]`): By dtype.
+        classes (`list[ClassShare]`): All classes that have a name or occur.
+        intensities (`dict[str, Intensities]`): Intensities by dtype.
     """
 
     num_images: int
@@ -117,7 +117,7 @@ class SplitReport:
 
 @dataclass
 class SplitStatistics:
-    """What [`SplitReport`] is made of, while files are still being counted."""
+    """The counts from which [`SplitReport`] is made."""
 
     num_images: int = 0
     sizes: Counter = field(default_factory=Counter)
@@ -127,9 +127,9 @@ class SplitStatistics:
     pixels_of_id: Counter = field(default_factory=Counter)
     images_of_id: Counter = field(default_factory=Counter)
 
-    def add_image(self, size: str, dtype: str, channels: int, histogram: IntensityHistogram | None) -> None:
+    def add_image(self, size: str, format: str, dtype: str, histogram: IntensityHistogram | None) -> None:
         self.sizes[size] += 1
-        self.formats[f"{dtype}, {channels} channel{'s' * (channels > 1)}"] += 1
+        self.formats[format] += 1
         if histogram is not None and self.histograms.setdefault(dtype, histogram) is not histogram:
             self.histograms[dtype].merge(histogram)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Training transforms on `torchvision.transforms.v2`: those of the published fine-tuning, on images of any depth. From
-the first transform on, images are float32 in 0..1 and masks int64 with 255 to ignore.
+Training transforms of the published fine-tuning, built on `torchvision.transforms.v2`, for images of any depth. After
+the first transform, images are float32 in 0..1 and masks int64 with 255 to ignore.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ..modeling.image_processing_unip import LUMINANCE, UnipImageProcessor
+from ..modeling.image_processing_unip import UnipImageProcessor
 from .reading import IGNORE_INDEX
 
 
@@ -28,15 +28,16 @@ def uniform(low: float, high: float) -> float:
 
 class RandomResize(v2.Transform):
     """
-    Resizes to the evaluation size times a random ratio, keeping the aspect: bilinear for images, nearest neighbour for
-    masks.
+    Resizes to the evaluation size times a random ratio, keeping the aspect ratio. Images are resized bilinearly, masks
+    with nearest neighbour.
 
     Args:
         output_size: Evaluation size for a height and width, such as [`UnipImageProcessor.output_size`].
         ratio_range (`tuple[float, float]`): Lowest and highest ratio.
-        antialias (`bool`, *optional*, defaults to `True`): For images; `False` as OpenCV and the published code.
+        antialias (`bool`, *optional*, defaults to `True`): Whether to antialias images. OpenCV and the published code
+            do not.
         mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): `"nearest-exact"` takes the pixel at
-            the centre, as Pillow; `"nearest"` rounds down, as OpenCV and the published code.
+            the centre, as Pillow does. `"nearest"` rounds down, as OpenCV and the published code do.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class RandomResize(v2.Transform):
 
 class RandomCategoryCrop(v2.Transform):
     """
-    Crops a random square; where one class would fill more than its share of the labelled pixels, another square is
-    tried, ten times. A side that is shorter than the square is kept whole.
+    Crops a random square. If one class fills more than its share of the labelled pixels, another square is tried, up
+    to ten times. A side that is shorter than the square is kept whole.
 
     Args:
         size (`int`): Side of the square in pixels.
@@ -99,8 +100,8 @@ class RandomCategoryCrop(v2.Transform):
 
 class PhotometricDistortion(v2.Transform):
     """
-    Random brightness, contrast, saturation and hue, each with probability one half, contrast before or after the last
-    two. Images of one channel have neither saturation nor hue. What leaves 0..1 is clipped.
+    Changes brightness, contrast, saturation and hue, each with probability one half. Contrast comes before or after
+    the last two at random. Images of one channel have neither saturation nor hue. Values are clipped to 0..1.
 
     Args:
         brightness (`float`, *optional*, defaults to 32 / 255): Largest value that is added or subtracted.
@@ -151,7 +152,7 @@ class PhotometricDistortion(v2.Transform):
 
 
 class Prepare(nn.Module):
-    """Arrays to tensors: intensities as the processor scales them, one channel wherever there is no colour."""
+    """Turns arrays into tensors with the intensities of the processor, and with one channel if there is no colour."""
 
     def __init__(self, processor: UnipImageProcessor):
         super().__init__()
@@ -159,15 +160,13 @@ class Prepare(nn.Module):
 
     def forward(self, image: np.ndarray, ids: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
-            image = image[..., :1]  # grey stored as RGB; the channels come back at the end
-        pixels = torch.from_numpy(self.processor.scale_intensities(image)).permute(2, 0, 1)  # (1 or 3, H, W)
-        if pixels.shape[0] > self.processor.num_channels:
-            pixels = (pixels * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
+            image = image[..., :1]  # grey stored as RGB: the channels are repeated at the end
+        pixels = self.processor.scale_image(image)  # (1 or 3, H, W)
         return tv_tensors.Image(pixels.contiguous()), tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
 
 
 class Finish(nn.Module):
-    """Normalises as the processor does, repeats channels, and pads to a square at the right and the bottom."""
+    """Normalises as the processor does, repeats a grey channel, and pads to a square at the right and the bottom."""
 
     def __init__(self, processor: UnipImageProcessor, size: int):
         super().__init__()
@@ -176,10 +175,7 @@ class Finish(nn.Module):
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, labels = image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-        if self.processor.do_normalize:
-            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.processor.image_mean, self.processor.image_std))
-            pixels = (pixels - mean) / std
-        pixels = pixels.expand(self.processor.num_channels, -1, -1)
+        pixels = self.processor.normalize_channels(pixels)  # (C, h, w)
         padding = (0, self.size - pixels.shape[-1], 0, self.size - pixels.shape[-2])
         # 0 is the mean of normalised images
         return nn.functional.pad(pixels, padding).contiguous(), nn.functional.pad(labels, padding, value=IGNORE_INDEX)
@@ -199,13 +195,14 @@ def training_transforms(
     distortion, normalise, pad.
 
     Args:
-        processor ([`UnipImageProcessor`]): Scales intensities, gives the size before the ratio, antialiasing, mean and
-            deviation.
+        processor ([`UnipImageProcessor`]): Scales intensities, and determines the size before the ratio, antialiasing,
+            mean and standard deviation.
         crop_size (`int`, *optional*, defaults to 512): Side of the output in pixels.
-        ratio_range (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`): Of the resize.
+        ratio_range (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`): Lowest and highest ratio of the
+            resize.
         max_category_ratio (`float`, *optional*, defaults to 0.75): Largest share of one class in a crop, 0 to 1.
-        flip_probability (`float`, *optional*, defaults to 0.5): Of a horizontal flip.
-        photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness and contrast vary.
+        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip.
+        photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness, contrast and colours vary.
         mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): As in [`RandomResize`].
 
     Returns:
@@ -214,13 +211,13 @@ def training_transforms(
         It draws from torch's random state.
 
     Raises:
-        ValueError: if a number cannot be meant.
+        ValueError: if an argument is invalid.
     """
     low, high = ratio_range
     if crop_size < 1 or not 0 < low <= high or not 0 < max_category_ratio <= 1 or not 0 <= flip_probability <= 1:
         raise ValueError(
-            f"crop_size is at least 1, ratio_range positive and rising, max_category_ratio within 0..1 and "
-            f"flip_probability a probability, unlike {crop_size}, {ratio_range}, {max_category_ratio}, "
+            "crop_size must be at least 1, ratio_range positive and rising, max_category_ratio above 0 and at most 1, "
+            f"and flip_probability from 0 to 1, got {crop_size}, {ratio_range}, {max_category_ratio} and "
             f"{flip_probability}."
         )
     if mask_interpolation not in ("nearest", "nearest-exact"):

@@ -3,13 +3,13 @@
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from ..files import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, image_files
 from .folder import MASK_FOLDERS
 from .loading import load_infrared_dataset
 from .parquet import parquet_files
@@ -29,23 +29,23 @@ def load_unlabelled(
     allow_partial: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    Loads the images of a dataset, as encoded files in the one column `image`.
+    Loads the images of a dataset, as encoded files in a single column `image`.
 
     Args:
         name (`str`):
-            "folder": every PNG, JPEG, TIFF and BMP file below a folder, or below several, whatever its split; folders
-            called masks, labels, annotations, SegmentationClass or SegmentationObject, and hidden ones, are left out.
-            Any other name, or a folder that `unip prepare-dataset` or `unip prepare-infmix` wrote: as
-            [`load_infrared_dataset`] loads it.
-        data_dir (`str`, `os.PathLike` or several, *optional*): Where it lies.
+            "folder" means every image file below one folder or several, whatever its split. Folders called masks,
+            labels, annotations, SegmentationClass or SegmentationObject, and hidden ones, are left out. Any other
+            name, or a folder that `unip prepare-dataset` or `unip prepare-infmix` wrote, is loaded by
+            [`load_infrared_dataset`].
+        data_dir (`str`, `os.PathLike` or several, *optional*): Where the dataset is.
         split (`str`, *optional*): "train" by default, or "validation", "test", "train+validation", ... A folder of
-            images has none: give the folder of the split.
-        streaming (`bool`, *optional*, defaults to `False`): Give an iterable dataset, which caches nothing.
+            images has no splits: give the folder of the split.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to give an iterable dataset, which caches nothing.
         num_proc, config_name, allow_partial (*optional*): As in [`load_infrared_dataset`].
 
     Returns:
-        `Dataset`, or `IterableDataset` with `streaming`; its rows are `{"image": {"path": ..., "bytes": ...}}`, where
-        bytes is `None` for the files of a folder.
+        `Dataset`, or `IterableDataset` with `streaming`. Its rows are `{"image": {"path": ..., "bytes": ...}}`, where
+        bytes are `None` for the files of a folder.
 
     Raises:
         OSError: if a folder is missing, or files cannot be read.
@@ -56,41 +56,33 @@ def load_unlabelled(
     rows: Any
     if name == "folder" and folders and not any(map(parquet_files, folders)) and not (config_name or allow_partial):
         if split is not None:
-            raise ValueError(f"A folder of images has no split {split!r}: give the folder that holds its images.")
+            raise ValueError(f"A folder of images has no split {split!r}. Give the folder that holds its images.")
         paths = [str(path) for folder in folders for path in _images_below(folder)]
         if streaming:
-            random.Random(0).shuffle(paths)  # a stream is mixed over its buffer alone
+            random.Random(0).shuffle(paths)  # because a stream is shuffled only within its buffer
         features = datasets.Features({"image": datasets.Image(decode=False)})
         rows = datasets.Dataset.from_dict({"image": paths}, features=features)
         return rows.to_iterable_dataset(num_shards=min(64, len(rows))) if streaming else rows
     if len(folders) > 1:
-        raise ValueError(f"Only folders of images can be several, not {', '.join(map(repr, map(str, folders)))}.")
+        raise ValueError(f"Only folders of images can be several, got {', '.join(map(repr, map(str, folders)))}.")
     place = folders[0] if folders else None
     if name == "folder" and place is None:
         raise ValueError('The dataset "folder" needs data_dir, one folder of images or several.')
     split = "train" if split is None else split
     rows = load_infrared_dataset(name, place, split, streaming, num_proc, config_name, allow_partial)
     if not streaming and len(rows) == 0:
-        raise ValueError(f"The split {split!r} of {str(place or name)!r} holds no images: choose another one.")
+        raise ValueError(f"The split {split!r} of {str(place or name)!r} holds no images. Choose another one.")
     return without_decoding(rows.select_columns(["image"]))
 
 
 def _images_below(folder: str | os.PathLike) -> list[Path]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    paths = list(_walk(os.path.abspath(folder)))
+    paths = list(image_files(os.path.abspath(folder), left_out=NOT_IMAGES))
     if not paths:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"There are no images below {str(folder)!r}: give a folder with files {kinds}.")
+        raise ValueError(f"There are no images below {str(folder)!r}. Give a folder with files {kinds}.")
     return paths
-
-
-def _walk(folder: str) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name.lower() not in NOT_IMAGES)
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
-                yield Path(parent, name)
 
 
 __all__ = ["load_unlabelled"]

@@ -2,11 +2,39 @@
 """Image processor and segmentation model as one graph: raw frames in, class ids out."""
 
 import math
+from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..modeling.image_processing_unip import RESAMPLING_MODES, UnipImageProcessor
+from ..modeling.intensities_unip import scale_between
+
+
+def percentiles(frames: torch.Tensor, ranks: list[float]) -> torch.Tensor:
+    """
+    Percentiles of each frame, linearly interpolated as those of the processor. Only one end is sorted, with `topk`,
+    which every runtime has.
+
+    Args:
+        frames (`torch.Tensor` of shape `(batch_size, height, width)`): Float32.
+        ranks (`list[float]`): 0 to 100.
+
+    Returns:
+        Float64 `torch.Tensor` of shape `(ranks, batch_size)`.
+    """
+    values = frames.flatten(1)  # (B, H * W)
+    last = values.shape[1] - 1
+    found = []
+    for rank in ranks:
+        position = rank / 100 * last
+        below, above = math.floor(position), math.ceil(position)
+        is_low = above < last - below
+        ends = values.topk(above + 1 if is_low else last - below + 1, dim=1, largest=not is_low).values
+        low, high = (ends[:, index if is_low else last - index].double() for index in (below, above))
+        found.append(low + (high - low) * (position - below))  # (B,)
+    return torch.stack(found)
 
 
 class EndToEndSegmentation(nn.Module):
@@ -28,8 +56,7 @@ class EndToEndSegmentation(nn.Module):
         self.model = model
         self.processor = processor
         self.frame_size = frame_size
-        self.scaling = processor.intensity_scaling or ("dtype_range" if frame_dtype == torch.uint8 else "percentiles")
-        self.highest = torch.iinfo(frame_dtype).max
+        self.frame_dtype = np.dtype(str(frame_dtype).removeprefix("torch."))
         self.processed_size = processor.output_size(*frame_size)
         mode = RESAMPLING_MODES[processor.resample]
 
@@ -41,44 +68,8 @@ class EndToEndSegmentation(nn.Module):
 
         self.row_weights: torch.Tensor
         self.column_weights: torch.Tensor
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
         self.register_buffer("row_weights", weights(frame_size[0], self.processed_size[0]), persistent=False)
         self.register_buffer("column_weights", weights(frame_size[1], self.processed_size[1]), persistent=False)
-        self.register_buffer("mean", torch.tensor(processor.image_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(processor.image_std).view(-1, 1, 1), persistent=False)
-
-    def _percentile(self, values: torch.Tensor, rank: float) -> torch.Tensor:
-        """Percentile of each row of `(B, N)`, linearly interpolated, as float64 `(B,)`: only one end is sorted."""
-        last = values.shape[1] - 1
-        position = rank / 100 * last
-        below, above = math.floor(position), math.ceil(position)
-        is_low = above < last - below
-        ends = values.topk(above + 1 if is_low else last - below + 1, dim=1, largest=not is_low).values
-        low, high = (ends[:, index if is_low else last - index].double() for index in (below, above))
-        return low + (high - low) * (position - below)
-
-    def _scale(self, frames: torch.Tensor) -> torch.Tensor:
-        """Raw float32 `(B, H, W)` to 0..1, as `UnipImageProcessor.scale_intensities`."""
-        processor = self.processor
-        if self.scaling == "percentiles":
-            values = frames.flatten(1)  # (B, H * W)
-            low, high = (self._percentile(values, rank) for rank in processor.intensity_percentiles)
-            is_flat = low == high
-            low = torch.where(is_flat, values.amin(1).double(), low)
-            high = torch.where(is_flat, values.amax(1).double(), high)
-            span = (high - low).float()
-            span = torch.where(span == 0, torch.ones_like(span), span)
-            pixels = (frames - low.float()[:, None, None]) / span[:, None, None]
-        elif self.scaling == "dtype_range":
-            pixels = frames / self.highest
-        else:
-            lowest, highest = processor.intensity_range  # type: ignore[misc]
-            if processor.counts_to_celsius is not None:
-                factor, offset = processor.counts_to_celsius
-                lowest, highest = (lowest - offset) / factor, (highest - offset) / factor
-            pixels = (frames - lowest) / (highest - lowest)
-        return pixels.clamp(0.0, 1.0)
 
     def forward(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -91,17 +82,15 @@ class EndToEndSegmentation(nn.Module):
         processor = self.processor
         pixels = frames.float()  # (B, H, W)
         if processor.do_rescale:
-            pixels = self._scale(pixels)
+            limits = processor.intensity_limits(self.frame_dtype, partial(percentiles, pixels))  # (2,) or (2, B)
+            pixels = scale_between(pixels, limits.view(2, -1, 1, 1))
         if self.processed_size != self.frame_size:
             # Each matrix stands on the left, where quantisation to int8 leaves it alone.
             pixels = torch.matmul(self.row_weights, pixels)  # (B, h, W)
             pixels = torch.matmul(self.column_weights, pixels.mT).mT  # (B, h, w)
             if processor.do_rescale:
                 pixels = pixels.clamp(0.0, 1.0)
-        pixels = pixels.unsqueeze(1)  # (B, 1, h, w)
-        if processor.do_normalize:
-            pixels = (pixels - self.mean) / self.std  # (B, 1 or C, h, w)
-        logits = self.model(pixels.expand(-1, processor.num_channels, -1, -1)).logits
+        logits = self.model(processor.normalize_channels(pixels.unsqueeze(1))).logits  # from (B, C, h, w)
         for size in (self.processed_size, self.frame_size):
             if logits.shape[-2:] != size:
                 logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K from a local copy, the benchmark in visible light to which the infrared ones are compared."""
+"""ADE20K, the benchmark in visible light with which the infrared ones are compared."""
 
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFiles
@@ -11,8 +11,8 @@ class ADE20K(InfraredBenchmark):
     Photographs of scenes of every kind in 150 classes, of many sizes: 20,210 train and 2,000 validation, as released
     for the scene parsing challenge of 2016. (The full ADE20K of thousands of classes has another layout.)
 
-    The column `image` is the photograph as it is. In the files, ids count from 1, and 0 is what belongs to none of the
-    150 classes: ids are given less 1, and 0 is to be ignored (255), as is usual.
+    The column `image` is the photograph as it is. In the files, the classes have the ids 1 to 150, and 0 belongs to
+    none of them. As is usual, 1 is subtracted from the ids, and 0 becomes 255 (ignore).
     """
 
     TITLE = "ADE20K (scene parsing challenge, 150 classes)"

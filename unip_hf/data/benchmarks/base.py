@@ -1,10 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the builders of the published benchmarks share: a subclass names the facts and finds the files."""
+"""What the builders of the published benchmarks share. A subclass states the facts and finds the files."""
 
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ import datasets
 import numpy as np
 
 from ...files import IMAGE_SUFFIXES
-from ..builders import ChunkedBuilder
+from ...pictures import segmentation_palette
+from ..caching import ChunkedBuilder
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFile, SourceFiles, read_names
 from .encoding import EncodedImage, encode_mask, read_ids, read_image_file
@@ -21,15 +22,16 @@ from .encoding import EncodedImage, encode_mask, read_ids, read_image_file
 
 logger = logging.getLogger(__name__)
 
-VERSION = datasets.Version("1.0.0")  # raise it whenever a builder gives other rows or pixels: the cache goes by it
-MAX_CHUNKS = 64  # what can be shared out among the processes and workers that read a split
+VERSION = datasets.Version(
+    "1.0.0"
+)  # raise it when a builder gives other rows or pixels, so that the cache is not used
 
-Images = Mapping[str, SourceFile]  # by their names: paths in a folder, without suffix
+Images = Mapping[str, SourceFile]  # by their names, which are paths in a folder without suffix
 
 
 class Row(NamedTuple):
     """
-    The files of one example; small, since all rows of a split are handed to other processes.
+    The files of one example. It is small, because all rows of a split are handed to other processes.
 
     Args:
         name (`str`): Unique in its split, such as "00001D".
@@ -48,9 +50,9 @@ class Row(NamedTuple):
 class BenchmarkConfig(datasets.BuilderConfig):
     """
     Args:
-        modality (`str`): What the column `image` holds, "thermal", "rgb" or "depth"; with "both" it holds the thermal
-            image, and a further column `rgb` the other.
-        allow_partial (`bool`): Take what is there instead of insisting on the published lists and counts.
+        modality (`str`): What the column `image` holds, "thermal", "rgb" or "depth". With "both" it holds the thermal
+            or depth image, and a further column `rgb` the visible one.
+        allow_partial (`bool`): Whether to take what is there instead of insisting on the published lists and counts.
     """
 
     version: datasets.Version | str | None = VERSION
@@ -58,7 +60,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
     allow_partial: bool = False
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name of the folder in the cache: another one when a file has changed."""
+        """The name of the folder in the cache, which changes when a file changes, but not when all files are moved."""
         if self.data_dir is not None and os.path.exists(self.data_dir):
             config_kwargs = {**config_kwargs, "data_dir": SourceFiles(self.data_dir).fingerprint}
         return super().create_config_id(config_kwargs, custom_features)
@@ -66,25 +68,25 @@ class BenchmarkConfig(datasets.BuilderConfig):
 
 class InfraredBenchmark(ChunkedBuilder):
     """
-    A published dataset, read from what its authors give away: `image` and `annotation`, and `rgb` in configurations of
-    both modalities.
+    A published dataset, read from the files that its authors distribute. It has the columns `image` and `annotation`,
+    and `rgb` in configurations of both modalities.
 
-    Images are the files as they are, with their depth. Masks are 8-bit palette PNG: the indices are class ids, 255 is
-    to be ignored, and the colours are those of the class. Each file is decoded once, when the dataset is prepared, and
-    what is wrong with it raises a `ValueError` that names it. What a builder leaves out by a rule in its documentation
-    is counted in a warning. A dataset in the cache is found again as long as its files are there and unchanged.
+    Images are the original files, with their depth. Masks are 8-bit palette PNG: the indices are class ids, 255 means
+    ignore, and the colours are those of the class. Each file is decoded once, when the dataset is prepared. If
+    something is wrong with it, a `ValueError` names it. What a builder leaves out by a rule in its documentation is
+    counted in a warning. A dataset in the cache is found again as long as its files are there and unchanged.
 
     Args:
         data_dir (`str` or `os.PathLike`): The zip file, the folder that holds it, or the unpacked folder.
         config_name (`str`, *optional*): Name of one of `BUILDER_CONFIGS`.
-        allow_partial (`bool`, *optional*, defaults to `False`): As in [`BenchmarkConfig`], of which every field may be
-            given.
+        allow_partial (`bool`, *optional*, defaults to `False`): As in [`BenchmarkConfig`]. Its other fields may be
+            given as well.
     """
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
     VERSION = VERSION
 
-    # What a subclass says.
+    # Facts that a subclass states.
     TITLE: str
     HOMEPAGE: str
     LICENSE: str
@@ -93,12 +95,12 @@ class InfraredBenchmark(ChunkedBuilder):
     CLASSES: tuple[str, ...]  # names by id
     PALETTE: tuple[tuple[int, int, int], ...] | None = None  # published colours by id, if there are any
     NUM_EXAMPLES: dict[str, int]  # published size of each split
-    IDS: dict[int, int] | None = None  # id in the files -> class id or 255; None: class ids stand in the files
-    ID_HINT: str = ""  # what the message about an unknown id should add
+    IDS: dict[int, int] | None = None  # id in the files -> class id or 255; None if the files hold class ids
+    ID_HINT: str = ""  # added to the message about an unknown id
 
     def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
         """
-        The rows of each split, in an order that is the same on every machine. The one method a subclass must write.
+        The rows of each split, in an order that is the same on every machine. Every subclass must write this method.
 
         Raises:
             ValueError: if files or lists are missing.
@@ -106,7 +108,7 @@ class InfraredBenchmark(ChunkedBuilder):
         raise NotImplementedError
 
     def select_rows(self, rows: list[Row], files: SourceFiles) -> list[Row]:
-        """Of the rows of a split, whose number has been checked, those that the configuration asks for."""
+        """The rows of a split that belong to the configuration. The number of `rows` has been checked before."""
         return rows
 
     def read_images(self, row: Row) -> dict[str, EncodedImage]:
@@ -114,7 +116,7 @@ class InfraredBenchmark(ChunkedBuilder):
         The columns other than `annotation`.
 
         Raises:
-            ValueError: if a file is damaged; the message names it.
+            ValueError: if a file is damaged. The message names it.
         """
         images = {"image": read_image_file(row.image)}
         if row.rgb is not None:
@@ -122,29 +124,26 @@ class InfraredBenchmark(ChunkedBuilder):
         return images
 
     def id_table(self) -> dict[int, int]:
-        """Id in the files -> class id; 255, to be ignored, needs no entry."""
+        """Id in the files -> class id. The id 255, which is ignored, needs no entry."""
         return self.IDS if self.IDS is not None else {id: id for id in range(len(self.CLASSES))}
 
     @classmethod
     def palette(cls) -> np.ndarray:
         """Colours of the classes: uint8 `np.ndarray` of shape `(classes, 3)`."""
-        from ...pictures import segmentation_palette
-
         return np.array(cls.PALETTE, np.uint8) if cls.PALETTE else segmentation_palette(len(cls.CLASSES))
 
-    # For subclasses.
+    # Helpers for subclasses.
 
     def find_images(self, files: SourceFiles, *folders: str, is_required: bool = True) -> dict[str, SourceFile]:
         """
-        The images in the first folder that occurs, by their path in it without suffix.
+        The images in the first of these folders that exists, by their path in it without suffix.
 
         Args:
             folders (`str`): Names, or ends of paths such as `"train/images"`.
-            is_required (`bool`): Whether to raise an error if there is no such folder or it is empty. Otherwise the
-                result is empty.
+            is_required (`bool`): Whether a missing or empty folder is an error. Otherwise the result is empty.
 
         Raises:
-            ValueError: if it is required and not there, or two files differ in their suffix only.
+            ValueError: if the images are required and missing, or two files differ only in their suffix.
         """
         folder = files.find_folder(*folders)
         images = {} if folder is None else files.images(folder)
@@ -155,10 +154,10 @@ class InfraredBenchmark(ChunkedBuilder):
 
     def read_list(self, files: SourceFiles, *lists: str) -> list[str] | None:
         """
-        The names in the first list that occurs; `None` if there is none and the dataset may be partial.
+        The names in the first of these lists that exists; `None` if there is none and the dataset may be partial.
 
         Raises:
-            ValueError: if it is missing, empty, or names something twice.
+            ValueError: if the list is missing or empty, or repeats a name.
         """
         file = files.find_file(*lists)
         if file is not None:
@@ -176,16 +175,16 @@ class InfraredBenchmark(ChunkedBuilder):
         source: str = "the folder of images",
     ) -> list[Row]:
         """
-        Rows of files that have the same name in parallel folders; the modality says which of them are meant.
+        Rows of files that have the same name in parallel folders. The modality decides which files a row needs.
 
         Args:
             names (`Iterable[str]`): With or without suffix and leading folders.
-            thermal, annotations, rgb: Files by name, as [`find_images`] gives them. If there are no annotations at
-                all, which is possible in a partial dataset only, the rows have none.
-            source (`str`): Where the names stand, for the message.
+            thermal, annotations, rgb: Files by name, as [`find_images`] returns them. If a partial dataset has no
+                annotations at all, its rows have none.
+            source (`str`): Where the names come from, for the message.
 
         Raises:
-            ValueError: if a file is missing. A partial dataset leaves the name out.
+            ValueError: if a file is missing. In a partial dataset, the name is left out instead.
         """
         modality = self.config.modality
         columns: dict[str, Images] = {"image": (rgb if modality == "rgb" else thermal) or {}}
@@ -212,23 +211,18 @@ class InfraredBenchmark(ChunkedBuilder):
         return rows
 
     def pair_folders(self, source: str, thermal: Images, annotations: Images, rgb: Images | None = None) -> list[Row]:
-        """
-        As [`pair`], of everything that is in any of the folders.
-
-        Raises:
-            ValueError: if a file has no partner. A partial dataset leaves it out.
-        """
+        """As [`pair`], for all names that occur in any of the folders."""
         names = sorted({*thermal, *annotations, *(rgb or {})})
         return self.pair(names, thermal, annotations, rgb, source)
 
     def leave_out(self, reason: str, names: Iterable[str]) -> None:
-        """Counts what is passed over, for the warning: `reason` says what they are in the plural, "copies" say."""
+        """Counts what is left out, for the warning. `reason` says in the plural what it is, such as "copies"."""
         self._left_out.setdefault(reason, []).extend(names)
 
     def leave_out_unlisted(
         self, names: Iterable[str], splits: Mapping[str, Iterable[Row]], copies: re.Pattern | None = None
     ) -> None:
-        """Counts the names that are in no split, apart those in which `copies` is found."""
+        """Counts the names that are in no split. Those that match `copies` are counted apart."""
         listed = {row.name for row in chain.from_iterable(splits.values())}
         for name in names:
             if name not in listed:
@@ -259,7 +253,7 @@ class InfraredBenchmark(ChunkedBuilder):
         if data_dir is None or not os.path.exists(data_dir):
             problem = "needs data_dir" if data_dir is None else f"is not in {str(data_dir)!r}, which does not exist"
             raise ValueError(
-                f"{self.TITLE} {problem}: get it from {self.HOMEPAGE} (licence: {self.LICENSE}) and give the path of "
+                f"{self.TITLE} {problem}. Get it from {self.HOMEPAGE} (licence: {self.LICENSE}) and give the path of "
                 f"the zip file, or of the folder it unpacks to, with\n{self.LAYOUT}"
             )
         return SourceFiles(data_dir)
@@ -270,7 +264,7 @@ class InfraredBenchmark(ChunkedBuilder):
         for split, rows in splits.items():
             for row in rows:
                 if split_of.setdefault(row.image.path, split) != split:
-                    raise ValueError(f"{row.image.path!r} stands in {split_of[row.image.path]!r} and in {split!r}.")
+                    raise ValueError(f"{row.image.path!r} is both in {split_of[row.image.path]!r} and in {split!r}.")
             if len({row.name for row in rows}) < len(rows):
                 raise ValueError(f"{name} has two examples of the same name in {split!r}.")
         if not any(splits.values()):
@@ -280,7 +274,7 @@ class InfraredBenchmark(ChunkedBuilder):
             message = f"{name} should have {_counts(self.NUM_EXAMPLES)} examples, but has {_counts(found)}"
             if not self.config.allow_partial:
                 raise ValueError(f"{message}. {self._how_to_go_on()}")
-            logger.warning(f"{message}: results on it cannot be compared with published ones.")
+            logger.warning(f"{message}. Results on it cannot be compared with published ones.")
         unlabelled = sum(row.annotation is None for rows in splits.values() for row in rows)
         if unlabelled:
             logger.warning(f"{name} has no masks of {unlabelled} images.")
@@ -288,7 +282,6 @@ class InfraredBenchmark(ChunkedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         files = self._open_files()
         self._left_out: dict[str, list[str]] = {}
-        self._colours = self.palette()  # here, since other processes would take seconds to import what makes it
         found = self.find_rows(files)
         self._check_rows(found)
         splits = {split: self.select_rows(found[split], files) for split in self.NUM_EXAMPLES if split in found}
@@ -298,33 +291,29 @@ class InfraredBenchmark(ChunkedBuilder):
         left_out = [f"{len(names)} {reason} (such as {names[0]})" for reason, names in self._left_out.items() if names]
         if left_out:
             logger.warning(f"{self.TITLE} in {files.data_dir!r}: left out {', '.join(left_out)}.")
-        # Known beforehand, so that progress has an end, and that datasets checks that every example has arrived.
+        # With these counts progress has an end, and datasets checks that every example has arrived.
         self.info.splits = datasets.SplitDict(
             {split: datasets.SplitInfo(split, num_examples=len(rows)) for split, rows in splits.items()}
         )
-        return [datasets.SplitGenerator(split, gen_kwargs={"chunks": _chunks(rows)}) for split, rows in splits.items()]
+        return [self.split_generator(split, rows) for split, rows in splits.items()]
 
-    def _generate_examples(self, chunks: list[list[Row]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in chain.from_iterable(chunks):
-            yield row.name, self._read_row(row)
-
-    def _read_row(self, row: Row) -> dict[str, Any]:
+    def make_example(self, item: Row) -> tuple[str, dict[str, Any]]:
         example: dict[str, Any] = {"annotation": None}
-        images = self.read_images(row)
+        images = self.read_images(item)
         for column, image in images.items():
             example[column] = _column(image.name, image.content)
         shapes = {image.shape for image in images.values()}
-        if row.annotation is not None:
-            ids = self._read_ids(row.annotation)  # (H, W)
-            example["annotation"] = _column(f"{row.annotation.stem}.png", encode_mask(ids, self._colours))
+        if item.annotation is not None:
+            ids = self._read_ids(item.annotation)  # (H, W)
+            example["annotation"] = _column(f"{item.annotation.stem}.png", encode_mask(ids, self.palette()))
             shapes.add(ids.shape)
         if len(shapes) > 1:
-            paths = dict.fromkeys(file.path for file in (row.image, row.rgb, row.annotation) if file is not None)
+            paths = dict.fromkeys(file.path for file in (item.image, item.rgb, item.annotation) if file is not None)
             raise ValueError(
                 f"The files of one example differ in size (height, width): {' and '.join(map(repr, paths))} have "
                 f"{' and '.join(map(str, sorted(shapes)))}."
             )
-        return example
+        return item.name, example
 
     def _read_ids(self, file: SourceFile) -> np.ndarray:
         """Class ids of a mask: uint8 of shape (height, width)."""
@@ -343,7 +332,7 @@ class InfraredBenchmark(ChunkedBuilder):
 
 
 def _known_name(name: str, known: set[str]) -> str:
-    """A name from a list as the files have it; if none has, as it stands in the list."""
+    """A name from a list in the form that the files have. It stays as it is if no file has it."""
     end = name.replace("\\", "/")
     while end:
         stem = end.rpartition(".")[0] if end.lower().endswith(IMAGE_SUFFIXES) else end
@@ -355,13 +344,8 @@ def _known_name(name: str, known: set[str]) -> str:
 
 
 def _column(name: str, content: bytes) -> dict[str, Any]:
-    # Where a file of that name lies in the working folder, datasets would store its path instead of these bytes.
+    # If a file of that name lies in the working folder, datasets would store its path instead of these bytes.
     return {"path": None if os.path.isfile(name) else name, "bytes": content}
-
-
-def _chunks(rows: list[Row]) -> list[list[Row]]:
-    count = min(MAX_CHUNKS, len(rows))
-    return [rows[len(rows) * part // count : len(rows) * (part + 1) // count] for part in range(count)]
 
 
 def _spans(ids: Iterable[int]) -> str:

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Indoor benchmarks of depth images, in the form in which code for RGB-D segmentation distributes them."""
+"""Indoor benchmarks of depth images, in the form that code for RGB-D segmentation uses."""
 
 import os
 from typing import Any
@@ -18,28 +18,32 @@ NYU_40_CLASSES = (
     "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
 )  # fmt: skip
 RGB_FOLDERS, DEPTH_FOLDERS = ("RGB",), ("Depth",)
-LABEL_FOLDERS = ("Label", "Labels", "Lable_single_channel")  # the last one as the published configuration spells it
+LABEL_FOLDERS = ("Label", "Labels", "Lable_single_channel")  # the last as the published configuration spells it
 
 
 class DepthBenchmark(InfraredBenchmark):
     """
     Folders of visible images, depth images and masks, with lists of the names in each split.
 
-    Configurations: `depth` (default), the column `image` is the depth image and the visible ones are not needed;
-    `rgb`, `image` is the visible image and the depth images are not needed; `both`, `image` is the depth image and a
-    further column, `rgb`, the visible one. Depth images of 8 or 16 bits, with one channel or three, stay as they are.
+    Configurations:
 
-    The lists are `train.txt` and `test.txt`, or, as in the published configurations, `train_depth.txt` and
+    - `depth` (default): the column `image` is the depth image. The visible images are not needed.
+    - `rgb`: `image` is the visible image. The depth images are not needed.
+    - `both`: `image` is the depth image, and a further column `rgb` the visible one.
+
+    Depth images of 8 or 16 bits, with one channel or three, stay as they are.
+
+    The lists are `train.txt` and `test.txt` or, as in the published configurations, `train_depth.txt` and
     `test_depth.txt`. A line names an image in any of the usual forms: `0`, `0.jpg`, `RGB/0.jpg`,
     `RGB/0.jpg Label/0.png`. Images that no list names are left out.
 
-    Masks hold 0 for background and the classes from 1 on. One that holds 0 and 255 is taken for what remains when 1
-    has been subtracted from all ids, and raises a `ValueError`.
+    Masks hold 0 for background and the classes from 1 on. A mask that holds both 0 and 255 raises a `ValueError`,
+    because 1 has probably been subtracted from all of its ids.
     """
 
     BUILDER_CONFIGS = [BenchmarkConfig(name=modality, modality=modality) for modality in ("depth", "rgb", "both")]
     DEFAULT_CONFIG_NAME = "depth"
-    ID_HINT = "Masks of the raw labels, of which there are hundreds, have to be mapped to these classes first."
+    ID_HINT = "Masks that hold the hundreds of raw labels must be mapped to these classes first."
 
     def __init__(self, *args: Any, data_dir: str | os.PathLike | None = None, **kwargs: Any):
         if data_dir is not None and os.fspath(data_dir).lower().endswith(".mat"):
@@ -70,22 +74,22 @@ class DepthBenchmark(InfraredBenchmark):
         ids = super()._read_ids(file)
         if {0, IGNORE_INDEX} <= set(np.unique(ids).tolist()):
             raise ValueError(
-                f"The mask {file.path!r} holds 0 and {IGNORE_INDEX}, as if 1 had been subtracted from all ids: here "
-                f'0 is "{self.CLASSES[0]}" and 1 is "{self.CLASSES[1]}". Add 1 again.'
+                f"The mask {file.path!r} holds both 0 and {IGNORE_INDEX}, as if 1 had been subtracted from all ids. "
+                f'Add 1 again: 0 must be "{self.CLASSES[0]}", and 1 "{self.CLASSES[1]}".'
             )
         return ids
 
     def _is_matlab(self, name: str) -> str:
         return (
-            f"{name!r} is a file of MATLAB, which is not read here: export its images, depth images and masks with "
-            f"the ids of the {len(self.CLASSES) - 1} classes as images first, or get them so. {self._layout()}"
+            f"{name!r} is a MATLAB file, which is not supported. First export images, depth images and masks with "
+            f"the ids of the {len(self.CLASSES) - 1} classes as image files. {self._layout()}"
         )
 
 
 class NYUv2Depth(DepthBenchmark):
     """
-    Rooms, with the depth of a Kinect: 795 train and 654 test, 640x480 pixels, 40 classes and background. The 40
-    classes are those of Gupta et al., "Perceptual Organization and Recognition of Indoor Scenes from RGB-D Images",
+    Rooms, with depth from a Kinect: 795 train and 654 test, 640x480 pixels, 40 classes and background. The 40 classes
+    are those of Gupta et al., "Perceptual Organization and Recognition of Indoor Scenes from RGB-D Images",
     CVPR 2013.
     """
 
@@ -110,7 +114,7 @@ class NYUv2Depth(DepthBenchmark):
 
 class SUNRGBDDepth(DepthBenchmark):
     """
-    Rooms, with the depth of four kinds of camera: 5,285 train and 5,050 test of many sizes, 37 classes and background.
+    Rooms, with depth from four kinds of cameras: 5,285 train and 5,050 test of many sizes, 37 classes and background.
     The 37 classes are the first 37 of the 40 of NYU Depth V2.
     """
 

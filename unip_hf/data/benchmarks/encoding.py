@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reads the image files of a benchmark, of which any may be damaged, and encodes what is stored in their place."""
+"""Reads the image files of a benchmark, any of which may be damaged, and encodes masks and images as PNG."""
 
 import io
 import struct
@@ -7,13 +7,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ...files import JPEG_SUFFIXES
 from ...modeling.image_reading_unip import read_image, read_mask
-from ..folder import LOSSY_SUFFIXES
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFile
 
@@ -23,7 +23,7 @@ class EncodedImage(NamedTuple):
     An image as it is stored.
 
     Args:
-        name (`str`): Of its file, with suffix.
+        name (`str`): Name of its file, with suffix.
         content (`bytes`): The file.
         shape (`tuple[int, int]`): Height and width.
     """
@@ -33,49 +33,45 @@ class EncodedImage(NamedTuple):
     shape: tuple[int, int]
 
 
-def read_bytes(file: SourceFile) -> bytes:
-    """
-    Raises:
-        ValueError: if a file is damaged or gone; the message names it.
-    """
-    try:
-        return file.read()
-    except OSError as error:  # of which datasets would make "Cannot find data file"
-        raise ValueError(f"{file.path!r} cannot be read: {error.strerror or error}.") from error
-
-
 @contextmanager
-def open_image(content: bytes, name: str) -> Iterator[Image.Image]:
+def open_image(file: SourceFile) -> Iterator[tuple[bytes, Image.Image]]:
     """
-    Opens an encoded file.
+    Reads and opens an image file.
+
+    Yields:
+        Its bytes, and the image.
 
     Raises:
-        ValueError: if it turns out, here or while it is decoded in the block, to be damaged, no image, or not what the
-            block asks for; the message names it.
+        ValueError: if the file cannot be read or, here or while it is decoded in the block, turns out to be damaged,
+            not an image, or not what the block asks for. The message names the file.
     """
+    path = file.path
+    try:
+        content = file.read()
+    except OSError as error:
+        raise ValueError(f"{path!r} cannot be read: {error.strerror or error}.") from error
     try:
         with Image.open(io.BytesIO(content)) as checked:
-            checked.verify()  # the checksums of PNG, which decoding passes over
+            checked.verify()  # the checksums of PNG, which decoding does not check
         with Image.open(io.BytesIO(content)) as opened:
-            opened.filename = repr(name)  # for messages
-            yield opened
+            opened.filename = repr(path)  # for messages
+            yield content, opened
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name!r} is not an image that Pillow can read.") from error
+        raise ValueError(f"{path!r} is not an image that Pillow can read.") from error
     except (OSError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error) as error:
-        raise ValueError(f"The image {name!r} is damaged: {error}.") from error
+        raise ValueError(f"The image {path!r} is damaged: {error}.") from error
     except (ValueError, Image.DecompressionBombError) as error:
-        raise error if repr(name) in str(error) else ValueError(f"{name!r}: {error}") from error
+        raise error if repr(path) in str(error) else ValueError(f"{path!r}: {error}") from error
 
 
 def read_image_file(file: SourceFile) -> EncodedImage:
     """
-    An image as it is, decoded once to see whether it can be.
+    An image file as it is. It is decoded once to see whether it can be.
 
     Raises:
-        ValueError: if it is gone or damaged, or has channels or a depth that would be lost; the message names it.
+        ValueError: if the file is damaged, or has channels or a depth that would be lost. The message names it.
     """
-    content = read_bytes(file)
-    with open_image(content, file.path) as opened:
+    with open_image(file) as (content, opened):
         height, width = read_image(opened).shape[:2]
     return EncodedImage(PurePosixPath(file.name).name, content, (height, width))
 
@@ -88,12 +84,11 @@ def read_ids(file: SourceFile) -> np.ndarray:
         `np.ndarray` of shape `(height, width)` of integers.
 
     Raises:
-        ValueError: if it is gone, damaged, a JPEG, or holds anything but one integer for each pixel; the message names
-            it.
+        ValueError: if the file is damaged, a JPEG, or does not hold one integer for each pixel. The message names it.
     """
-    if file.name.lower().endswith(LOSSY_SUFFIXES):
+    if file.name.lower().endswith(JPEG_SUFFIXES):
         raise ValueError(f"The mask {file.path!r} is a JPEG, which alters ids.")
-    with open_image(read_bytes(file), file.path) as opened:
+    with open_image(file) as (_, opened):
         ids = read_mask(read_image(opened, keep_palette_ids=True))  # (H, W)
     return ids.astype(np.uint8) if ids.dtype == bool else ids
 
@@ -104,7 +99,7 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray) -> bytes:
 
     Args:
         ids (`np.ndarray` of shape `(height, width)`): uint8.
-        palette (`np.ndarray` of shape `(classes, 3)`): uint8 colours; 255 is white.
+        palette (`np.ndarray` of shape `(classes, 3)`): uint8 colours. The colour of 255 is white.
     """
     # All 256 colours: with fewer, Pillow would store fewer bits, and 255 would be lost.
     colours = np.zeros((256, 3), np.uint8)
@@ -112,22 +107,14 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray) -> bytes:
     colours[IGNORE_INDEX] = 255
     picture = Image.fromarray(ids)
     picture.putpalette(colours.tobytes())
-    return encode_png(picture)
+    return encode_image(picture)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """A PNG file in memory."""
+def encode_image(image: Image.Image, image_format: str = "png", **settings: Any) -> bytes:
+    """An image file in memory. The settings are those of Pillow, such as `quality` for JPEG."""
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    image.save(file, format=image_format, **settings)
     return file.getvalue()
 
 
-__all__ = [
-    "EncodedImage",
-    "encode_mask",
-    "encode_png",
-    "open_image",
-    "read_bytes",
-    "read_ids",
-    "read_image_file",
-]
+__all__ = ["EncodedImage", "encode_image", "encode_mask", "open_image", "read_ids", "read_image_file"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..source_files import SourceFiles, read_names
 from .base import BenchmarkConfig, InfraredBenchmark, Row
-from .encoding import EncodedImage, encode_png, open_image, read_bytes
+from .encoding import EncodedImage, encode_image, open_image
 
 
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
@@ -19,8 +19,9 @@ LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 class MFNetConfig(BenchmarkConfig):
     """
     Args:
-        time_of_day (`str`, *optional*): "day" or "night": frames of that time only.
-        use_black_list (`bool`): Leave out the names in `black_list.txt`, which some copies of the dataset have.
+        time_of_day (`str`, *optional*): "day" or "night" for frames of that time only.
+        use_black_list (`bool`): Whether to leave out the names in `black_list.txt`, which some copies of the dataset
+            have.
     """
 
     time_of_day: str | None = None
@@ -31,13 +32,13 @@ class MFNet(InfraredBenchmark):
     """
     MFNet (Ha et al., IROS 2017): 784 frames for training, 392 for validation and 393 for testing, of 9 classes.
 
-    Each published frame is a PNG of four channels, red, green, blue and thermal; what image programs take for
-    transparency is the thermal image. It is divided here into 8-bit PNGs that hold the channels as they are.
+    Each published frame is a PNG of four channels: red, green, blue and thermal. Image programs show the thermal image
+    as transparency. Here each frame is divided into 8-bit PNGs that hold the channels unchanged.
 
     The configurations "thermal" (column `image`), "rgb" (column `image`) and "both" (`image` is thermal, `rgb` the
-    other) also exist for frames of one time of day, such as "thermal_day" and "thermal_night". Left out and counted:
-    mirrored copies, "00001D_flip.png", which the published code writes beside the frames, also where a list names
-    them, and frames that no list names. Lists other than train.txt, val.txt and test.txt are not read.
+    other) also exist for frames of one time of day, such as "thermal_day" and "thermal_night". Two kinds of frames are
+    left out and counted: mirrored copies such as "00001D_flip.png", which the published code writes beside the frames,
+    even if a list names them; and frames that no list names. Only the lists train.txt, val.txt and test.txt are read.
     """
 
     BUILDER_CONFIG_CLASS = MFNetConfig
@@ -90,7 +91,7 @@ class MFNet(InfraredBenchmark):
         if self.config.use_black_list:
             file = files.find_file("black_list.txt")
             if file is None:
-                raise ValueError(f"{files.data_dir!r} has no black_list.txt: leave out use_black_list.")
+                raise ValueError(f"{files.data_dir!r} has no black_list.txt. Do not set use_black_list.")
             black_list = set(map(_stem, read_names(file)))
             self.leave_out("frames of black_list.txt", (row.name for row in rows if row.name in black_list))
             rows = [row for row in rows if row.name not in black_list]
@@ -100,18 +101,18 @@ class MFNet(InfraredBenchmark):
         return rows
 
     def read_images(self, row: Row) -> dict[str, EncodedImage]:
-        with open_image(read_bytes(row.image), row.image.path) as opened:
+        with open_image(row.image) as (_, opened):
             if opened.mode != "RGBA":
                 raise ValueError(
                     f"{row.image.path!r} has the mode {opened.mode}, not the four channels red, green, blue and "
-                    "thermal of the published frames: was it converted?"
+                    "thermal of the published frames. It may have been converted: download it again."
                 )
             channels = np.asarray(opened)  # (H, W, 4), as stored: Pillow does not multiply by the fourth
         rgb, thermal = channels[..., :3], channels[..., 3]
         columns = {"thermal": {"image": thermal}, "rgb": {"image": rgb}, "both": {"image": thermal, "rgb": rgb}}
         name = PurePosixPath(row.image.name).name
         return {
-            column: EncodedImage(name, encode_png(Image.fromarray(np.ascontiguousarray(array))), array.shape[:2])
+            column: EncodedImage(name, encode_image(Image.fromarray(np.ascontiguousarray(array))), array.shape[:2])
             for column, array in columns[self.config.modality].items()
         }
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Benchmarks of thermal and visible images of the same scene in parallel folders, one folder for each split."""
+"""Benchmarks with thermal and visible images of the same scenes in parallel folders for each split."""
 
 from ..source_files import SourceFiles
 from .base import BenchmarkConfig, InfraredBenchmark, Row
@@ -10,17 +10,19 @@ class PairedBenchmark(InfraredBenchmark):
     """
     Files of the same name in the folders `<split>/<thermal>`, `<split>/<rgb>` and `<split>/<annotations>`.
 
-    Configurations: `thermal` (default), the column `image` is the thermal image and the visible ones are not needed;
-    `rgb`, `image` is the visible image and the thermal ones are not needed; `both`, `image` is the thermal image and a
-    further column, `rgb`, the visible one.
+    Configurations:
 
-    What has no partner raises a `ValueError` that names it, and with `allow_partial` is left out.
+    - `thermal` (default): the column `image` is the thermal image. The visible images are not needed.
+    - `rgb`: `image` is the visible image. The thermal images are not needed.
+    - `both`: `image` is the thermal image, and a further column `rgb` the visible one.
+
+    A file without a partner raises a `ValueError` that names it. With `allow_partial`, it is left out instead.
     """
 
     BUILDER_CONFIGS = [BenchmarkConfig(name=modality, modality=modality) for modality in ("thermal", "rgb", "both")]
     DEFAULT_CONFIG_NAME = "thermal"
 
-    # Names of the folders, which a subclass says.
+    # Names of the folders, which a subclass states.
     THERMAL: str
     RGB: str
     ANNOTATIONS: str
@@ -38,8 +40,8 @@ class PairedBenchmark(InfraredBenchmark):
 
 class MSRS(PairedBenchmark):
     """
-    Road scenes by day ("D" at the end of the name) and by night ("N"), picked from MFNet, with thermal images of
-    higher contrast and the classes of MFNet. 8-bit, 640x480 pixels, 1,083 train and 361 test.
+    Road scenes by day ("D" at the end of the name) and by night ("N"). They are a selection from MFNet with its
+    classes, and thermal images of higher contrast: 8-bit, 640x480 pixels, 1,083 train and 361 test.
     """
 
     TITLE = "MSRS (multi-spectral road scenarios)"
@@ -65,14 +67,14 @@ class MSRS(PairedBenchmark):
 
 class PST900(PairedBenchmark):
     """
-    Tunnels and caves, as robots saw them in a search for four kinds of object (DARPA Subterranean Challenge).
+    Tunnels and caves, recorded by robots that search for four kinds of objects (DARPA Subterranean Challenge).
     1280x720 pixels.
 
-    Besides the configurations of all paired benchmarks there is `thermal_raw`, for which `image` is the 16-bit thermal
-    image, if the folders `thermal_raw` are there.
+    Besides the configurations of all paired benchmarks there is `thermal_raw`, whose `image` is the 16-bit thermal
+    image from the folders `thermal_raw`.
 
-    The paper counts 894 pairs, 597 train and 297 test. Other publications count 288 test; a test split of that size
-    passes for whole, too.
+    The paper counts 894 pairs, 597 train and 297 test. Other publications count 288 test, and a test split of that
+    size is accepted, too.
     """
 
     TITLE = "PST900 (Penn subterranean thermal 900)"
@@ -109,8 +111,8 @@ class PST900(PairedBenchmark):
 
 class FMB(PairedBenchmark):
     """
-    Roads in all weathers, by day and by night, 800x600 pixels, 1,220 train and 280 test. The paper names 14 classes;
-    id 0 stands in the masks where there is none of them, and is the class "background" here.
+    Roads in all weathers, by day and by night, 800x600 pixels, 1,220 train and 280 test. The paper names 14 classes.
+    The masks hold id 0 where there is none of them, which is the class "background" here.
     """
 
     TITLE = "FMB (full-time multi-modality benchmark)"

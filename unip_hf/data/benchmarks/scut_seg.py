@@ -19,7 +19,7 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation")}
 class SCUTSegConfig(BenchmarkConfig):
     """
     Args:
-        has_class_ids (`bool`): Whether the masks hold class ids, 0 to 9, and not those of the published files.
+        has_class_ids (`bool`): Whether the masks hold class ids, 0 to 9, instead of the published ids.
     """
 
     has_class_ids: bool = False
@@ -29,14 +29,13 @@ class SCUTSeg(InfraredBenchmark):
     """
     SCUT-Seg (Xiong et al., "MCNet", 2021): 1,345 images for training and 665 for validation, of 10 classes.
 
-    Published masks hold ids as Cityscapes numbers them; the configuration "raw" turns them into class ids by a table,
-    and "converted" takes class ids as they are. Which of the two a folder holds is never guessed: an id that is not of
-    the configuration is an error.
+    Published masks hold ids as in Cityscapes. The configuration "raw" maps them to class ids, and "converted" expects
+    class ids. Which of the two a folder holds is never guessed: an id that does not fit the configuration is an error.
 
-    Images lie in a folder `images`, `image`, `imgs`, `img`, `thermal`, `JPEGImages` or `leftImg8bit`, masks of the
+    Images are in a folder `images`, `image`, `imgs`, `img`, `thermal`, `JPEGImages` or `leftImg8bit`, masks of the
     same names in `labels`, `label`, `masks`, `mask`, `annotations`, `annotation`, `SegmentationClassPNG`,
     `SegmentationClass` or `gtFine`. Splits are folders in these or around them, `images/train` or `train/images`, or
-    the lists train.txt and val.txt. Left out and counted: images that no list names.
+    the lists train.txt and val.txt. Images that no list names are left out and counted.
     """
 
     BUILDER_CONFIG_CLASS = SCUTSegConfig

@@ -15,7 +15,7 @@ COPIES = re.compile(r"\(\d+\)$|~temp$")
 class SODAConfig(BenchmarkConfig):
     """
     Args:
-        annotation_folder (`str`): The folder of masks.
+        annotation_folder (`str`): Name of the folder of masks.
     """
 
     annotation_folder: str = "SegmentationClassPNG"
@@ -26,11 +26,10 @@ class SODA(InfraredBenchmark):
     The real images of SODA (Li et al., "Segmenting Objects in Day and Night", arXiv 1907.10303): 1,168 for training
     and 1,000 for testing, of 21 classes.
 
-    The lists are what counts. Left out and counted: the copies among the published files, such as "0012(1).jpg" and
-    "0034~temp.png", and every other image that no list names, such as the synthetic ones.
+    Only what the lists name is read. All other images are left out and counted: the copies among the published files,
+    such as "0012(1).jpg" and "0034~temp.png", and those that no list names, such as the synthetic images.
 
-    The configurations "segmentation_class_png" and "segmentation_class_one" say which of the two folders of masks is
-    read.
+    The configurations "segmentation_class_png" and "segmentation_class_one" select one of the two folders of masks.
     """
 
     BUILDER_CONFIG_CLASS = SODAConfig

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The ordered list of the images that the sources of InfMix give, and reading them one by one."""
+"""Lists the images of the sources of InfMix, in order, and reads them one by one."""
 
 import dataclasses
 import functools
@@ -10,22 +10,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..reading import without_decoding
+from ..benchmarks import BENCHMARKS
+from ..labelled import load_labelled, select_split
+from ..reading import encoded_bytes, without_decoding
 from ..source_files import SourceFile, SourceFiles
 from .grey_images import UnusableImage, read_grey
-from .sources import THERMAL, Source, is_image
+from .sources import THERMAL, InfMixSource, is_image
 
 
 class Candidate(NamedTuple):
     """One image of a source: the file `name` in a folder or a zip file, or the row of that number in a dataset."""
 
-    source: Source
+    source: InfMixSource
     container: str
     name: str
     is_zipped: bool
@@ -40,27 +42,26 @@ class Candidate(NamedTuple):
     def read(self) -> bytes:
         """
         Raises:
-            OSError: if the file is gone or not to be read.
+            OSError: if the file cannot be read.
             ValueError: if the member of a zip file is damaged.
         """
         if self.source.dataset is None:
             return SourceFile(self.container, self.name, self.is_zipped).read()
-        image = _open_dataset(self.source)[int(self.name)]["image"]
-        return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+        return encoded_bytes(_open_dataset(self.source)[int(self.name)]["image"])
 
 
 @dataclass
 class Candidates:
     """
-    The wanted images of all sources, in their order; some fifty bytes for each.
+    The wanted images of all sources, in their order. An image takes about fifty bytes.
 
     Args:
-        sources (`list[Source]`): Where they come from.
-        containers (`list[tuple[str, bool]]`): Folders and zip files, and whether it is one of the latter.
-        table (`pa.Table`): Columns `source` and `container`, numbers in these lists, and `name`.
+        sources (`list[InfMixSource]`): Where they come from.
+        containers (`list[tuple[str, bool]]`): Path of each folder or zip file, and whether it is a zip file.
+        table (`pa.Table`): Columns `source` and `container`, which are indices into these lists, and `name`.
     """
 
-    sources: list[Source]
+    sources: list[InfMixSource]
     containers: list[tuple[str, bool]]
     table: pa.Table
 
@@ -80,7 +81,7 @@ class Candidates:
         return self.table["source"].to_numpy().astype(np.int64)
 
     def take(self, positions: np.ndarray) -> "Candidates":
-        """Those at these positions, int64 of shape (n,), in their order."""
+        """The candidates at these positions, int64 of shape (n,), in this order."""
         return dataclasses.replace(self, table=self.table.take(pa.array(positions)).combine_chunks())
 
 
@@ -89,10 +90,10 @@ class SourceCount:
     """
     Args:
         found (`int`): Images in a source.
-        taken (`int`): Of these, what its options leave.
-        fingerprint (`str`): Changes when a file that is taken changes its name, its size or its time.
-        classes (`int`, *optional*): Folders of classes.
-        small_classes (`int`): Of these, how many have less than `images_per_class`.
+        taken (`int`): Images that the options of the source select.
+        fingerprint (`str`): Changes when a selected file changes its name, its size or its time.
+        classes (`int`, *optional*): Number of classes, if the source has folders of classes.
+        small_classes (`int`): How many of these have fewer images than `images_per_class`.
     """
 
     found: int
@@ -102,27 +103,27 @@ class SourceCount:
     small_classes: int = 0
 
 
-def list_candidates(sources: Sequence[Source]) -> tuple[Candidates, list[SourceCount]]:
+def list_candidates(sources: Sequence[InfMixSource]) -> tuple[Candidates, list[SourceCount]]:
     """
     Lists the wanted images, without reading any.
 
     Raises:
         OSError: if a folder or file is missing.
-        ValueError: if two sources have the same name, one has no images, two files of one differ in their suffix only,
-            or a zip file is damaged or has a member that leads out of it.
+        ValueError: if two sources have the same name, a source has no images, two of its files differ only in their
+            suffix, or a zip file is damaged or has a member that leads out of it.
     """
-    _open_dataset.cache_clear()  # files may have changed since
+    _open_dataset.cache_clear()  # files may have changed
     names = [source.name for source in sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"Several sources have the name {repeated[0]!r}: rename one, or list it in --sources.")
+        raise ValueError(f"Several sources have the name {repeated[0]!r}. Rename one, or list it in --sources.")
     containers: dict[tuple[str, bool], int] = {}
     tables, counts = [], []
     for number, source in enumerate(sources):
         files, count = _list_source(source)
         if not files:
             where = source.path or f"the dataset {source.dataset!r}"
-            raise ValueError(f"The source {source.name!r} has no images: there are none in {where}.")
+            raise ValueError(f"The source {source.name!r} has no images in {where}.")
         used = [containers.setdefault((file.container, file.is_zipped), len(containers)) for file in files]
         columns = {
             "source": pa.array(np.full(len(files), number, dtype=np.int32)),
@@ -132,11 +133,11 @@ def list_candidates(sources: Sequence[Source]) -> tuple[Candidates, list[SourceC
         tables.append(pa.table(columns))
         counts.append(count)
     if not tables:
-        raise ValueError("There are no sources: give --infrared, --imagenet, --coco or --sources.")
+        raise ValueError("There are no sources. Give --infrared, --imagenet, --coco or --sources.")
     return Candidates(list(sources), list(containers), pa.concat_tables(tables).combine_chunks()), counts
 
 
-def _list_source(source: Source) -> tuple[list[SourceFile], SourceCount]:
+def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
     classes, small_classes = None, 0
     if source.dataset is not None:
         rows = _open_dataset(source)
@@ -170,12 +171,12 @@ def _thermal_folder(path: str) -> str:
     return inner if os.path.isdir(inner) else path
 
 
-def _list_classes(source: Source) -> tuple[list[SourceFile], int, list[int]]:
-    """The wanted files, how many there are, and how many in each class. Holds the names of one class at a time."""
+def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int]]:
+    """The wanted files, how many there are, and how many in each class. It holds the names of one class at a time."""
     root = os.path.abspath(str(source.path))
     if not os.path.isdir(root):
         raise ValueError(
-            f"The source {source.name!r}: images_per_class needs a folder, not {root!r}: unpack it first."
+            f"The source {source.name!r}: images_per_class needs a folder, got {root!r}. Unpack it first."
         )
     files: list[SourceFile] = []
     class_sizes = []
@@ -184,40 +185,37 @@ def _list_classes(source: Source) -> tuple[list[SourceFile], int, list[int]]:
         stems = [name.rpartition(".")[0] for name in names]
         if len(set(stems)) < len(stems):
             stem = next(stem for stem in stems if stems.count(stem) > 1)
-            raise ValueError(f"The folder {os.path.join(root, folder)!r} has several images {stem!r}: remove one.")
+            raise ValueError(f"The folder {os.path.join(root, folder)!r} has several images {stem!r}. Remove one.")
         class_sizes.append(len(names))
         files += [SourceFile(root, f"{folder}/{name}", False) for name in names[: source.images_per_class]]
     return files, sum(class_sizes), class_sizes
 
 
 @functools.cache
-def _open_dataset(source: Source) -> datasets.Dataset:
-    """Opened once in each process; the encoded files of its images are not decoded."""
-    from ..loading import BENCHMARKS, load_infrared_dataset  # imports this package
-
+def _open_dataset(source: InfMixSource) -> datasets.Dataset:
+    """The images of a dataset as encoded files. It is opened once in each process."""
     assert source.dataset is not None
-    loaded: Any = load_infrared_dataset(
+    loaded = load_labelled(
         source.dataset,
         source.data_dir,
-        source.split,
         config_name=source.config_name,
         allow_partial=source.allow_partial and source.dataset in BENCHMARKS,  # others are never partial
     )
-    if isinstance(loaded, dict):
-        loaded = datasets.concatenate_datasets([loaded[split] for split in loaded])
-    return without_decoding(loaded.select_columns(["image"]))
+    rows = select_split(loaded, "+".join(loaded) if source.split is None else source.split)
+    return without_decoding(rows.select_columns(["image"]))
 
 
-def _fingerprint_of_dataset(source: Source, rows: datasets.Dataset) -> str:
-    """Of its files, wherever they lie, if it has any."""
+def _fingerprint_of_dataset(source: InfMixSource, rows: datasets.Dataset) -> str:
+    """Changes when the files of the dataset change or, if it has no files of its own, its copy in the cache."""
     data_dir = source.data_dir or ""
     if os.path.isdir(data_dir) or zipfile.is_zipfile(data_dir):
         return SourceFiles(data_dir).fingerprint
-    return rows._fingerprint
+    paths = [Path(file["filename"]) for file in rows.cache_files]
+    return " ".join([str(len(rows)), *(f"{path.name} {path.stat().st_size}" for path in paths)])
 
 
 class Outcome(IntEnum):
-    """What becomes of a candidate."""
+    """What became of a candidate."""
 
     KEPT = 0
     TOO_DARK = 1
@@ -228,13 +226,14 @@ class Outcome(IntEnum):
 
 def read_candidate(candidate: Candidate, skip_damaged: bool) -> tuple[Outcome, np.ndarray | None]:
     """
-    The grey image of a candidate, cropped as its source says, unless it is too dark or, with `skip_damaged`, damaged.
+    Reads a candidate as a grey image, cropped as its source says. Images that are too dark are left out, and with
+    `skip_damaged` damaged ones as well.
 
     Returns:
         `Outcome.KEPT` and what [`read_grey`] returns, or another outcome and `None`.
 
     Raises:
-        ValueError: if its file cannot be read or is damaged; the message names it.
+        ValueError: if its file cannot be read or is damaged. The message names it.
     """
     source = candidate.source
     try:

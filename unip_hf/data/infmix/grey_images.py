@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images of any kind as grey ones of limited size."""
+"""Makes images of any kind grey, and limits their size."""
 
 import functools
 import io
@@ -11,17 +11,14 @@ from ...modeling.image_processing_unip import UnipImageProcessor
 from ...modeling.image_reading_unip import read_image
 
 
-IMAGE_FORMATS = {"jpeg": ".jpg", "png": ".png"}
-
-
 class UnusableImage(ValueError):
-    """A file that is damaged, no image, or whose channels or depth would be lost; the message names it."""
+    """A file is damaged, not an image, or has channels or a depth that would be lost. The message names it."""
 
 
 def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
     """
-    Decodes an image and makes it grey as UNIP's pre-training did (`convert("L")`, ITU-R 601 luminance), turned upright
-    if EXIF says so. Grey images keep their values and their depth.
+    Decodes an image and makes it grey as in UNIP's pre-training (`convert("L")`, ITU-R 601 luminance). It is turned
+    upright if EXIF says so. Grey images keep their values and their depth.
 
     Args:
         encoded (`bytes`): A file that Pillow reads.
@@ -29,7 +26,7 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
         crop_border (`int`, *optional*, defaults to 0): Pixels to cut off on each side.
 
     Returns:
-        `np.ndarray` of shape `(height, width)`: uint8; uint16, int32 or float32 if the file has more than 8 bits.
+        `np.ndarray` of shape `(height, width)`: uint8, or uint16, int32 or float32 if the file has more than 8 bits.
 
     Raises:
         UnusableImage: if it cannot be read, or holds NaN.
@@ -41,10 +38,10 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
         if not np.isfinite(array).all():
             raise ValueError("it holds NaN or infinite values")
     except UnidentifiedImageError as error:
-        raise UnusableImage(f"The image {name!r} cannot be used: Pillow does not know what it is.") from error
+        raise UnusableImage(f"The image {name!r} cannot be used: Pillow cannot identify it.") from error
     except MemoryError:
         raise
-    except Exception as error:  # in damaged files Pillow stumbles over many things
+    except Exception as error:  # damaged files can lead Pillow to any exception
         reason = str(error).rstrip(".") or type(error).__name__
         raise UnusableImage(f"The image {name!r} cannot be used: {reason}.") from error
     if array.ndim == 3:
@@ -56,7 +53,7 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
 
 
 def _without_further_channels(image: Image.Image) -> Image.Image:
-    """Print colours as RGB, and no transparency where nothing is transparent; all else as it is."""
+    """Converts print colours to RGB, and drops an alpha channel if nothing is transparent."""
     is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if image.mode == "CMYK":
         return image.convert("RGB")
@@ -72,10 +69,10 @@ def _default_processor() -> UnipImageProcessor:
 
 def to_8_bits(image: np.ndarray) -> np.ndarray:
     """
-    8-bit values as they are; others between percentiles of the image, as [`UnipImageProcessor`] scales them.
+    Keeps 8-bit values, and scales others between percentiles of the image, as [`UnipImageProcessor`] does.
 
     Args:
-        image (`np.ndarray` of shape `(height, width)`): Of any depth.
+        image (`np.ndarray` of shape `(height, width)`): Any depth.
 
     Returns:
         uint8 `np.ndarray` of the same shape.
@@ -86,7 +83,7 @@ def to_8_bits(image: np.ndarray) -> np.ndarray:
 
 
 def to_16_bits(image: np.ndarray) -> np.ndarray:
-    """Integers that fit as they are; others between percentiles of the image. uint16 of the same shape."""
+    """Keeps integers that fit into uint16, and scales other values between percentiles of the image."""
     if image.dtype.kind in "ui" and image.min() >= 0 and image.max() <= 65535:
         return image.astype(np.uint16)
     return (_default_processor().scale_intensities(image) * 65535 + 0.5).astype(np.uint16)
@@ -94,11 +91,11 @@ def to_16_bits(image: np.ndarray) -> np.ndarray:
 
 def limit_size(image: np.ndarray, shortest_edge: int | None) -> np.ndarray:
     """
-    Makes an image smaller, antialiased (bicubic), so that its shorter side has `shortest_edge` pixels at most.
+    Shrinks an image (bicubic, antialiased) so that its shorter side has at most `shortest_edge` pixels.
 
     Args:
         image (`np.ndarray` of shape `(height, width)`): uint8 or uint16.
-        shortest_edge (`int`, *optional*): Pixels; `None` leaves it as it is.
+        shortest_edge (`int`, *optional*): Pixels. `None` keeps the size.
     """
     height, width = image.shape
     if shortest_edge is None or min(height, width) <= shortest_edge:
@@ -109,31 +106,9 @@ def limit_size(image: np.ndarray, shortest_edge: int | None) -> np.ndarray:
 
 
 def prepare_grey(image: np.ndarray, shortest_edge: int | None, image_format: str) -> np.ndarray:
-    """What is written of an image from [`read_grey`]: 8 bits, or 16 where it has more and the format is PNG."""
+    """What is written of an image from [`read_grey`]: 8 bits, or 16 if it has more than 8 and the format is PNG."""
     keeps_depth = image_format == "png" and image.dtype != np.uint8
     return limit_size(to_16_bits(image) if keeps_depth else to_8_bits(image), shortest_edge)
 
 
-def encode(image: np.ndarray, image_format: str, quality: int) -> bytes:
-    """
-    Args:
-        image (`np.ndarray` of shape `(height, width)`): uint8, or uint16 for PNG.
-        image_format (`str`): `"jpeg"` or `"png"`, which is lossless.
-        quality (`int`): Of JPEG, 1 to 100.
-    """
-    file = io.BytesIO()
-    settings = {"quality": quality} if image_format == "jpeg" else {}
-    Image.fromarray(image).save(file, format=image_format, **settings)
-    return file.getvalue()
-
-
-__all__ = [
-    "IMAGE_FORMATS",
-    "UnusableImage",
-    "encode",
-    "limit_size",
-    "prepare_grey",
-    "read_grey",
-    "to_8_bits",
-    "to_16_bits",
-]
+__all__ = ["UnusableImage", "limit_size", "prepare_grey", "read_grey", "to_8_bits", "to_16_bits"]

@@ -2,11 +2,11 @@
 """
 Finds images that look nearly the same by the Hamming distance of their perceptual hashes, without comparing all pairs.
 
-What distances mean was looked at in real frames (HIT-UAV from drones, LLVIP from fixed cameras, RoadScene from cars).
-A hash has 32 of its 64 bits set, so distances are even. Up to 4 lay the same view with people who had moved, up to 12
-the same place with the camera moved a little, and from 14 on different streets as well. The default is 4: of 580
-HIT-UAV frames 62 go, of 44 LLVIP frames 5, of 221 RoadScene frames none. Among a million unrelated images chance alone
-makes less than one pair at distance 4, but some 300 at 8 and ten thousand at 10.
+What distances mean was determined on real frames (HIT-UAV from drones, LLVIP from fixed cameras, RoadScene from cars).
+A hash has 32 of its 64 bits set, so distances are even. Frames up to distance 4 showed the same view with people who
+had moved, those up to 12 the same place with the camera moved a little, and from 14 on there were different streets as
+well. The default of 4 removes 62 of 580 HIT-UAV frames, 5 of 44 LLVIP frames, and none of 221 RoadScene frames. Among
+a million unrelated images, less than one pair has distance 4 by chance, but about 300 have 8 and ten thousand have 10.
 """
 
 import itertools
@@ -24,8 +24,8 @@ MAX_CANDIDATES = 1 << 22  # compared at once, which bounds the memory
 
 def perceptual_hash(image: np.ndarray) -> int:
     """
-    The 64 signs of the lowest frequencies (`imagehash.phash`), which survive scaling, compression and small changes
-    of contrast, but not mirroring or other crops.
+    The 64 signs of the lowest frequencies (`imagehash.phash`). They survive scaling, compression and small changes of
+    contrast, but not mirroring or other crops.
 
     Args:
         image (`np.ndarray` of shape `(height, width)`): uint8.
@@ -37,8 +37,8 @@ def perceptual_hash(image: np.ndarray) -> int:
 class HashIndex:
     """
     Looks up hashes within a Hamming distance by multi-index hashing (Norouzi et al., CVPR 2012): two hashes that
-    differ in at most `distance` bits differ in at most `distance // 4` bits of at least one of their four parts, so
-    only those that share nearly the same part are compared.
+    differ in at most `distance` bits differ in at most `distance // 4` bits of at least one of their four parts. So
+    only hashes with nearly the same part are compared.
 
     Args:
         hashes (`np.ndarray` of shape `(N,)`): uint64.
@@ -87,13 +87,13 @@ def find_near_duplicates(
     hashes: np.ndarray, distance: int, progress: Callable[[int], None] | None = None
 ) -> np.ndarray:
     """
-    Marks every hash that lies within a Hamming distance of an earlier one which is not marked itself: the first in
-    order of a group stays, and a slow pan over a scene keeps a frame wherever it has moved on by more than `distance`.
+    Marks every hash within a Hamming distance of an earlier one that is not marked itself. So the first of a group
+    stays, and a slow pan over a scene keeps a frame whenever it has moved on by more than `distance`.
 
     Args:
         hashes (`np.ndarray` of shape `(N,)`): uint64.
         distance (`int`): 0 to 15.
-        progress (*optional*): Is told how many hashes were done now, from time to time.
+        progress (*optional*): Called from time to time with the number of hashes done since the last call.
 
     Returns:
         bool `np.ndarray` of shape `(N,)`.
@@ -115,7 +115,7 @@ def find_near_duplicates(
 
 
 def _bands(hashes: np.ndarray) -> list[np.ndarray]:
-    """Four parts of 16 bits, uint16 of shape (N,); a row of frequencies in each would be uneven, so rows alternate."""
+    """Four parts of 16 bits, uint16 of shape (N,), in which rows of frequencies alternate, or they would be uneven."""
     octets = hashes.astype(">u8").view(np.uint8).reshape(-1, 8).astype(np.uint16)  # (N, 8)
     return [octets[:, band] << 8 | octets[:, band + 4] for band in range(NUM_BANDS)]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What was written of InfMix: which plan a folder follows, the numbers, and the dataset card."""
+"""The output folder of InfMix: the plan that it follows, the numbers, and the dataset card."""
 
 import dataclasses
 import json
@@ -20,10 +20,10 @@ from ..._version import __version__
 from ...files import write_whole
 from ..parquet import size_category
 from .candidates import Outcome, SourceCount
-from .sources import Source
+from .sources import InfMixSource
 
 
-PAPER_MEAN, PAPER_STD = 0.3801, 0.1871  # with which UNIP's pre-training normalises
+PAPER_MEAN, PAPER_STD = 0.3801, 0.1871  # of UNIP's pre-training
 COLUMNS = {
     "name": "source",
     "found": "found",
@@ -39,20 +39,20 @@ COLUMNS = {
 @dataclass
 class InfMixReport:
     """
-    What came from where.
+    How many images came from which source.
 
     Args:
         plan (`dict`): Settings, sources and evaluation sets.
         sources (`list[dict]`): For each source its `name`, how many images were `found`, how many of these its options
-            left (`taken`), and what became of them: `too_dark`, `damaged`, `in_evaluation_set`, `duplicate`, `kept`;
-            of sources with classes, how many there are (`classes`) and how many have too few images
+            selected (`taken`), and what became of them: `too_dark`, `damaged`, `in_evaluation_set`, `duplicate`,
+            `kept`. For a source with classes also their number (`classes`) and how many have too few images
             (`small_classes`).
-        evaluation_sets (`list[dict]`): For each its `name`, `images`, how many of these are `damaged`, and how many
-            candidates look like one of the others (`matches`).
+        evaluation_sets (`list[dict]`): For each its `name`, its number of `images`, how many of these are `damaged`,
+            and how many candidates look like one of the others (`matches`).
         num_images (`int`): Images written.
-        mean, std (`float`): Over all pixels of the images written, on a scale of 0..1.
-        shards (`dict[str, int]`): Images of each file.
-        versions (`dict[str, str]`): Of the libraries that the bytes depend on.
+        mean, std (`float`): Mean and standard deviation of all pixels written, on a scale of 0..1.
+        shards (`dict[str, int]`): Images in each file.
+        versions (`dict[str, str]`): Versions of the libraries on which the bytes depend.
     """
 
     plan: dict[str, Any]
@@ -76,12 +76,12 @@ class InfMixReport:
     ) -> "InfMixReport":
         """
         Args:
-            plan (`dict`): What the run was to do.
-            counts (`Sequence[SourceCount]`): Of the sources.
-            table (`np.ndarray` of shape `(sources, outcomes)`): int64, images.
+            plan (`dict`): Settings, sources and evaluation sets.
+            counts (`Sequence[SourceCount]`): Counts of each source.
+            table (`np.ndarray` of shape `(sources, outcomes)`): int64, numbers of images.
             looked_up (`Sequence[dict]`): `damaged` and `matches` of each evaluation set.
             histogram (`np.ndarray` of shape `(256,)`): int64, pixels by grey value.
-            paths (`Sequence[Path]`): Of the shards.
+            paths (`Sequence[Path]`): The shards.
         """
         sources = [
             {
@@ -111,7 +111,7 @@ class InfMixReport:
 
     @property
     def table(self) -> list[list[str]]:
-        """Rows of text: a heading, the sources, and the sum."""
+        """Rows of text: a heading, the sources, and the total."""
         sums = {"name": "total"} | {key: sum(row[key] for row in self.sources) for key in list(COLUMNS)[1:]}
         rows = [[str(row["name"]), *(f"{row[key]:,}" for key in list(COLUMNS)[1:])] for row in [*self.sources, sums]]
         return [list(COLUMNS.values()), *rows]
@@ -125,18 +125,19 @@ class InfMixReport:
             if row.get("small_classes")
         ]
         notes += [
-            f"Evaluation set {row['name']}, {row['images']:,} images: {row['matches']:,} look like one of them and "
-            "are left out."
+            f"Evaluation set {row['name']}, {row['images']:,} images: {row['matches']:,} candidates look like one of "
+            "them and are left out."
             for row in self.evaluation_sets
         ]
         notes += [
-            f"{row['damaged']:,} images of the evaluation set {row['name']} cannot be read: their like stays."
+            f"{row['damaged']:,} images of the evaluation set {row['name']} cannot be read, so that images like them "
+            "are not left out."
             for row in self.evaluation_sets
             if row["damaged"]
         ]
         notes.append(
-            f"Mean {self.mean:.4f}, standard deviation {self.std:.4f} of all pixels, grey values as 0..1 (UNIP's "
-            f"pre-training: {PAPER_MEAN}, {PAPER_STD})."
+            f"All pixels, as grey values 0..1, have the mean {self.mean:.4f} and the standard deviation "
+            f"{self.std:.4f} (UNIP's pre-training: {PAPER_MEAN}, {PAPER_STD})."
         )
         return notes
 
@@ -149,24 +150,24 @@ class InfMixReport:
 
 def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> InfMixReport | None:
     """
-    Prepares a folder for a run: an empty one, one that holds an unfinished run of the same plan, or, with `overwrite`,
-    one that holds any run.
+    Prepares a folder for a run. The folder must be empty or hold an unfinished run of the same plan or, with
+    `overwrite`, any run.
 
     Returns:
         The report, if the run was finished before.
 
     Raises:
-        ValueError: if the folder holds something else; the message says what differs.
+        ValueError: if the folder holds something else. The message says what differs.
     """
     unfinished, finished = output_dir / "unfinished" / "plan.json", output_dir / "infmix.json"
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {str(output_dir)!r} is a file.")
     is_run = unfinished.is_file() or finished.is_file()
-    # A run that was killed at once may have left but an unfinished file.
+    # A run that was killed at once may have left nothing but an unfinished file.
     if not is_run and any(path.is_file() and ".incomplete-" not in str(path) for path in output_dir.rglob("*")):
-        raise ValueError(f"{str(output_dir)!r} holds something else than InfMix: choose another --output_dir.")
+        raise ValueError(f"{str(output_dir)!r} holds something other than InfMix. Choose another --output_dir.")
     if is_run and overwrite:
-        # What tells that this is a run goes last, so that a run killed here can be started again.
+        # The file that marks the folder as a run is removed last, so that a run killed here can be started again.
         files = [*(output_dir / "data").glob("train-*.parquet"), *unfinished.parent.glob("*.npz")]
         for file in [*files, output_dir / "README.md", unfinished, finished]:
             file.unlink(missing_ok=True)
@@ -189,7 +190,7 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
 
 
 def _differences(before: dict[str, Any], plan: dict[str, Any]) -> list[str]:
-    """Sentences about what differs between two plans."""
+    """Phrases about what differs between two plans."""
     found = [
         f"{name} was {before['settings'].get(name)!r}, is {value!r}"
         for name, value in plan["settings"].items()
@@ -210,7 +211,7 @@ def _differences(before: dict[str, Any], plan: dict[str, Any]) -> list[str]:
 
 
 def write_finished(output_dir: Path, report: InfMixReport) -> None:
-    """Writes the dataset card and then the numbers, which make the folder a finished one."""
+    """Writes the dataset card, and then the numbers, which mark the run as finished."""
     with write_whole(output_dir / "README.md") as staged:
         make_card(report).save(staged)
     with write_whole(output_dir / "infmix.json") as staged:
@@ -219,7 +220,7 @@ def write_finished(output_dir: Path, report: InfMixReport) -> None:
 
 
 def make_card(report: InfMixReport) -> DatasetCard:
-    """The dataset card: what came from where, how it was made, and how to load it."""
+    """The dataset card: the sources, how the set was made, and how to load it."""
     metadata = DatasetCardData(
         pretty_name="InfMix",
         license="other",
@@ -230,7 +231,7 @@ def make_card(report: InfMixReport) -> DatasetCard:
     )
     heading, *rows = [f"| {' | '.join(row)} |" for row in report.table]
     rule = "|---" + "|---:" * (len(COLUMNS) - 1) + "|"
-    defaults = {field.name: field.default for field in dataclasses.fields(Source)}
+    defaults = {field.name: field.default for field in dataclasses.fields(InfMixSource)}
     options = []
     for source in report.plan["sources"]:
         given = {name: value for name, value in source.items() if name in defaults and value != defaults[name]}
@@ -250,7 +251,7 @@ def make_card(report: InfMixReport) -> DatasetCard:
         "\n".join([heading, rule, *rows]),
         "\n".join(f"- {note}" for note in report.notes),
         "## Licence",
-        "Each source keeps its own licence, and many allow research only: see to it before you use or share these "
+        "Each source keeps its own licence, and many allow research only. Check them before you use or share these "
         "images.",
         "## Settings",
         "\n".join([*settings, *options]),

@@ -1,64 +1,70 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Writes InfMix as parquet files, in several processes, so that an interrupted run goes on where it was."""
+"""Writes InfMix as parquet files, in several processes. An interrupted run can be continued."""
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from ...files import write_whole
 from ...progress import Progress
+from ..benchmarks.encoding import encode_image
 from .candidates import Candidates, Outcome, SourceCount, list_candidates, read_candidate
 from .grey_images import prepare_grey, to_8_bits
 from .near_duplicates import HashIndex, find_near_duplicates, perceptual_hash
 from .report import InfMixReport, open_output_dir, write_finished
-from .rows import FEATURES, InfMixSettings, make_row, mixed_order
-from .sources import Source
+from .settings import IMAGE_FORMATS, InfMixSettings
+from .sources import InfMixSource
 from .workers import run_in_processes
 
 
+FEATURES = datasets.Features(
+    {"image": datasets.Image(), "source": datasets.Value("string"), "name": datasets.Value("string")}
+)
 ROWS_OF_GROUP = 100  # the least that a reader loads
 LOOKED_AT_ONCE = 500  # images of one file of hashes
-SHARD_MULTIPLE = 8  # so that 1, 2, 4 or 8 processes have equally many shards each
+SHARD_MULTIPLE = 8  # 1, 2, 4 or 8 processes have equally many shards each
 
 
 def prepare_infmix(
-    sources: Sequence[Source],
+    sources: Sequence[InfMixSource],
     output_dir: str | os.PathLike,
     settings: InfMixSettings | None = None,
-    evaluation_sets: Sequence[Source] = (),
+    evaluation_sets: Sequence[InfMixSource] = (),
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> InfMixReport:
     """
-    Makes grey images of all sources, in a mixed order, and writes them to `data/train-00000-of-00008.parquet`, ...,
-    columns `image`, `source` and `name`, beside `infmix.json` with the numbers and a dataset card, `README.md`.
+    Makes grey images of all sources and writes them in random order to `data/train-00000-of-00008.parquet`, ..., with
+    the columns `image`, `source` and `name`, beside `infmix.json` with the numbers and a dataset card, `README.md`.
 
-    The content depends on sources and settings alone. A run that was interrupted, however it was, goes on when it is
-    started again, and `infmix.json` appears last. Only `skip_damaged` may be turned on for that.
+    The content depends only on sources and settings. A run that was interrupted in any way continues when it is
+    started again with the same arguments, and `infmix.json` is written last. Only `skip_damaged` may be turned on.
 
     Args:
-        sources (`Sequence[Source]`): Such as [`find_sources`] gives.
+        sources (`Sequence[InfMixSource]`): As [`find_infmix_sources`] returns them.
         output_dir (`str` or `os.PathLike`): Folder.
-        settings (`InfMixSettings`, *optional*): By default those of the class.
-        evaluation_sets (`Sequence[Source]`, *optional*): Such as [`find_evaluation_sets`] gives. Images that look
-            nearly like one of theirs, by `hash_distance`, are left out.
+        settings (`InfMixSettings`, *optional*): By default `InfMixSettings()`.
+        evaluation_sets (`Sequence[InfMixSource]`, *optional*): As [`find_evaluation_sets`] returns them. Images that
+            look nearly like one of theirs, within `hash_distance`, are left out.
         num_workers (`int`, *optional*, defaults to 1): Processes.
-        overwrite (`bool`, *optional*, defaults to `False`): Remove what an earlier run wrote, and start anew.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to remove what an earlier run wrote.
 
     Returns:
-        [`InfMixReport`]: what came from where.
+        [`InfMixReport`]: how many images came from which source.
 
     Raises:
         OSError: if a source is missing or the disk is full.
-        ValueError: if the folder holds something else, or an image is damaged; the message names it.
+        ValueError: if the folder holds something else, or an image is damaged. The message names it.
     """
     settings = settings or InfMixSettings()
     output_dir = Path(output_dir)
@@ -74,9 +80,10 @@ def prepare_infmix(
         outcomes, looked_up = _choose(candidates, evaluation, settings, output_dir / "unfinished", num_workers)
     table = np.zeros((len(sources), len(Outcome)), dtype=np.int64)  # images by source and outcome
     np.add.at(table, (candidates.source_numbers, outcomes), 1)
-    kept = mixed_order(np.flatnonzero(outcomes == Outcome.KEPT), settings.seed)
+    kept = np.flatnonzero(outcomes == Outcome.KEPT)
+    kept = np.random.Generator(np.random.PCG64(settings.seed)).permutation(kept)
     if not len(kept):
-        raise ValueError("No image is left: all are too dark, damaged, or in an evaluation set.")
+        raise ValueError("No image is left. All are too dark, damaged, or in an evaluation set.")
     table[:, Outcome.KEPT] = 0  # the shards may still find some too dark or damaged
     histogram = np.zeros(256, dtype=np.int64)
     paths = _write_shards(candidates, kept, settings, output_dir, num_workers)
@@ -85,7 +92,7 @@ def prepare_infmix(
         table += np.array(written["outcomes"])
         histogram += np.array(written["histogram"])
     if not histogram.sum():
-        raise ValueError("No image is left: all are too dark or damaged.")
+        raise ValueError("No image is left. All are too dark or damaged.")
     report = InfMixReport.from_counts(plan, counts, table, looked_up, histogram, paths)
     write_finished(output_dir, report)
     return report
@@ -93,14 +100,14 @@ def prepare_infmix(
 
 def _make_plan(
     settings: InfMixSettings,
-    sources: Sequence[Source],
+    sources: Sequence[InfMixSource],
     counts: Sequence[SourceCount],
-    evaluation_sets: Sequence[Source],
+    evaluation_sets: Sequence[InfMixSource],
     evaluation_counts: Sequence[SourceCount],
 ) -> dict[str, Any]:
-    """All that the content depends on. Where files lie is left out: the folder may be given to others."""
+    """All that the content depends on. Paths are left out, because the folder may be given to others."""
 
-    def describe(source: Source, count: SourceCount) -> dict[str, Any]:
+    def describe(source: InfMixSource, count: SourceCount) -> dict[str, Any]:
         fields = {
             name: value for name, value in dataclasses.asdict(source).items() if name not in ("path", "data_dir")
         }
@@ -121,23 +128,23 @@ def _choose(
     num_workers: int,
 ) -> tuple[np.ndarray, list[dict[str, int]]]:
     """
-    Looks at all images; the outcome of each, uint8 (N,), and for each evaluation set how many candidates look like one
-    of its images (`matches`) and how many of its images are `damaged`.
+    Looks at all images. Returns the outcome of each, uint8 (N,), and for each evaluation set how many candidates look
+    like one of its images (`matches`) and how many of its images are `damaged`.
     """
     indices, looked_up = [], []
     if evaluation is not None:
-        their_outcomes, theirs = _look(evaluation, settings.skip_damaged, folder, "evaluation", num_workers)
+        their_outcomes, theirs = _look(evaluation, settings, folder, "evaluation", num_workers)
         for number, source in enumerate(evaluation.sources):
             is_theirs = evaluation.source_numbers == number
             is_readable = is_theirs & (their_outcomes == Outcome.KEPT)
             if not is_readable.any():
                 raise ValueError(
-                    f"No image of the evaluation set {source.name!r} can be used, so nothing would be left out: give "
-                    "a benchmark as NAME=PATH, which reads its files as they are meant."
+                    f"No image of the evaluation set {source.name!r} can be used, so nothing would be left out. Give "
+                    "a benchmark as NAME=PATH, so that its files are read correctly."
                 )
             indices.append(HashIndex(theirs[is_readable], settings.hash_distance))
             looked_up.append({"damaged": int((is_theirs & (their_outcomes == Outcome.DAMAGED)).sum())})
-    outcomes, hashes = _look(candidates, settings.skip_damaged, folder, "sources", num_workers)
+    outcomes, hashes = _look(candidates, settings, folder, "sources", num_workers)
     for index, numbers in zip(indices, looked_up):
         left = np.flatnonzero((outcomes == Outcome.KEPT) | (outcomes == Outcome.IN_EVALUATION_SET))
         found = left[index.contains_near(hashes[left])]
@@ -153,33 +160,40 @@ def _choose(
 
 
 def _look(
-    candidates: Candidates, skip_damaged: bool, folder: Path, kind: str, num_workers: int
+    candidates: Candidates, settings: InfMixSettings, folder: Path, kind: str, num_workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates, in files that a next run reads."""
-    starts = range(0, len(candidates), LOOKED_AT_ONCE)
-    pieces = {start: folder / f"{kind}-{start // LOOKED_AT_ONCE:05d}.npz" for start in starts}
-    todo = [start for start in starts if not pieces[start].exists()]
-
-    def tasks() -> Iterator[tuple]:
-        for start in todo:
-            positions = np.arange(start, min(start + LOOKED_AT_ONCE, len(candidates)))
-            yield candidates.take(positions), skip_damaged, pieces[start]
-
-    done = sum(min(LOOKED_AT_ONCE, len(candidates) - start) for start in starts if start not in todo)
-    progress = Progress(f"Looking at images ({kind})", len(candidates), done)
-    for number in run_in_processes(look_at_images, tasks(), min(num_workers, max(1, len(todo)))):
-        progress.update(steps=number)
-    progress.close()
-    loaded = [np.load(piece) for piece in pieces.values()]
+    """Outcomes, uint8 (N,), and perceptual hashes, uint64 (N,), of all candidates. The next run reads their files."""
+    slices = np.split(np.arange(len(candidates)), range(LOOKED_AT_ONCE, len(candidates), LOOKED_AT_ONCE))
+    files = {folder / f"{kind}-{number:05d}.npz": positions for number, positions in enumerate(slices)}
+    _write_missing(look_at_images, f"Looking at images ({kind})", files, candidates, settings, num_workers)
+    loaded = [np.load(file) for file in files]
     return np.concatenate([piece["outcomes"] for piece in loaded]), np.concatenate([p["hashes"] for p in loaded])
 
 
-def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> int:
-    """Writes outcomes and hashes of some candidates to a `.npz` file, and returns how many they are."""
+def _write_missing(
+    write: Callable[[Candidates, InfMixSettings, Path], int],
+    title: str,
+    files: dict[Path, np.ndarray],
+    candidates: Candidates,
+    settings: InfMixSettings,
+    num_workers: int,
+) -> None:
+    """Writes the files that do not exist yet, each from the candidates at its positions, in several processes."""
+    todo = {path: positions for path, positions in files.items() if not path.exists()}
+    tasks = ((candidates.take(positions), settings, path) for path, positions in todo.items())
+    total, left = (sum(map(len, part.values())) for part in (files, todo))
+    progress = Progress(title, total, done=total - left)
+    for number in run_in_processes(write, tasks, min(num_workers, max(1, len(todo)))):
+        progress.update(steps=number)
+    progress.close()
+
+
+def look_at_images(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
+    """Writes outcomes and hashes of some candidates to a `.npz` file. Returns the number of candidates."""
     outcomes = np.zeros(len(candidates), dtype=np.uint8)
     hashes = np.zeros(len(candidates), dtype=np.uint64)
     for number, candidate in enumerate(candidates):
-        outcomes[number], image = read_candidate(candidate, skip_damaged)
+        outcomes[number], image = read_candidate(candidate, settings.skip_damaged)
         if image is not None:
             hashes[number] = perceptual_hash(to_8_bits(image))
     with write_whole(target) as staged:
@@ -190,34 +204,30 @@ def look_at_images(candidates: Candidates, skip_damaged: bool, target: Path) -> 
 def _write_shards(
     candidates: Candidates, kept: np.ndarray, settings: InfMixSettings, output_dir: Path, num_workers: int
 ) -> list[Path]:
-    """Writes the shards that are not there yet; returns the paths of all."""
+    """Writes the shards that do not exist yet. Returns the paths of all."""
     num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
     num_shards = min(num_shards, len(kept))
+    name = f"train-{{:05d}}-of-{num_shards:05d}.parquet"
     slices = np.array_split(kept, num_shards)
-    paths = [output_dir / "data" / f"train-{i:05d}-of-{num_shards:05d}.parquet" for i in range(num_shards)]
-    todo = [number for number, path in enumerate(paths) if not path.exists()]
-    tasks = ((candidates.take(slices[number]), settings, paths[number]) for number in todo)
-    done = len(kept) - sum(len(slices[number]) for number in todo)
-    progress = Progress("Writing images", len(kept), done)
-    for number in run_in_processes(write_shard, tasks, min(num_workers, max(1, len(todo)))):
-        progress.update(steps=number)
-    progress.close()
-    return paths
+    files = {output_dir / "data" / name.format(number): positions for number, positions in enumerate(slices)}
+    _write_missing(write_shard, "Writing images", files, candidates, settings, num_workers)
+    return list(files)
 
 
 def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
     """
-    Writes the images of some candidates to a parquet file, which appears when it is whole, and returns how many
-    candidates they are. Its metadata holds, under "infmix", how many images of each source had which outcome, and how
-    many pixels have which of the 256 grey values.
+    Writes the images of some candidates to a parquet file, which appears when it is whole. Its metadata holds, under
+    "infmix", how many images of each source had which outcome, and how many pixels have which of the 256 grey values.
+    Returns the number of candidates.
     """
     histogram = np.zeros(256, dtype=np.int64)
     outcomes = np.zeros((len(candidates.sources), len(Outcome)), dtype=np.int64)
     numbers = {source.name: number for number, source in enumerate(candidates.sources)}
-    schema = FEATURES.arrow_schema
+    schema, suffix = FEATURES.arrow_schema, IMAGE_FORMATS[settings.image_format]
+    quality = {"quality": settings.quality} if settings.image_format == "jpeg" else {}
     rows: list[dict[str, Any]] = []
     with write_whole(target) as staged:
-        # Encoded images become no smaller, and a dictionary of them would be held in memory.
+        # Compression does not make encoded images smaller, and a dictionary of them would stay in memory.
         columns = {"use_dictionary": ["source"], "write_statistics": ["source", "name"]}
         with pq.ParquetWriter(staged, schema, compression="none", **columns) as writer:
             for candidate in candidates:
@@ -226,7 +236,10 @@ def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) 
                 if image is not None:
                     grey = prepare_grey(image, settings.shortest_edge, settings.image_format)
                     histogram += np.bincount(to_8_bits(grey).ravel(), minlength=256)
-                    rows.append(make_row(candidate.source.name, candidate.name, grey, settings))
+                    path = PurePosixPath(candidate.source.name, candidate.name).with_suffix(suffix)
+                    encoded = encode_image(Image.fromarray(grey), settings.image_format, **quality)
+                    image_file = {"bytes": encoded, "path": str(path)}
+                    rows.append({"image": image_file, "source": candidate.source.name, "name": candidate.name})
                 if len(rows) == ROWS_OF_GROUP:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows = []

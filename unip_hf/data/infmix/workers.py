@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Runs a function in several processes that end with the one that started them, however it ends."""
+"""Runs a function in several processes, which end whenever the process that started them ends."""
 
 import contextlib
 import multiprocessing
@@ -16,23 +16,23 @@ import torch
 
 def run_in_processes(function: Callable[..., Any], tasks: Iterable[tuple], num_workers: int) -> Iterator[Any]:
     """
-    Calls `function(*task)` for each task, and gives the results as they come. Tasks are taken from the iterable as
-    they are needed, so that they need not all be in memory.
+    Calls `function(*task)` for each task, and yields the results as they arrive. Tasks are taken from the iterable
+    when they are needed, so that they need not all be in memory.
 
     Args:
-        function: Of a module, so that another process finds it.
+        function: A function of a module, so that another process finds it.
         tasks (`Iterable[tuple]`): Arguments.
-        num_workers (`int`): Processes; 1 is this one.
+        num_workers (`int`): Processes. With 1, everything runs in this process.
 
     Raises:
-        OSError: if a process was ended from outside.
-        Exception: what `function` raises; all processes are ended then.
+        OSError: if a process was killed.
+        Exception: what `function` raises. All processes are ended then.
     """
     if num_workers == 1:
         for task in tasks:
             yield function(*task)
         return
-    # Forking this process would copy the threads of PyTorch and Arrow in whatever state they are.
+    # Forking this process would copy the threads of PyTorch and Arrow in an undefined state.
     has_server = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if has_server else "spawn")
     if has_server:
@@ -54,8 +54,8 @@ def run_in_processes(function: Callable[..., Any], tasks: Iterable[tuple], num_w
                 yield future.result()
     except BrokenProcessPool as error:
         raise OSError(
-            "A process that reads images was ended from outside, perhaps because memory ran out: start the same "
-            "command again, with fewer --num_workers, and it goes on where it was."
+            "A process that reads images was killed, perhaps because memory ran out. Start the same command again "
+            "with fewer --num_workers to continue."
         ) from error
     finally:
         if waiting:  # something went wrong
@@ -65,7 +65,7 @@ def run_in_processes(function: Callable[..., Any], tasks: Iterable[tuple], num_w
 
 
 def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends the others
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
