@@ -150,6 +150,7 @@ def main(arguments: Sequence[str]) -> None:
     from transformers.utils import logging as transformers_logging
 
     from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+    from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.files import write_whole
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str]) -> None:
             output_dir=options.output_dir,
             save_model=save_model,
             evaluate=validation,
-            best_metric="mean_iou",
+            best_metric=MAIN_METRIC.key,
             evaluate_every=evaluate_every,
             save_every=options.save_every or evaluate_every,
             log_every=options.log_every,

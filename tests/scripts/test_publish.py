@@ -227,7 +227,7 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords of mine.\n")
     folder = dry_run(checkpoint, "me/changed")
     errors = capsys.readouterr().err
-    assert "measured with other weights: evaluate this checkpoint again" in errors
+    assert "measured with other weights or settings. Evaluate this checkpoint again" in errors
     assert "changed/README.md' is not published (text, license)" in errors
     assert names(folder) == MODEL | CODE  # no run left it
     text = (folder / "README.md").read_text()
@@ -238,12 +238,12 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["{best}", "yard", "--dry_run", "out"], "'yard' is no name on the Hub: it has the form USER/NAME"),
-    (["{best}", "me/my yard", "--dry_run", "out"], "'me/my yard' is no name on the Hub"),
+    (["{best}", "yard", "--dry_run", "out"], "'yard' is not a name on the Hub, which has the form USER/NAME"),
+    (["{best}", "me/my yard", "--dry_run", "out"], "'me/my yard' is not a name on the Hub"),
     (["{best}", "me/yard", "--dry_run", "full"], "'full' is not an empty folder"),
     (["{best}", "me/yard", "--dry_run", "new/out", "--license", "My own"],
-     "error: 'My own' is no license as the Hub names it"),
-    (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' is no text in UTF-8"),
+     "error: 'My own' is not a licence as the Hub names it"),
+    (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' cannot be read as text in UTF-8"),
     (["{best}", "me/yard", "--dry_run", "out", "--notes", "nowhere.md"], "'nowhere.md' cannot be read"),
     (["{best}", "me/yard"], "Nobody is logged in to the Hub: run `hf auth login`"),
     (["{run}", "me/yard", "--dry_run", "out"], "holds several checkpoints, best, last: choose one"),
@@ -256,7 +256,6 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
     home: Path,
     work: Path,
     capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (work / "full").mkdir()
     (work / "full" / "file").touch()
@@ -268,8 +267,7 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
         "run": home / "runs" / "yard",
         "teacher": home / "teacher",
     }
-    monkeypatch.setattr("unip_hf.hub.publishing.measure_speed", lambda *_: pytest.fail("it was measured before"))
-    assert job(publish.main, *(word.format(**places) for word in arguments)) == 2
+    assert job(publish.main, *(word.format(**places) for word in arguments), "--no_speed") == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and "Traceback" not in errors
     assert set(work.rglob("*")) == before
@@ -312,11 +310,9 @@ def test_what_is_uploaded_is_what_a_dry_run_writes(
     assert branch == ("create_branch", "trial")
     assert uploaded[1] == {name: (folder / name).read_bytes() for name in names(folder)}
     assert (uploaded[2]["revision"], uploaded[2]["commit_message"]) == ("trial", "First")
-    earlier = names(folder) | {"model-00001-of-00002.safetensors", "model.safetensors.index.json"}
-    others = {"notes.txt", "onnx/model.safetensors", "model-a/b.safetensors", "mine/modeling_unip.py"}
-    assert set(filter_repo_objects(earlier | others, allow_patterns=uploaded[2]["delete_patterns"])) == (
-        earlier - {"README.md", "config.json", "preprocessor_config.json"}  # which are always replaced
-    )
+    of_the_user = {"notes.txt", "onnx/model.safetensors", "mine/samples.png", "mine/recipe.yaml"}
+    deleted = set(filter_repo_objects(names(folder) | of_the_user, allow_patterns=uploaded[2]["delete_patterns"]))
+    assert deleted == names(folder) - MODEL - CODE  # the others are always replaced
     assert "https://huggingface.co/me/yard, which is private" in capsys.readouterr().out
 
     monkeypatch.setattr(Hub, "is_private", False)

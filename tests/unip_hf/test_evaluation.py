@@ -91,7 +91,7 @@ def test_metric_refuses_what_it_cannot_count(caplog: pytest.LogCaptureFixture) -
         (right, right + 3, r"reference holds the ids \[3\], but the classes are 0 to 2, and 255 is ignored"),
         (right, right + 2**32, r"ids \[4294967296\]"),
         (right, right[:1], r"\(2, 2\) and \(1, 2\)"),
-        (right + 0.5, right, "integers, not float64"),
+        (right + 0.5, right, "integers, got float64"),
         (torch.zeros(2, 2), right, "argmax"),
     ]:
         with pytest.raises(ValueError, match=message):
