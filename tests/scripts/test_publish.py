@@ -18,6 +18,8 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
 from unip_hf import UnipForSemanticSegmentation, UnipModel
+from unip_hf.evaluation import CLASS_METRICS, METRICS
+from unip_hf.evaluation.results import headline_scores
 from unip_hf.hub.loading import load_publishable
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
@@ -117,16 +119,17 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     published = json.loads((folder / "evaluation" / "yard-validation.json").read_text())
     assert published == {**results, "checkpoint": "yard", "data_dir": "yard"}
     card = ModelCard.load(folder / "README.md")
-    metrics = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    expected = {f"IoU of {found['name']}": found["iou"] for found in results["classes"] if found["iou"] is not None}
-    means = {name.replace("_", " "): results[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-    means = {name.replace("iou", "IoU"): value for name, value in means.items()}
-    assert metrics == {**expected, **{name[0].upper() + name[1:]: value for name, value in means.items()}}
+    found = {(result.metric_type, result.metric_name): result.metric_value for result in card.data.eval_results}
+    headlines = [(metric, name, value) for metric, name, value in headline_scores(results) if value is not None]
+    assert len(found) == len(headlines) >= 5
+    for metric, name, value in headlines:
+        label = metric.label[0].upper() + metric.label[1:]
+        assert found[metric.key, label if name is None else f"{label} of {name}"] == value
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in card.text.splitlines()}
-    assert all(float(rows[name][0]) == round(value, 4) for name, value in means.items())
-    for found in results["classes"]:
-        values = [found[column] for column in ("iou", "accuracy", "dice", "share_of_pixels")]
-        assert rows[found["name"]] == ["–" if value is None else f"{value:.4f}" for value in values]  # noqa: RUF001
+    assert all(float(rows[metric.label][0]) == round(results[metric.key], 4) for metric in METRICS)
+    for of_class in results["classes"]:
+        values = [of_class[metric.key] for metric in CLASS_METRICS]
+        assert rows[of_class["name"]] == ["–" if value is None else f"{value:.4f}" for value in values]  # noqa: RUF001
     speed = next(values for values in rows.values() if "float32" in values)
     assert speed[0] == "32x32" and float(speed[2]) > 0 and speed[3].endswith("MB (the process with its libraries)")
     origin = "`student`, pre-trained on the attention (NMI-HAD) of block"

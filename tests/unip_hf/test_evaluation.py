@@ -46,6 +46,7 @@ def test_metric_gives_the_published_numbers(golden: Path, monkeypatch: pytest.Mo
     expected = np.load(golden / "mean_iou.npz")
     predictions, references = expected["predictions"], expected["references"]
     metric = MeanIoU(num_labels=7)
+    assert metric.name == "mean_iou"
     metric.add(prediction=torch.from_numpy(predictions[0]).long(), reference=references[0])
     metric.add_batch(
         predictions=[predictions[1].tolist(), predictions[2, :20]], references=[references[1], references[2, :20]]
