@@ -163,19 +163,18 @@ def collect_scores(runs: Iterable[Run], ignored_options: Collection[str] = ()) -
     of_cells = frame.groupby(cell, sort=False, dropna=False)["mean_iou"]
     scores = of_cells.agg(mean_iou_percent="mean", deviation_percent="std", runs="count").reset_index()
     of_rows = scores[scores["dataset"].isin(AVERAGED) & scores["block"].isna()].groupby(row, sort=False)
-    averages = of_rows.agg(
-        mean_iou_percent=("mean_iou_percent", "mean"), runs=("runs", "sum"), datasets=("dataset", "count")
-    )
-    averages = averages[averages["datasets"] == len(AVERAGED)].drop(columns="datasets").reset_index()
+    averages = of_rows.agg({"mean_iou_percent": "mean", "runs": "sum"})[of_rows.size() == len(AVERAGED)].reset_index()
     return pd.concat([scores, averages.assign(dataset=AVERAGE)], ignore_index=True)
 
 
 def tables_to_markdown(scores: pd.DataFrame) -> str:
     """The tables of [`collect_scores`] in Markdown, mean IoU in percent."""
-    texts = scores["mean_iou_percent"].map("{:.2f}".format)
-    spread = " ± " + scores["deviation_percent"].map("{:.2f}".format) + " (" + scores["runs"].astype(str) + ")"
-    has_spread = scores["deviation_percent"].notna()
-    scores = scores.assign(text=texts.where(~has_spread, texts + spread))
+    columns = ["mean_iou_percent", "deviation_percent", "runs"]
+    texts = [
+        f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f} ({runs})"
+        for mean, deviation, runs in scores[columns].itertuples(index=False)
+    ]
+    scores = scores.assign(text=texts).replace(r"\|", r"\|", regex=True)  # within a name
     parts = []
     for task in TASKS:
         of_task = scores[scores["task"] == task]
@@ -183,14 +182,9 @@ def tables_to_markdown(scores: pd.DataFrame) -> str:
             is_by_block = task == TASKS[2]
             title = f"**{task[0].upper()}{task[1:]}**, mean IoU in percent{', by block' * is_by_block}"
             parts.append(f"{title}\n\n{_layer_table(of_task) if is_by_block else _main_table(of_task)}\n")
-    if has_spread.any():
+    if scores["deviation_percent"].notna().any():
         parts.append("± is the standard deviation, followed by the number of runs.\n")
     return "\n".join(parts)
-
-
-def scores_to_csv(scores: pd.DataFrame) -> str:
-    """The cells of [`collect_scores`] as CSV, one a line, mean IoU in percent."""
-    return scores.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
 def _dataset_title(options: dict[str, Any]) -> str:
@@ -217,9 +211,9 @@ def _differences(runs: list[Run], ignored_options: Collection[str]) -> list[str]
 
 def _main_table(scores: pd.DataFrame) -> str:
     """One row for each method, one column for each data set and size."""
-    table = scores.pivot(index="method", columns=["dataset", "size"], values="text")
+    table = scores.pivot_table("text", "method", ["dataset", "size"], aggfunc="first", sort=False)
     order = sorted(table, key=lambda column: (_place(column[0], AVERAGED), _place(column[1], SIZES.values())))
-    table = table.loc[scores["method"].unique(), order]
+    table = table[order]
     table.columns = [f"{dataset} {size[0].upper() if size in UNIP_SIZES else size}".strip() for dataset, size in order]
     return _markdown(table.reset_index(), num_text_columns=1)
 
@@ -232,16 +226,14 @@ def _place(name: str, known: Collection[str]) -> tuple[int, str]:
 def _layer_table(scores: pd.DataFrame) -> str:
     """One row for each method, size and data set, one column for each block."""
     places = ["method", "size", "dataset"]
-    table = scores.pivot(index=places, columns="block", values="text")
-    table = table.loc[scores.set_index(places).index.unique()].reset_index()
+    table = scores.pivot_table("text", places, "block", aggfunc="first", sort=False).sort_index(axis=1).reset_index()
     return _markdown(table.rename(columns={"dataset": "data set"}), num_text_columns=len(places))
 
 
 def _markdown(table: pd.DataFrame, num_text_columns: int) -> str:
     """Text on the left, numbers on the right."""
-    cells = table.fillna("").map(lambda cell: cell.replace("|", "\\|"))
     alignment = ["left"] * num_text_columns + ["right"] * (len(table.columns) - num_text_columns)
-    return cells.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+    return table.fillna("").to_markdown(index=False, disable_numparse=True, colalign=alignment)
 
 
 __all__ = [
@@ -250,6 +242,5 @@ __all__ = [
     "find_runs",
     "method_name",
     "read_run",
-    "scores_to_csv",
     "tables_to_markdown",
 ]

@@ -158,7 +158,7 @@ def to_eval_results(
     split: str,
     dataset_config: str | None = None,
     dataset_name: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> list[EvalResult]:
     """
     Entries of a model card's model index: the headline metrics of the images and of each class, 0 to 1. What is
