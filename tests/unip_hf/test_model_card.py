@@ -104,7 +104,7 @@ def test_a_card_says_what_is_known_and_that_the_rest_is_not(make_config: Callabl
     text = make_model_card("me/probe", probe, UnipImageProcessor()).text
     assert "one linear classifier on blocks 1, 3" in text and "Not evaluated" in text and "Not measured." in text
     assert "Weights: not stated" in text and not re.search(r"\n{4}", text)
-    assert "grey of 8 or 16 bits, or colour of 8" in text
+    assert "8-bit or 16-bit grey, or 8-bit colour" in text
 
     twice = [(f"evaluation/{number}.json", evaluation(mean_iou=number / 4)) for number in (1, 2)]
     results = make_model_card("me/yard", model, UnipImageProcessor(), evaluations=twice).data.eval_results
@@ -306,7 +306,9 @@ def test_a_card_says_where_a_checkpoint_comes_from(
     assert "9 updates of 8 images" in text
     elsewhere = [("1.json", evaluation(dataset="mfnet"))]
     assert "; how it does on other data was not measured." in text_of(tmp_path / "run" / "last")
-    assert "other data, but for those under Results, was" in text_of(tmp_path / "run" / "best", evaluations=elsewhere)
+    assert "other data, except for those under Results, was" in text_of(
+        tmp_path / "run" / "best", evaluations=elsewhere
+    )
 
     (tmp_path / "run" / "best").mkdir()
     options = {"model": str(tmp_path / "run" / "best"), "dataset": "mfnet"}
@@ -323,7 +325,7 @@ def test_a_card_says_where_a_checkpoint_comes_from(
     UnipImageProcessor().save_pretrained(tmp_path / "run" / "last")
     options = {"data_license": "what I think", "with_speed": False}
     written = write_publication(tmp_path / "run" / "last", "me/yard", tmp_path / "out", **options)
-    assert len(written.warnings) == 1 and "so that --data_license is not used" in written.warnings[0]
+    assert len(written.warnings) == 1 and "so --data_license is not used" in written.warnings[0]
 
     monkeypatch.setattr("unip_hf.hub.model_card.is_hub_name", lambda name: name == "they/unip")
     write_run(tmp_path / "run", {"model": "they/unip", "dataset": "mfnet", "dataset_config": "rgb"}, [])

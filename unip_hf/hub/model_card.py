@@ -162,7 +162,11 @@ def describe_intensities(processor: UnipImageProcessor) -> str:
             ", ".join(f"{value:.4g}" for value in values) for values in (processor.image_mean, processor.image_std)
         )
         parts.append(f"It is normalised with mean {mean} and standard deviation {std}.")
-    channels = "One channel; colour is made grey." if processor.num_channels == 1 else "Three channels, alike if grey."
+    channels = (
+        "One channel; colour images are converted to grey."
+        if processor.num_channels == 1
+        else "Three channels, which are equal for grey images."
+    )
     return " ".join([*parts, channels])
 
 

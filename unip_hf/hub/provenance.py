@@ -82,8 +82,8 @@ def describe_training(run: CheckpointRun | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     command = "distill" if run.is_pretraining else "finetune"
     sentences.append(
-        f"All options are in [recipe.yaml](recipe.yaml), for `unip {command} --config recipe.yaml`; the libraries in "
-        f"[environment.json](environment.json): {versions}."
+        f"All options are in [recipe.yaml](recipe.yaml), for `unip {command} --config recipe.yaml`; the versions "
+        f"of the libraries are in [environment.json](environment.json): {versions}."
     )
     return " ".join(sentences)
 

@@ -85,7 +85,7 @@ def write_publication(
     run = find_run(checkpoint)
     data = None if run is None else data_facts(run.options)
     if data_license is not None and data is not None and data.license is not None:
-        warnings.append(f"The licence of {data.title} is known, so that --data_license is not used: {data.license}.")
+        warnings.append(f"The licence of {data.title} is known, so --data_license is not used: {data.license}.")
     figure = None if run is None else training_curve(run.metrics)
     picture = run.samples if run is not None and with_samples else None
     files: dict[str, str] = {}
