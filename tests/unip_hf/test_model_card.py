@@ -186,6 +186,7 @@ def test_metadata_that_the_hub_would_refuse(
     field: str, value: str, message: str, make_config: Callable, tmp_path: Path
 ) -> None:
     UnipForSemanticSegmentation(make_config()).save_pretrained(tmp_path / "model")
+    UnipImageProcessor().save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
         write_publication(tmp_path / "model", "me/yard", tmp_path / "out", with_speed=False, **{field: value})
     assert not (tmp_path / "out").exists()
