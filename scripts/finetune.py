@@ -150,6 +150,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate.utils import set_seed
 
     from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+    from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.finetuning import (
         UnipForLayerwiseProbing,
         Validation,
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str]) -> None:
         schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
         save_model=save_model,
         evaluate=validation,
-        best_metric="mean_iou",
+        best_metric=MAIN_METRIC.key,
         set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
     )
     with tracked(accelerator, run):

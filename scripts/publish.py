@@ -7,7 +7,7 @@ curve and sample predictions of its run, and the numbers of its evaluations.
     unip publish outputs/small/best me/unip-small-yard --dry_run look
     unip publish outputs/small/best me/unip-small-yard --license apache-2.0 --notes notes.md
 
---dry_run writes the very files into a folder and needs no network. A new repository is private unless --public.
+--dry_run writes the files into a folder instead, and needs no network. A new repository is private unless --public.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="folder of a model: segmentation of any kind, or UNIP encoder")
     parser.add_argument("repo_id", metavar="USER/NAME", help="where to upload it")
     parser.add_argument("--dry_run", type=Path, metavar="OUT_DIR", help="new folder for the files, instead of the Hub")
-    card = parser.add_argument_group("card", "what nobody says stands there as not known")
+    card = parser.add_argument_group("card", "what is not given is called not known there")
     card.add_argument(
         "--evaluation",
         type=Path,
@@ -56,20 +56,15 @@ def main(arguments: Sequence[str]) -> None:
     from transformers.utils import logging
 
     from unip_hf.hub.publishing import REPLACED_PATTERNS, write_publication
-    from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
+    from unip_hf.hub.uploading import check_login, upload_folder
 
     logging.disable_progress_bar()
-    check_repo_id(options.repo_id)
-    if options.base_model is not None:
-        check_repo_id(options.base_model)
     if options.dry_run is None:
         check_login()
     try:
         notes = "" if options.notes is None else options.notes.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{options.notes}' is no text in UTF-8: save it as that.") from error
-    except OSError as error:
-        raise ValueError(f"--notes '{options.notes}' cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--notes '{options.notes}' cannot be read as text in UTF-8: {error}") from error
     with tempfile.TemporaryDirectory(prefix="unip-publish-") as temporary:
         folder = options.dry_run or Path(temporary) / "files"
         if not options.no_speed:
@@ -91,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"warning: {warning}", file=sys.stderr)
         if publication.samples_of is not None:
             print(
-                f"samples.png shows images of {publication.samples_of}: see that you may publish them, or add "
+                f"samples.png shows images of {publication.samples_of}: check that you may publish them, or add "
                 "--no_samples."
             )
         if options.dry_run is not None:

@@ -5,8 +5,8 @@ Publishes the demo as a Space on the Hub: the page of `unip demo` with a model t
     unip publish-space me/infrared-demo --model me/unip-small-yard --dry_run look
     unip publish-space me/infrared-demo --model me/unip-small-yard
 
-The Space holds this library itself. --dry_run writes the very files into a folder and needs no network. A new Space is
-private unless --public; one with a private model needs a secret HF_TOKEN, which is set on its page.
+The Space holds this library itself. --dry_run writes the files into a folder instead, and needs no network. A new
+Space is private unless --public. For a private model, set a secret HF_TOKEN on the page of the Space.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from pathlib import Path
 from unip_hf.scripts.options import make_parser
 
 
-SUBPACKAGES = ("modeling", "scripts", "spaces_demo")  # which lie elsewhere in a checkout
+SUBPACKAGES = ("modeling", "scripts", "spaces_demo")  # they lie elsewhere in a checkout
 
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("publish-space", __doc__)
     parser.add_argument("repo_id", metavar="USER/NAME", help="the Space")
     parser.add_argument(
-        "--model", nargs="+", required=True, metavar="USER/NAME", help="models on the Hub; the first is shown"
+        "--model", nargs="+", required=True, metavar="USER/NAME", help="models on the Hub; the first is shown first"
     )
     parser.add_argument("--dry_run", type=Path, metavar="OUT_DIR", help="new folder for the files, instead of the Hub")
     parser.add_argument("--public", action="store_true", help="make a new Space public (default: private)")
@@ -39,10 +39,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def write_space(folder: Path, models: Sequence[str]) -> None:
     """
     Writes the files of a Space: `app.py`, `README.md` with the models in its header, `requirements.txt`, and this
-    library as the folder `unip_hf`, of an editable install as of any other.
+    library as the folder `unip_hf`, however it is installed.
 
     Args:
-        folder: That is empty or not there.
+        folder: Folder that is empty or does not exist.
         models: Names on the Hub.
 
     Raises:
@@ -77,21 +77,16 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
-    from unip_hf.inference.exported import is_exported
 
     check_repo_id(options.repo_id)
     for model in options.model:
         card = Path(model) / "README.md"
         # The folder of a dry run may lie here under the very name that the model has on the Hub.
         is_publication = card.is_file() and f'from_pretrained("{model}"' in card.read_text(encoding="utf-8")
-        if is_exported(model):
-            raise ValueError(
-                f"{model!r} is an exported model: a Space takes models from the Hub. Publish its checkpoint."
-            )
         if Path(model).exists() and not is_publication:
             raise ValueError(
-                f"{model!r} lies on this machine, where a Space cannot read it: publish it first, with unip publish "
-                f"{model} USER/NAME, and give that name."
+                f"{model!r} is a folder on this machine, where a Space cannot read it. Publish its checkpoint first, "
+                "with unip publish CHECKPOINT USER/NAME, and give that name."
             )
         check_repo_id(model)
     if options.dry_run is None:

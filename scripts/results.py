@@ -1,8 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Collects finished runs of `unip finetune` into the paper's tables: one for fine-tuning and one for linear probing, by
-data set and size, and one of layer-wise probing, by block. Runs that differ in the seed alone become mean and standard
-deviation. Unfinished and damaged runs are named and left out.
+Collects finished runs of `unip finetune` into the tables of the paper: one for fine-tuning and one for linear probing,
+by data set and size, and one for layer-wise probing, by block. Runs that differ only in the seed become mean and
+standard deviation. Unfinished and damaged runs are named and left out.
 
     unip results outputs
     unip results outputs/unip-small-* outputs/mae-small-* --which last
@@ -20,12 +20,14 @@ from unip_hf.scripts.runs import FREE_OPTIONS
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("results", __doc__)
-    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs, or that hold some")
+    parser.add_argument(
+        "run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs, or folders that hold runs"
+    )
     parser.add_argument(
         "--which",
         choices=["best", "last"],
         default="best",
-        help="evaluation that counts: the best (default) or that of the end; best is chosen on\n"
+        help="evaluation that counts: the best (default) or the last one; the best is chosen on\n"
         "the reported images themselves, and which one the paper reports is unknown",
     )
     parser.add_argument("--format", choices=["markdown", "csv"], default="markdown", help="default: %(default)s")
@@ -39,13 +41,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    from unip_hf.evaluation.result_tables import (
-        collect_scores,
-        find_runs,
-        read_run,
-        scores_to_csv,
-        tables_to_markdown,
-    )
+    from unip_hf.evaluation.result_tables import collect_scores, find_runs, read_run, tables_to_markdown
     from unip_hf.files import write_whole
 
     runs = []
@@ -57,7 +53,10 @@ def main(arguments: Sequence[str]) -> None:
     if not runs:
         raise ValueError(f"There is no finished run in {', '.join(map(repr, map(str, options.run_dirs)))}.")
     scores = collect_scores(runs, FREE_OPTIONS)
-    text = scores_to_csv(scores) if options.format == "csv" else tables_to_markdown(scores)
+    if options.format == "csv":
+        text = scores.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    else:
+        text = tables_to_markdown(scores)
     if options.output_file is None:
         print(text, end="")
     else:

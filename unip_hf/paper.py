@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The paper that this library implements, as cards cite it."""
+"""The paper that this library implements, as model cards cite it."""
 
 ARXIV_ID = "2502.02257"
 URL = f"https://arxiv.org/abs/{ARXIV_ID}"

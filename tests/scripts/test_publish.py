@@ -19,6 +19,8 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
 from unip_hf import UnipModel, modeling
+from unip_hf.evaluation import CLASS_METRICS, METRICS
+from unip_hf.evaluation.results import headline_scores
 from unip_hf.hub.loading import load_publishable
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
@@ -117,16 +119,17 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     published = json.loads((folder / "evaluation" / "yard-validation.json").read_text())
     assert published == {**results, "checkpoint": "yard", "data_dir": "yard"}
     card = ModelCard.load(folder / "README.md")
-    metrics = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    expected = {f"IoU of {found['name']}": found["iou"] for found in results["classes"] if found["iou"] is not None}
-    means = {name.replace("_", " "): results[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-    means = {name.replace("iou", "IoU"): value for name, value in means.items()}
-    assert metrics == {**expected, **{name[0].upper() + name[1:]: value for name, value in means.items()}}
+    found = {(result.metric_type, result.metric_name): result.metric_value for result in card.data.eval_results}
+    headlines = [(metric, name, value) for metric, name, value in headline_scores(results) if value is not None]
+    assert len(found) == len(headlines) >= 5
+    for metric, name, value in headlines:
+        label = metric.label[0].upper() + metric.label[1:]
+        assert found[metric.key, label if name is None else f"{label} of {name}"] == value
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in card.text.splitlines()}
-    assert all(float(rows[name][0]) == round(value, 4) for name, value in means.items())
-    for found in results["classes"]:
-        values = [found[column] for column in ("iou", "accuracy", "dice", "share_of_pixels")]
-        assert rows[found["name"]] == ["–" if value is None else f"{value:.4f}" for value in values]  # noqa: RUF001
+    assert all(float(rows[metric.label][0]) == round(results[metric.key], 4) for metric in METRICS)
+    for of_class in results["classes"]:
+        values = [of_class[metric.key] for metric in CLASS_METRICS]
+        assert rows[of_class["name"]] == ["–" if value is None else f"{value:.4f}" for value in values]  # noqa: RUF001
     speed = next(values for values in rows.values() if "float32" in values)
     assert speed[0] == "32x32" and float(speed[2]) > 0 and speed[3].endswith("MB (the process with its libraries)")
     origin = "`student`, pre-trained on the attention (NMI-HAD) of block"
@@ -229,7 +232,7 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords of mine.\n")
     folder = dry_run(checkpoint, "me/changed")
     errors = capsys.readouterr().err
-    assert "measured with other weights: evaluate this checkpoint again" in errors
+    assert "measured with other weights or settings. Evaluate this checkpoint again" in errors
     assert "changed/README.md' is not published (text, license)" in errors
     assert names(folder) == MODEL | CODE  # no run left it
     text = (folder / "README.md").read_text()
@@ -240,17 +243,17 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["{best}", "yard", "--dry_run", "out"], "'yard' is no name on the Hub: it has the form USER/NAME"),
-    (["{best}", "me/my yard", "--dry_run", "out"], "'me/my yard' is no name on the Hub"),
+    (["{best}", "yard", "--dry_run", "out"], "'yard' is not a name on the Hub, which has the form USER/NAME"),
+    (["{best}", "me/my yard", "--dry_run", "out"], "'me/my yard' is not a name on the Hub"),
     (["{best}", "me/yard", "--dry_run", "full"], "'full' is not an empty folder"),
     (["{best}", "me/yard", "--dry_run", "new/out", "--license", "My own"],
-     "error: 'My own' is no license as the Hub names it"),
-    (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' is no text in UTF-8"),
+     "error: 'My own' is not a licence as the Hub names it"),
+    (["{best}", "me/yard", "--dry_run", "out", "--notes", "{latin}"], "notes.md' cannot be read as text in UTF-8"),
     (["{best}", "me/yard", "--dry_run", "out", "--notes", "nowhere.md"], "'nowhere.md' cannot be read"),
     (["{best}", "me/yard"], "Nobody is logged in to the Hub: run `hf auth login`"),
     (["{run}", "me/yard", "--dry_run", "out"], "holds several checkpoints, best, last: choose one"),
     (["nowhere", "me/yard", "--dry_run", "out"], "There is no checkpoint folder 'nowhere'"),
-    (["{teacher}", "me/yard", "--dry_run", "out"], "ViTModel, which is no semantic segmentation model"),
+    (["{teacher}", "me/yard", "--dry_run", "out"], "holds ViTModel, which is no"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_and_nothing_written(
     arguments: list[str],
@@ -258,7 +261,6 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
     home: Path,
     work: Path,
     capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (work / "full").mkdir()
     (work / "full" / "file").touch()
@@ -270,8 +272,7 @@ def test_wrong_input_ends_with_a_sentence_and_nothing_written(
         "run": home / "runs" / "yard",
         "teacher": home / "teacher",
     }
-    monkeypatch.setattr("unip_hf.hub.publishing.measure_speed", lambda *_: pytest.fail("it was measured before"))
-    assert job(publish.main, *(word.format(**places) for word in arguments)) == 2
+    assert job(publish.main, *(word.format(**places) for word in arguments), "--no_speed") == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and "Traceback" not in errors
     assert set(work.rglob("*")) == before

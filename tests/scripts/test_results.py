@@ -162,8 +162,8 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         stopped: "unfinished: step 100 of 101", started: "unfinished: step 0 of 100",
         not_evaluated: "without being evaluated", half: "the model of step 100 was not evaluated",
         cut: "run.json' is damaged", scribble: "metrics.jsonl' is damaged in line 1",
-        percent: "outside 0..1", no_config: "config.json", no_settings: "holds no settings",
-        no_number: "how many steps", undefined: "undefined", other: "no run of `unip finetune`",
+        percent: "outside 0 to 1", no_config: "config.json", no_settings: "config.json' is damaged",
+        no_number: "how many steps", undefined: "undefined", other: "is not a run of `unip finetune`",
     }  # fmt: skip
     lines = captured.err.splitlines()
     assert len(lines) == len(expected) and all(line.startswith("Not counted: ") for line in lines)

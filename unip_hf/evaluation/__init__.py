@@ -3,12 +3,16 @@
 
 from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example, evaluate_dataset, segment_dataset
-from .metrics import MeanIoU, count_confusions, segmentation_scores
+from .mean_iou import MeanIoU, count_confusions
+from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, segmentation_scores
 from .reports import Heading, Picture, Table, Text, write_report
 from .results import format_result, update_model_card, write_results
 
 
 __all__ = [
+    "CLASS_METRICS",
+    "MAIN_METRIC",
+    "METRICS",
     "EvaluationResult",
     "Example",
     "Heading",

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 def confusion_matrix_figure(confusion_matrix: np.ndarray, id2label: Mapping[int, str]) -> "Figure":
     """
-    Where the pixels of each class went.
+    Plots how the pixels of each class were classified.
 
     Args:
         confusion_matrix: Pixel counts, `(num_labels, num_labels)`, rows truth, columns prediction.
         id2label: Names of the classes.
 
     Returns:
-        `matplotlib.figure.Figure`: each row in percent of the class's pixels; rows without pixels are empty.
+        `matplotlib.figure.Figure`: Each row is in percent of the pixels of its class. Rows without pixels are empty.
     """
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ def confusion_matrix_figure(confusion_matrix: np.ndarray, id2label: Mapping[int,
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    if classes <= 30:  # more would not be legible
+    if classes <= 30:  # more numbers would not be legible
         for row, column in zip(*np.nonzero(np.isfinite(percent))):
             value = percent[row, column]
             colour = "white" if value > 55 else "black"

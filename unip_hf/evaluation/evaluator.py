@@ -17,7 +17,8 @@ from ..data.reading import Sample, check_ids, ignore_sigterm, read_sample, witho
 from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
-from .metrics import MeanIoU, count_confusions, segmentation_scores
+from .mean_iou import MeanIoU, count_confusions
+from .metrics import segmentation_scores
 
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ class Example:
     One evaluated image.
 
     Args:
-        name (`str`): Path of its file, or what stands for it.
+        name (`str`): Path of its file, or the number of its row.
         image (`np.ndarray` of shape `(height, width, channels)`): Raw intensities.
         ids (`np.ndarray` of shape `(height, width)`): True class ids.
         predicted_ids (`np.ndarray` of shape `(height, width)`): Predicted class ids.
-        mean_iou (`float`): Of this image alone, over the classes in its truth or prediction.
+        mean_iou (`float`): 0 to 1, of this image alone, over the classes in its truth or prediction.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Example:
 class EvaluationResult:
     """
     Args:
-        metrics (`dict`): What [`MeanIoU`] computes.
+        metrics (`dict`): What [`segmentation_scores`] returns.
         confusion_matrix (`np.ndarray` of shape `(num_labels, num_labels)`): int64 pixel counts, rows truth, columns
             prediction.
-        num_images (`int`): Images evaluated, by all processes.
-        best, worst (`list[Example]`): Images with the highest mean IoU, best first, and with the lowest, worst first;
-            none in both; on the main process only.
+        num_images (`int`): Images evaluated, by all processes together.
+        best, worst (`list[Example]`): Images with the highest mean IoU, best first, and with the lowest, worst first.
+            No image is in both. Empty on all processes but the main one.
     """
 
     metrics: dict[str, Any]
@@ -64,7 +65,10 @@ class EvaluationResult:
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Some rows of a dataset as numbers and samples; an error is handed on, since a worker would wrap its message."""
+    """
+    Some rows of a dataset as numbers and samples. An error is returned rather than raised, since a worker process
+    would wrap its message.
+    """
 
     def __init__(self, dataset: datasets.Dataset, numbers: Sequence[int]):
         self.dataset = without_decoding(dataset)
@@ -85,20 +89,41 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _segment_rows(
+def segment_dataset(
     model: nn.Module,
     processor: UnipImageProcessor,
     dataset: datasets.Dataset,
-    numbers: Sequence[int],
-    settings: InferenceSettings,
-    accelerator: "Accelerator | None",
-    num_workers: int,
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+    accelerator: "Accelerator | None" = None,
+    num_workers: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Sample, torch.Tensor]]:
+    """
+    Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...
+    Nothing is padded or repeated.
+
+    Args:
+        model: Semantic segmentation model; runs in evaluation mode, unwrapped.
+        processor: Image processor.
+        dataset: With the column `image` and, optionally, `annotation`; images may differ in size.
+        settings: Windows, flipping, scales.
+        accelerator: Knows the processes, the device and the precision. Without it there is one process.
+        num_workers: Processes that read images ahead.
+        numbers: The rows to segment instead of this process's share.
+
+    Yields:
+        Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
+
+    Raises:
+        OSError, ValueError: if a file cannot be used; the message names it.
+    """
+    rank, world = 0, 1
     if accelerator is not None:
+        rank, world = accelerator.process_index, accelerator.num_processes
         # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
         model = accelerator.unwrap_model(model).to(accelerator.device)
     loader = DataLoader(
-        _Rows(dataset, numbers),
+        _Rows(dataset, range(rank, len(dataset), world) if numbers is None else numbers),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
@@ -116,37 +141,6 @@ def _segment_rows(
         yield number, sample, scores
 
 
-def segment_dataset(
-    model: nn.Module,
-    processor: UnipImageProcessor,
-    dataset: datasets.Dataset,
-    settings: InferenceSettings = DEFAULT_SETTINGS,
-    accelerator: "Accelerator | None" = None,
-    num_workers: int = 0,
-) -> Iterator[tuple[int, Sample, torch.Tensor]]:
-    """
-    Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...;
-    nothing is padded or repeated.
-
-    Args:
-        model: Semantic segmentation model; runs in evaluation mode, unwrapped.
-        processor: Image processor.
-        dataset: With the column `image` and, optionally, `annotation`; images may differ in size.
-        settings: Windows, flipping, scales.
-        accelerator: Knows the processes, the device and the precision; without it there is one process.
-        num_workers: Processes that read images ahead.
-
-    Yields:
-        Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
-
-    Raises:
-        OSError, ValueError: if a file cannot be used; the message names it.
-    """
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
-    numbers = range(rank, len(dataset), world)
-    return _segment_rows(model, processor, dataset, numbers, settings, accelerator, num_workers)
-
-
 def evaluate_dataset(
     model: nn.Module,
     processor: UnipImageProcessor,
@@ -158,17 +152,17 @@ def evaluate_dataset(
     num_examples: int = 0,
 ) -> EvaluationResult:
     """
-    Evaluates a model on a dataset with masks. Every image is computed by itself, and processes exchange confusion
-    matrices and the mean IoU of each image alone: the result does not depend on how many there are.
+    Evaluates a model on a dataset with masks. Images are segmented one at a time, and processes exchange only
+    confusion matrices and the mean IoU of each image: the result does not depend on the number of processes.
 
     Args:
-        model, processor, dataset, settings, accelerator, num_workers: As for [`segment_dataset`]. Where there is an
-            accelerator with several processes, all of them have to call this.
+        model, processor, dataset, settings, accelerator, num_workers: As for [`segment_dataset`]. If the accelerator
+            has several processes, all of them must call this.
         id2label: Names of the classes, 0 and up; 255 in a mask is ignored.
         num_examples: How many of the best and of the worst images to return.
 
     Returns:
-        [`EvaluationResult`], the same on every process but for the examples.
+        [`EvaluationResult`]. All processes get the same, but only the main process gets examples.
 
     Raises:
         OSError, ValueError: if a file cannot be used, has no mask, or holds unknown ids; the message names it.
@@ -178,21 +172,21 @@ def evaluate_dataset(
     is_main = accelerator is None or accelerator.is_main_process
     world = 1 if accelerator is None else accelerator.num_processes
     metric = MeanIoU(len(id2label))
-    image_ious: list[tuple[float, int]] = []
+    image_scores: list[tuple[float, int]] = []
     errors: list[str] = []
-    # The main process has at least as many images as any other, so its share tells how far all of them are.
+    # The main process has at least as many images as any other, so its share shows how far all of them are.
     progress = Progress("Evaluating: image", math.ceil(len(dataset) / world), is_shown=is_main)
     try:
         for number, sample, scores in segment_dataset(model, processor, dataset, settings, accelerator, num_workers):
             ids, predicted = _checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
             metric.add(prediction=predicted, reference=ids)
             alone = segmentation_scores(count_confusions(predicted, ids, len(id2label)))
-            image_ious.append((alone["mean_iou"], number))
+            image_scores.append((alone["mean_iou"], number))
             progress.update()
     except (OSError, ValueError) as error:
         if world == 1:
             raise
-        errors.append(str(error))  # the others wait for this process below, and shall say what is wrong
+        errors.append(str(error))  # the other processes wait for this one below, and raise the same error
     finally:
         progress.close()
     if accelerator is not None:
@@ -202,21 +196,20 @@ def evaluate_dataset(
         if errors:
             raise ValueError(errors[0])
         metric.synchronize()
-        image_ious = gather_object(image_ious)
+        image_scores = gather_object(image_scores)
     confusion_matrix = metric.confusion_matrix
-    result = EvaluationResult(metric.compute(), confusion_matrix, len(image_ious))
+    result = EvaluationResult(metric.compute(), confusion_matrix, len(image_scores))
     if not is_main:
         return result
 
-    ranked = sorted((iou, number) for iou, number in image_ious if not math.isnan(iou))
+    ranked = sorted((score, number) for score, number in image_scores if not math.isnan(score))
     num_worst, num_best = min(num_examples, len(ranked) // 2), min(num_examples, (len(ranked) + 1) // 2)
-    chosen = [number for _, number in ranked[:num_worst] + ranked[len(ranked) - num_best :][::-1]]
-    ious = {number: iou for iou, number in ranked}
-    # Their pictures were not kept: these few images are segmented once more.
+    chosen = {number: score for score, number in ranked[:num_worst] + ranked[len(ranked) - num_best :][::-1]}
+    # Predictions were not kept, so these few images are segmented once more.
+    again = segment_dataset(model, processor, dataset, settings, accelerator, numbers=list(chosen))
     examples = [
-        Example(sample.name, sample.image, sample.ids, _predicted_ids(scores), ious[number])
-        for number, sample, scores in _segment_rows(model, processor, dataset, chosen, settings, accelerator, 0)
-        if sample.ids is not None
+        Example(sample.name, sample.image, _checked_ids(sample, id2label), _predicted_ids(scores), chosen[number])
+        for number, sample, scores in again
     ]
     result.worst.extend(examples[:num_worst])
     result.best.extend(examples[num_worst:])
@@ -231,7 +224,7 @@ def _checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
 
 
 def _predicted_ids(scores: torch.Tensor) -> np.ndarray:
-    """Scores `(classes, H, W)` to the ids of the highest, `(H, W)`, chosen on their device and small to copy."""
+    """Scores `(classes, H, W)` to the ids of the highest, `(H, W)`, computed on the device and small to copy."""
     return scores.argmax(dim=0).to(torch.uint8 if len(scores) <= 256 else torch.int64).cpu().numpy()
 
 

@@ -1,206 +1,83 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Mean IoU and its relatives from one confusion matrix."""
-
-import warnings
-from collections.abc import Sequence
-from typing import Any
-
-import datasets
-import evaluate
-import numpy as np
-import torch
-from transformers.utils import logging
-
-
-logger = logging.get_logger(__name__)
-
-Ids = np.ndarray | torch.Tensor | Sequence
-
-DESCRIPTION = "Mean intersection over union, accuracy and Dice of semantic segmentation, from one confusion matrix."
-INPUTS_DESCRIPTION = """
-    Args:
-        predictions: Maps of class ids, or one batch of them: integer arrays or tensors of any shape and device, or
-            nested lists. The maps of a list may differ in size.
-        references: The true ids, as many maps of the same shapes. Pixels of `ignore_index` do not count.
+"""
+The table of metrics. Everything that computes, writes, shows, logs or reads scores goes through it: a new metric is
+one row here.
 """
 
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-def _as_ids(ids: Ids, name: str) -> np.ndarray:
-    """Integers of any kind as a flat array: of 8 bits where their values fit, which is faster to count."""
-    array = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
-    if array.dtype.kind not in "uib":
-        raise ValueError(
-            f"The {name} holds class ids, which are integers, not {array.dtype}: take the argmax of scores."
-        )
-    is_small = array.dtype in (np.uint8, np.bool_) or not array.size or (array.min() >= 0 and array.max() < 256)
-    return array.astype(np.uint8 if is_small else np.int64, copy=False)
+import numpy as np
 
 
-def _check_known(name: str, ids: np.ndarray, num_labels: int, ignore_index: int) -> None:
-    ignored = f", and {ignore_index} is ignored" if name == "reference" else ""
-    unknown = [index for index in ids.tolist() if not (0 <= index < num_labels or (ignored and index == ignore_index))]
-    if unknown:
-        raise ValueError(f"The {name} holds the ids {unknown}, but the classes are 0 to {num_labels - 1}{ignored}.")
-
-
-def count_confusions(prediction: Ids, reference: Ids, num_labels: int, ignore_index: int = 255) -> np.ndarray:
+class Metric(NamedTuple):
     """
-    Counts the pixels of each pair of true and predicted class.
+    A row of the table.
 
     Args:
-        prediction: Integer ids of any shape, array, tensor or nested lists.
-        reference: True ids, of the same shape.
-        num_labels: Number of classes.
-        ignore_index: True id of the pixels that do not count.
-
-    Returns:
-        int64 `np.ndarray` of shape `(num_labels, num_labels)`: rows truth, columns prediction.
-
-    Raises:
-        ValueError: if the shapes differ, values are no integers, or ids are neither a class nor, in the reference, the
-            one to ignore; the message names the ids.
+        key (`str`): Its name in `results.json`, in the log of a training run and in the metadata of model cards.
+        label (`str`): Its name in tables.
+        formula: From a confusion matrix (pixel counts, `(num_labels, num_labels)`, rows truth, columns prediction) to
+            a number, or, in `CLASS_METRICS`, to an array of shape `(num_labels,)`. 0/0 is NaN.
+        is_headline (`bool`): Whether it is also logged during training and written into the metadata of model cards.
     """
-    predicted, true = _as_ids(prediction, "prediction"), _as_ids(reference, "reference")
-    if predicted.shape != true.shape:
-        raise ValueError(f"Prediction and reference differ in shape: {predicted.shape} and {true.shape}.")
-    counts = np.zeros((num_labels, num_labels), np.int64)
-    if predicted.dtype == true.dtype == np.uint8:
-        # One histogram of all pairs that 8 bits can hold checks, ignores and counts. Numpy, because what torch does in
-        # several threads takes a hundred times as long where processes share the cores.
-        pairs = true.astype(np.uint16) << 8 | predicted
-        histogram = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
-        _check_known("prediction", np.flatnonzero(histogram.any(axis=0)), num_labels, ignore_index)
-        _check_known("reference", np.flatnonzero(histogram.any(axis=1)), num_labels, ignore_index)
-        classes = min(num_labels, 256)
-        counts[:classes, :classes] = histogram[:classes, :classes]
-        if ignore_index in range(classes):
-            counts[ignore_index] = 0
-        return counts
-    _check_known("prediction", np.unique(predicted), num_labels, ignore_index)
-    _check_known("reference", np.unique(true), num_labels, ignore_index)
-    labelled = true != ignore_index
-    pairs = num_labels * true[labelled].astype(np.int64) + predicted[labelled]
-    return counts + np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+    key: str
+    label: str
+    formula: Callable[[np.ndarray], Any]
+    is_headline: bool = False
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, from a confusion matrix; NaN for one in neither truth nor prediction."""
+    hits = counts.diagonal()
+    return hits / (counts.sum(axis=0) + counts.sum(axis=1) - hits)
+
+
+def class_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Recall of each class, from a confusion matrix; NaN for a class that is not in the truth."""
+    return counts.diagonal() / counts.sum(axis=1)
+
+
+def class_dice(counts: np.ndarray) -> np.ndarray:
+    """Dice (F1) of each class, from a confusion matrix; NaN for a class in neither truth nor prediction."""
+    return 2 * counts.diagonal() / (counts.sum(axis=0) + counts.sum(axis=1))
+
+
+METRICS = (
+    Metric("mean_iou", "mean IoU", lambda counts: np.nanmean(class_iou(counts)), is_headline=True),
+    Metric("mean_accuracy", "mean accuracy", lambda counts: np.nanmean(class_accuracy(counts)), is_headline=True),
+    Metric("overall_accuracy", "overall accuracy", lambda counts: counts.trace() / counts.sum(), is_headline=True),
+    Metric("mean_dice", "mean Dice", lambda counts: np.nanmean(class_dice(counts))),
+)
+CLASS_METRICS = (
+    Metric("iou", "IoU", class_iou, is_headline=True),
+    Metric("accuracy", "accuracy", class_accuracy),
+    Metric("dice", "Dice", class_dice),
+    Metric("share_of_pixels", "share of pixels", lambda counts: counts.sum(axis=1) / max(counts.sum(), 1)),
+)
+MAIN_METRIC = METRICS[0]  # its highest value makes a checkpoint the best one
 
 
 def segmentation_scores(confusion_matrix: np.ndarray) -> dict[str, Any]:
     """
+    Computes the whole table of metrics.
+
     Args:
         confusion_matrix: Pixel counts, `(num_labels, num_labels)`, rows truth, columns prediction.
 
     Returns:
-        Floats `mean_iou`, `mean_accuracy`, `overall_accuracy`, `mean_dice`, and float64 arrays of shape
-        `(num_labels,)` `per_category_iou`, `per_category_accuracy` (recall), `per_category_dice` (F1), all 0 to 1.
-        What would be 0/0 is NaN and left out of the means: IoU and Dice of classes in neither truth nor prediction,
-        accuracy of classes that are not in the truth.
+        A float for each row of `METRICS`, under its key (`mean_iou`, `mean_accuracy`, `overall_accuracy`,
+        `mean_dice`), and a float64 array of shape `(num_labels,)` for each row of `CLASS_METRICS`, under
+        `per_category_` and its key (`per_category_iou`, `per_category_accuracy`, `per_category_dice`,
+        `per_category_share_of_pixels`). All are 0 to 1. What would be 0/0 is NaN and left out of the means: IoU and
+        Dice of classes in neither truth nor prediction, accuracy of classes that are not in the truth.
     """
-    hits = np.diag(confusion_matrix).astype(np.float64)
-    predicted, true = confusion_matrix.sum(axis=0), confusion_matrix.sum(axis=1)
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        per_category = {
-            "iou": hits / (predicted + true - hits),
-            "accuracy": hits / true,
-            "dice": 2 * hits / (predicted + true),
-        }
-        scores: dict[str, Any] = {f"mean_{name}": float(np.nanmean(values)) for name, values in per_category.items()}
-        scores["overall_accuracy"] = float(hits.sum() / true.sum())
-    return {**scores, **{f"per_category_{name}": values for name, values in per_category.items()}}
+        scores: dict[str, Any] = {metric.key: float(metric.formula(confusion_matrix)) for metric in METRICS}
+        return scores | {f"per_category_{metric.key}": metric.formula(confusion_matrix) for metric in CLASS_METRICS}
 
 
-class MeanIoU(evaluate.Metric):
-    """
-    The `mean_iou` metric of the `evaluate` project, with the same results, but what it keeps is one confusion matrix
-    and no map; it needs no network, writes no file, and refuses ids out of range instead of dropping them.
-
-    Args:
-        num_labels (`int`): Number of classes.
-        ignore_index (`int`, *optional*, defaults to 255): True id of the pixels that do not count.
-
-    Example:
-
-    ```python
-    metric = MeanIoU(num_labels=5)
-    metric.add_batch(predictions=predictions, references=references)  # as often as you like
-    metric.compute()["mean_iou"]
-    ```
-    """
-
-    def __init__(self, num_labels: int, ignore_index: int = 255):
-        if num_labels < 1:
-            raise ValueError(f"num_labels is at least 1, not {num_labels}.")
-        self.num_labels = num_labels
-        self.ignore_index = ignore_index
-        self._counts: np.ndarray | None = None  # None until something is added
-        super().__init__()
-        self._module_info.module_name = "mean_iou"  # the base class makes another of "MeanIoU"
-        if ignore_index in range(num_labels):
-            logger.warning_once(
-                f"ignore_index={ignore_index} is also one of the {num_labels} classes: its pixels do not count, "
-                "nor does what is predicted there, so that the IoU of other classes looks better than it is."
-            )
-
-    def _info(self) -> evaluate.MetricInfo:
-        ids = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": ids, "references": ids}),
-        )
-
-    def _build_data_dir(self) -> str:
-        return ""  # the base class would make a folder, which nothing is written to
-
-    @property
-    def confusion_matrix(self) -> np.ndarray:
-        """Pixels counted so far, int64 `(num_labels, num_labels)`, rows truth, columns prediction."""
-        return np.zeros((self.num_labels,) * 2, np.int64) if self._counts is None else self._counts.copy()
-
-    def add(self, *, prediction: Ids, reference: Ids) -> None:
-        """Adds one map."""
-        counts = count_confusions(prediction, reference, self.num_labels, self.ignore_index)
-        self._counts = counts if self._counts is None else self._counts + counts
-
-    def add_batch(self, *, predictions: Ids, references: Ids) -> None:
-        """Adds several maps; nothing is added if one of them is wrong."""
-        if len(predictions) != len(references):
-            raise ValueError(f"There are {len(predictions)} predictions but {len(references)} references.")
-        before = self._counts
-        try:
-            for prediction, reference in zip(predictions, references):
-                self.add(prediction=prediction, reference=reference)
-        except ValueError:
-            self._counts = before
-            raise
-
-    def synchronize(self) -> None:
-        """
-        Adds up the matrices of all processes where `torch.distributed` is initialised: then every process has to call
-        it, once, before `compute`. Does nothing otherwise.
-        """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        parts: list[np.ndarray | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self._counts)
-        counted = [part for part in parts if part is not None]
-        self._counts = sum(counted[1:], start=counted[0]) if counted else None
-
-    def compute(self, *, predictions: Ids | None = None, references: Ids | None = None) -> dict[str, Any]:
-        """
-        Returns the scores of everything that was added, as [`segmentation_scores`] describes them, and starts anew.
-
-        Raises:
-            ValueError: if nothing was added.
-        """
-        if (predictions is None) != (references is None):
-            raise ValueError("compute takes predictions and references, or neither of them.")
-        if predictions is not None and references is not None:
-            self.add_batch(predictions=predictions, references=references)
-        if self._counts is None:
-            raise ValueError("There is nothing to compute from: call add or add_batch first.")
-        counts, self._counts = self._counts, None
-        return segmentation_scores(counts)
-
-
-__all__ = ["MeanIoU", "count_confusions", "segmentation_scores"]
+__all__ = ["CLASS_METRICS", "MAIN_METRIC", "METRICS", "Metric", "segmentation_scores"]

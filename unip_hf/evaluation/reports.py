@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reports: one HTML page of headings, texts, tables and pictures, legible on a phone and in the dark."""
+"""Reports: one HTML page of headings, texts, tables and pictures, for large and small screens, light and dark."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -31,7 +32,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph of plain text; lines are kept."""
+    """A paragraph of plain text. Line breaks are kept."""
 
     text: str
 
@@ -41,7 +42,7 @@ class Table:
     """
     Args:
         headers: One for each column.
-        rows: As many cells each: text, or numbers, which [`format_cell`] writes and which stand on the right.
+        rows: Lists of as many cells: texts, or numbers, which are right-aligned and written by [`format_cell`].
     """
 
     headers: Sequence[str]
@@ -53,8 +54,8 @@ class Picture:
     """
     Args:
         image: Picture or plot.
-        caption: Stands below it.
-        alt: What it shows, for who cannot see it; by default the caption.
+        caption: Text below it.
+        alt: What it shows, for readers who cannot see it; by default the caption.
     """
 
     image: "Image.Image | Figure"
@@ -64,72 +65,14 @@ class Picture:
 
 Block = Heading | Text | Table | Picture
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --text: #1c2024; --page: #ffffff; --line: #d5d9de; --faint: #596068; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e8eb; --page: #15181b; --line: #3a4047; --faint: #a2a9b1; }
-}
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--text); background: var(--page);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin-top: 2rem; }
-p { white-space: pre-line; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: left; }
-.number { text-align: right; white-space: nowrap; }
-figure { margin: 1rem 0; overflow-x: auto; }
-img { max-width: 100%; height: auto; border-radius: 4px; background: #ffffff; }
-figcaption { color: var(--faint); font-size: 0.9rem; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for kind, block in blocks %}
-{% if kind == "Heading" %}
-<h2>{{ block.text }}</h2>
-{% elif kind == "Text" %}
-<p>{{ block.text }}</p>
-{% elif kind == "Table" %}
-<div class="scroll"><table>
-<thead><tr>
-{% for header in block.headers %}
-<th{% if block | is_numeric(loop.index0) %} class="number"{% endif %}>{{ header }}</th>
-{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in block.rows %}
-<tr>
-{% for cell in row %}
-<td{% if block | is_numeric(loop.index0) %} class="number"{% endif %}>{{ cell | format_cell }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table></div>
-{% else %}
-<figure>
-<img src="{{ block.image | as_data_url }}" alt="{{ block.alt or block.caption }}"
-{%- if block.image | is_wide %} style="min-width: min(44rem, {{ block.image.width }}px)"{% endif %}>
-{% if block.caption %}
-<figcaption>{{ block.caption }}</figcaption>
-{% endif %}
-</figure>
-{% endif %}
-{% endfor %}
-</body>
-</html>
-"""
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 def format_cell(cell: Cell) -> str:
-    """Whole numbers with thousands separated, others with four decimals, or four digits where those would not do."""
+    """
+    Writes whole numbers with separated thousands, and others with four decimals, or with four digits if they are very
+    small or large. A missing or undefined number is a dash.
+    """
     if cell is None or (isinstance(cell, Real) and math.isnan(cell)):
         return "–"  # noqa: RUF001
     if isinstance(cell, (str, bool)) or not isinstance(cell, Real):
@@ -141,18 +84,18 @@ def format_cell(cell: Cell) -> str:
 
 
 def is_numeric(table: Table, column: int) -> bool:
-    """Whether a column holds numbers, and no text."""
+    """Whether a column holds numbers only."""
     cells = [row[column] for row in table.rows if row[column] is not None]
     return bool(cells) and all(isinstance(cell, Real) and not isinstance(cell, bool) for cell in cells)
 
 
 def is_wide(image: "Image.Image | Figure") -> bool:
-    """Whether a picture, several side by side say, would be too low on a phone: such a one is scrolled instead."""
+    """Whether a picture is so wide that it is scrolled on a phone, where it would be too small to see."""
     return isinstance(image, Image.Image) and image.width > 2 * image.height
 
 
 def as_data_url(image: "Image.Image | Figure") -> str:
-    """A picture as an embedded JPEG file, since thermal noise makes PNG files large; a plot as PNG."""
+    """A picture as embedded JPEG, because thermal noise makes PNG files large; a plot as embedded PNG."""
     encoded, kind = io.BytesIO(), "png"
     if not isinstance(image, Image.Image):
         image.savefig(encoded, format=kind, dpi=150, bbox_inches="tight")
@@ -170,24 +113,26 @@ def write_report(path: str | os.PathLike, title: str, blocks: Sequence[Block]) -
 
     Args:
         path: File to write; replaced if it exists.
-        title: Of the page.
-        blocks: [`Heading`], [`Text`], [`Table`] and [`Picture`], in their order.
+        title: Title of the page.
+        blocks: What the page shows, from top to bottom.
 
     Raises:
-        ValueError: if a table's rows have not as many cells as it has headers.
+        ValueError: if a row of a table has more or fewer cells than the table has headers.
         OSError: if the file cannot be written.
     """
     for block in blocks:
         if isinstance(block, Table) and any(len(row) != len(block.headers) for row in block.rows):
-            raise ValueError(f"Every row of a table with the headers {list(block.headers)} needs as many cells.")
+            raise ValueError(f"Every row of a table needs as many cells as it has headers, {list(block.headers)}.")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(
-        format_cell=format_cell, is_numeric=is_numeric, is_wide=is_wide, as_data_url=as_data_url
-    )
-    page = environment.from_string(TEMPLATE).render(
-        title=title, blocks=[(type(block).__name__, block) for block in blocks]
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        blocks=[(type(block).__name__, block) for block in blocks],
+        format_cell=format_cell,
+        is_numeric=is_numeric,
+        is_wide=is_wide,
+        as_data_url=as_data_url,
     )
     with write_whole(path) as staged:
         staged.write_text(page, encoding="utf-8")

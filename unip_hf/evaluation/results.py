@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -17,60 +18,77 @@ from ..files import write_whole
 from ..pictures import overlay_picture, side_by_side
 from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example
+from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, Metric
 from .reports import Block, Heading, Picture, Table, Text, format_cell, write_report
 
 
-SUMMARY = {
-    "mean_iou": "mean IoU",
-    "mean_accuracy": "mean accuracy",
-    "overall_accuracy": "overall accuracy",
-    "mean_dice": "mean Dice",
-}
 CARD_TEXT = "Segments infrared images."  # of a new card, below its heading
 LONGEST_PICTURE_SIDE = 1920  # pixels; keeps the report small
 
 
-def class_table(result: EvaluationResult, id2label: Mapping[int, str]) -> Table:
-    """Name, IoU, accuracy, Dice and share of the labelled pixels of each class; `None` where undefined."""
-    shares = result.confusion_matrix.sum(axis=1) / max(result.confusion_matrix.sum(), 1)
-    columns = [result.metrics[f"per_category_{name}"] for name in ("iou", "accuracy", "dice")] + [shares]
-    rows = [
-        [id2label[index], *(None if math.isnan(column[index]) else float(column[index]) for column in columns)]
-        for index in range(len(id2label))
-    ]
-    return Table(["class", "IoU", "accuracy", "Dice", "share of pixels"], rows)
+def make_record(result: EvaluationResult, id2label: Mapping[int, str]) -> dict[str, Any]:
+    """
+    The numbers of `results.json`: the number of images, the table of metrics, that of each class with its `id` and
+    `name`, and the confusion matrix. `None` stands for what is undefined.
+    """
+    names = {metric.key: f"per_category_{metric.key}" for metric in CLASS_METRICS}
+    return {
+        "num_images": result.num_images,
+        **{metric.key: none_if_undefined(result.metrics[metric.key]) for metric in METRICS},
+        "classes": [
+            {
+                "id": index,
+                "name": id2label[index],
+                **{key: none_if_undefined(result.metrics[name][index]) for key, name in names.items()},
+            }
+            for index in range(len(id2label))
+        ],
+        "confusion_matrix": result.confusion_matrix.tolist(),
+    }
 
 
-def summary_table(result: EvaluationResult) -> Table:
-    """The means over all classes that occur."""
-    return Table(["", "value"], [[label, result.metrics[name]] for name, label in SUMMARY.items()])
+def none_if_undefined(value: float) -> float | None:
+    """A metric as a float, or `None` if it is NaN."""
+    return None if math.isnan(value) else float(value)
 
 
-def absent_classes(result: EvaluationResult, id2label: Mapping[int, str]) -> str:
+def class_table(record: Mapping[str, Any]) -> Table:
+    """One row for each class, one column for each of `CLASS_METRICS`."""
+    rows = [[found["name"], *(found.get(metric.key) for metric in CLASS_METRICS)] for found in record["classes"]]
+    return Table(["class", *(metric.label for metric in CLASS_METRICS)], rows)
+
+
+def summary_table(record: Mapping[str, Any]) -> Table:
+    """One row for each of `METRICS`."""
+    return Table(["", "value"], [[metric.label, record.get(metric.key)] for metric in METRICS])
+
+
+def absent_classes(record: Mapping[str, Any]) -> str:
     """A sentence on the classes that have no IoU; empty if there are none."""
-    absent = [id2label[index] for index, iou in enumerate(result.metrics["per_category_iou"]) if math.isnan(iou)]
+    absent = [found["name"] for found in record["classes"] if found["iou"] is None]
     return f"In neither truth nor prediction, and not in the means: {', '.join(absent)}." if absent else ""
 
 
-def format_table(table: Table) -> str:
-    """A table as lines of text."""
-    cells = [list(table.headers), *([format_cell(cell) for cell in row] for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in cells
-    )
+def headline_scores(record: Mapping[str, Any]) -> Iterator[tuple[Metric, str | None, float | None]]:
+    """The headline metrics: row of the table, name of the class (`None` for all together), and value."""
+    for metric in METRICS:
+        if metric.is_headline:
+            yield metric, None, record.get(metric.key)
+    for metric in CLASS_METRICS:
+        if metric.is_headline:
+            yield from ((metric, found["name"], found.get(metric.key)) for found in record["classes"])
 
 
 def format_result(result: EvaluationResult, id2label: Mapping[int, str]) -> str:
     """The result as text for a terminal."""
-    parts = [format_table(class_table(result, id2label)), absent_classes(result, id2label)]
-    means = "  ".join(f"{label} {format_cell(result.metrics[name])}" for name, label in SUMMARY.items())
-    return "\n".join(
-        [*filter(None, parts), f"{means}  ({result.num_images:,} image{'' if result.num_images == 1 else 's'})"]
-    )
+    record = make_record(result, id2label)
+    table = class_table(record)
+    cells = pd.DataFrame([[format_cell(cell) for cell in row] for row in table.rows], columns=table.headers)
+    alignment = ["left"] + ["right"] * len(CLASS_METRICS)
+    lines = [cells.to_markdown(index=False, tablefmt="plain", colalign=alignment, disable_numparse=True)]
+    means = "  ".join(f"{label} {format_cell(value)}" for label, value in summary_table(record).rows)
+    images = f"{result.num_images:,} image{'s' * (result.num_images != 1)}"
+    return "\n".join(filter(None, [*lines, absent_classes(record), f"{means}  ({images})"]))
 
 
 def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
@@ -80,7 +98,7 @@ def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
         panels.append((title, overlay_picture(example.image, ids, id2label, with_legend=True)))
     picture = side_by_side(panels)
     picture.thumbnail((LONGEST_PICTURE_SIDE, LONGEST_PICTURE_SIDE))
-    caption = f"{os.path.basename(example.name)}: mean IoU {format_cell(example.mean_iou)}"
+    caption = f"{os.path.basename(example.name)}: {MAIN_METRIC.label} {format_cell(example.mean_iou)}"
     return Picture(picture, caption, alt=f"Image, truth and prediction of {caption}")
 
 
@@ -98,25 +116,16 @@ def write_results(
         output_dir: Folder; other files in it stay.
         result: What [`evaluate_dataset`] returned.
         id2label: Names of the classes.
-        details: What the numbers depend on (checkpoint, dataset, settings, versions); goes into both files as it is.
-        title: Of the report.
+        details: What the numbers depend on (checkpoint, dataset, settings, versions). Both files hold it as it is.
+        title: Title of the report.
 
     Raises:
         OSError: if the files cannot be written.
     """
-    table = class_table(result, id2label)
-    names = ("name", "iou", "accuracy", "dice", "share_of_pixels")
-    values = {name: result.metrics[name] for name in SUMMARY}
-    record = {
-        **details,
-        "num_images": result.num_images,
-        **{name: None if math.isnan(value) else value for name, value in values.items()},
-        "classes": [{"id": index, **dict(zip(names, row))} for index, row in enumerate(table.rows)],
-        "confusion_matrix": result.confusion_matrix.tolist(),
-    }
-    blocks: list[Block] = [summary_table(result), Heading("Classes"), table]
-    if absent_classes(result, id2label):
-        blocks.append(Text(absent_classes(result, id2label)))
+    record = make_record(result, id2label)
+    blocks: list[Block] = [summary_table(record), Heading("Classes"), class_table(record)]
+    if absent_classes(record):
+        blocks.append(Text(absent_classes(record)))
     caption = "Rows: true class; columns: what was predicted there, in percent of the row's pixels."
     figure = confusion_matrix_figure(result.confusion_matrix, id2label)
     blocks += [Heading("Confusion matrix"), Picture(figure, caption, alt=f"Confusion matrix. {caption}")]
@@ -130,7 +139,8 @@ def write_results(
     blocks += [Heading("Settings"), Table(["name", "value"], settings)]
     with write_whole(output_dir) as staged:
         staged.mkdir()
-        (staged / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps({**details, **record}, indent=2, allow_nan=False)
+        (staged / "results.json").write_text(text + "\n", encoding="utf-8")
         write_report(staged / "report.html", title, blocks)
 
 
@@ -143,29 +153,25 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def to_eval_results(
-    means: Mapping[str, float | None],
-    class_iou: Mapping[str, float | None],
+    record: Mapping[str, Any],
     dataset: str,
     split: str,
     dataset_config: str | None = None,
     dataset_name: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> list[EvalResult]:
     """
-    Entries of a model card's model index: mean IoU, mean and overall accuracy, and the IoU of each class, 0 to 1.
-    What is undefined, `None` or NaN, is left out.
+    Entries of a model card's model index: the headline metrics of the images and of each class, 0 to 1. What is
+    undefined is left out.
 
     Args:
-        means: `mean_iou`, `mean_accuracy`, `overall_accuracy`; others are not used.
-        class_iou: By the name of the class.
+        record: What [`make_record`] returns, or the content of `results.json`.
         dataset: Name of the dataset.
-        split: That was evaluated.
+        split: The split that was evaluated.
         dataset_config: Which of several datasets of that name, e.g. the folder.
-        dataset_name: What readers see, by default the configuration or the name.
-        settings: What the numbers depend on besides.
+        dataset_name: What readers see; by default the configuration or the name.
+        settings: What else the numbers depend on.
     """
-    values = [(name, SUMMARY[name], means[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")]
-    values += [("iou", f"IoU of {label}", iou) for label, iou in class_iou.items()]
     return [
         EvalResult(
             task_type="image-segmentation",
@@ -174,13 +180,13 @@ def to_eval_results(
             dataset_name=dataset_name or dataset_config or dataset,
             dataset_config=dataset_config,
             dataset_split=split,
-            metric_type=metric,
-            metric_name=label[0].upper() + label[1:],
-            metric_value=float(value),
-            metric_args=None if settings is None else dict(settings),
+            metric_type=metric.key,
+            metric_name=f"{metric.label[0].upper()}{metric.label[1:]}" + (f" of {name}" if name is not None else ""),
+            metric_value=value,
+            metric_args=settings,
         )
-        for metric, label, value in values
-        if value is not None and not math.isnan(value)
+        for metric, name, value in headline_scores(record)
+        if value is not None
     ]
 
 
@@ -193,16 +199,15 @@ def update_model_card(
     dataset_config: str | None = None,
 ) -> Path:
     """
-    Writes mean IoU, mean and overall accuracy, and the IoU of each class into the model index of a checkpoint's
-    `README.md`, which is made if there is none. Earlier numbers of the same dataset and split are replaced; all else
-    in the file stays.
+    Writes the headline metrics into the model index of a checkpoint's `README.md`, which is made if there is none.
+    Earlier numbers of the same dataset and split are replaced. Everything else in the file stays.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
         result: What [`evaluate_dataset`] returned.
         id2label: Names of the classes.
         dataset: Name of the dataset.
-        split: That was evaluated.
+        split: The split that was evaluated.
         dataset_config: Which of several datasets of that name, e.g. the folder.
 
     Returns:
@@ -212,8 +217,6 @@ def update_model_card(
         ValueError: if the metadata in the file is not valid.
     """
     path = Path(folder) / "README.md"
-    class_iou = {id2label[index]: iou for index, iou in enumerate(result.metrics["per_category_iou"])}
-    new = to_eval_results(result.metrics, class_iou, dataset, split, dataset_config)
     name = path.resolve().parent.name
     if path.is_file():
         card = load_card(path)
@@ -221,19 +224,13 @@ def update_model_card(
         new_data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
         card = ModelCard(f"---\n{new_data.to_yaml()}\n---\n\n# {name}\n\n{CARD_TEXT}\n")
     data: Any = card.data
-    where: dict[str, Any] = {
-        "task_type": "image-segmentation",
-        "dataset_type": dataset,
-        "dataset_config": dataset_config,
-        "dataset_split": split,
-    }
-    kept = [
+    replaced = ("image-segmentation", dataset, dataset_config, split)
+    data.eval_results = [
         earlier
         for earlier in data.eval_results or []
-        if any(getattr(earlier, field) != value for field, value in where.items())
-    ]
+        if (earlier.task_type, earlier.dataset_type, earlier.dataset_config, earlier.dataset_split) != replaced
+    ] + to_eval_results(make_record(result, id2label), dataset, split, dataset_config)
     data.model_name = data.model_name or name
-    data.eval_results = kept + new
     with write_whole(path) as staged:
         card.save(staged)
     return path
@@ -257,8 +254,10 @@ __all__ = [
     "absent_classes",
     "class_table",
     "format_result",
-    "format_table",
+    "headline_scores",
     "load_card",
+    "make_record",
+    "summary_table",
     "to_eval_results",
     "update_model_card",
     "write_results",

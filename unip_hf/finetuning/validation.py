@@ -2,7 +2,7 @@
 """Evaluation during training: metrics for the log, sample predictions, the curve over depth of layer-wise probing."""
 
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from ..evaluation import MeanIoU, evaluate_dataset, segment_dataset
+from ..evaluation import MAIN_METRIC, Example, MeanIoU, evaluate_dataset, segment_dataset
+from ..evaluation.results import headline_scores, make_record
 from ..files import write_whole
 from ..inference import InferenceSettings
 from ..modeling.image_processing_unip import UnipImageProcessor
@@ -19,40 +20,35 @@ from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
 
+@dataclass(frozen=True)
 class Validation:
     """
-    Evaluates a model on the validation rows, as [`unip_hf.training.train`] asks for it.
+    Evaluates a model on the validation rows whenever [`unip_hf.training.train`] calls it.
 
     Args:
-        accelerator: Its processes share the rows; its trackers get the pictures.
-        processor: Of the model.
+        accelerator: Its processes share the rows, and its trackers get the pictures.
+        processor: Image processor of the model.
         rows: Dataset with the columns `image` and `annotation`.
-        id2label (`dict[int, str]`): The classes.
+        id2label (`dict[int, str]`): Names of the classes.
         settings: How images are segmented.
-        output_dir (`Path`): Gets `predictions/step-....png`; for layer-wise probing `layers.json` and `layers.png`.
-        num_workers (`int`, *optional*, defaults to 0): Processes that read images.
+        output_dir (`Path`): Folder for `predictions/step-....png`, or, of layer-wise probing, for `layers.json` and
+            `layers.png`.
+        num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        processor: UnipImageProcessor,
-        rows: Any,
-        id2label: dict[int, str],
-        settings: InferenceSettings,
-        output_dir: Path,
-        num_workers: int = 0,
-    ):
-        self.accelerator = accelerator
-        self.processor = processor
-        self.rows = rows
-        self.id2label = id2label
-        self.settings = settings
-        self.output_dir = output_dir
-        self.num_workers = num_workers
+    accelerator: Accelerator
+    processor: UnipImageProcessor
+    rows: Any
+    id2label: dict[int, str]
+    settings: InferenceSettings
+    output_dir: Path
+    num_workers: int = 0
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, Any]:
-        """`mean_iou`, `mean_accuracy`, `overall_accuracy`, and the IoU of each class, `None` where undefined."""
+        """
+        Metrics for the log: the headline metrics, and those of each class as `iou/CLASS`, `None` where undefined. Of
+        layer-wise probing the mean IoU of the best block, its number as `best_layer`, and the mean IoU of each block.
+        """
         if isinstance(model, UnipForLayerwiseProbing):
             return self._evaluate_layers(model)
         result = evaluate_dataset(
@@ -60,23 +56,19 @@ class Validation:
         )
         if self.accelerator.is_main_process:
             self._show([*result.worst, *result.best], step)
-        metrics = {name: float(result.metrics[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-        for index, name in self.id2label.items():
-            iou = float(result.metrics["per_category_iou"][index])
-            metrics[f"iou/{name}"] = None if math.isnan(iou) else iou  # type: ignore[assignment]
-        return metrics
+        scores = headline_scores(make_record(result, self.id2label))
+        metrics = {metric.key if name is None else f"{metric.key}/{name}": value for metric, name, value in scores}
+        return metrics | {MAIN_METRIC.key: result.metrics[MAIN_METRIC.key]}  # a float even where it is undefined
 
-    def _show(self, examples: list[Any], step: int) -> None:
+    def _show(self, examples: list[Example], step: int) -> None:
         rows = []
         for example in examples:
             panels: list[tuple[str, Image.Image | np.ndarray]] = [
-                (Path(example.name).name, grey_picture(example.image, self.processor)),
-                ("truth", overlay_picture(example.image, example.ids, self.id2label)),
-                (
-                    f"prediction, mean IoU {example.mean_iou:.2f}",
-                    overlay_picture(example.image, example.predicted_ids, self.id2label),
-                ),
+                (Path(example.name).name, grey_picture(example.image, self.processor))
             ]
+            title = f"prediction, {MAIN_METRIC.label} {example.mean_iou:.2f}"
+            for name, ids in (("truth", example.ids), (title, example.predicted_ids)):
+                panels.append((name, overlay_picture(example.image, ids, self.id2label)))
             rows.append(side_by_side(panels))
         if not rows:
             return
@@ -96,7 +88,9 @@ class Validation:
         )  # (layers * classes, H, W) for each image
         for _, sample, scores in outputs:
             if sample.ids is None:
-                raise ValueError(f"{sample.name} has no mask.")
+                raise ValueError(
+                    f"{sample.name} has no mask to compare with: the dataset needs the column `annotation`."
+                )
             for metric, one in zip(metrics, scores.split(num_labels)):
                 metric.add(prediction=one.argmax(dim=0), reference=sample.ids)
         mean_iou = {}

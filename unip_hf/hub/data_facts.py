@@ -1,19 +1,21 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What is known of a dataset by its name: for cards."""
+"""What cards say of a dataset."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.benchmarks import BENCHMARKS
-from .training_run import path_name
+from .public_names import path_name
 
 
 @dataclass(frozen=True)
 class DataFacts:
     """
     Args:
-        name: Such as `"soda"`; of a folder of one's own its name.
-        title: For readers.
-        modality: `"thermal"`, `"rgb"`, `"depth"`; `"both"` of thermal and colour.
+        name: Such as `"soda"`; for a folder of images its name.
+        title: Name for readers.
+        modality: `"thermal"`, `"rgb"`, `"depth"`, or `"both"` for thermal and colour.
         license: In words; `None` if it is not known.
         homepage: Address.
     """
@@ -25,24 +27,25 @@ class DataFacts:
     homepage: str | None = None
 
 
-def data_facts(dataset: str, data_dir: str | list[str] | None = None, config_name: str | None = None) -> DataFacts:
+def data_facts(record: Mapping[str, Any]) -> DataFacts:
     """
     Args:
-        dataset: As [`unip_hf.data.load_infrared_dataset`] takes it.
-        data_dir: Folder, or several; said of it is the last part only.
-        config_name: Of a benchmark that has several configurations.
+        record: Options of a run, or the content of `results.json`: with `dataset` and, optionally, `dataset_config`
+            and `data_dir`, as [`unip_hf.data.load_infrared_dataset`] takes them. Of each folder only the last part is
+            said.
     """
-    if dataset in BENCHMARKS:
-        builder = BENCHMARKS[dataset]
-        config = builder.builder_configs.get(config_name or builder.DEFAULT_CONFIG_NAME)
+    name = record["dataset"]
+    if name in BENCHMARKS:
+        builder = BENCHMARKS[name]
+        config = builder.builder_configs.get(record.get("dataset_config") or builder.DEFAULT_CONFIG_NAME)
         modality = getattr(config, "modality", "thermal")
-        return DataFacts(dataset, builder.TITLE, modality, builder.LICENSE, builder.HOMEPAGE)
-    if dataset == "scenes":
-        return DataFacts(dataset, "drawn infrared scenes", license="Apache-2.0")
-    if dataset == "infmix":
-        return DataFacts(dataset, "InfMix", license="each of its sources keeps its own")
-    folders = [data_dir] if isinstance(data_dir, str) else data_dir or [dataset]
-    name = ", ".join(map(path_name, folders))
+        return DataFacts(name, builder.TITLE, modality, builder.LICENSE, builder.HOMEPAGE)
+    if name == "scenes":
+        return DataFacts(name, "drawn infrared scenes", license="Apache-2.0")
+    if name == "infmix":
+        return DataFacts(name, "InfMix", license="each of its sources keeps its own")
+    folders = record.get("data_dir") or name
+    name = ", ".join(map(path_name, [folders] if isinstance(folders, str) else folders))
     return DataFacts(name, name)
 
 

@@ -12,7 +12,7 @@ from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from ..modeling.modeling_unip_pretraining import UnipForPreTraining
 
 
-ENCODERS: dict[str, type[UnipPreTrainedModel]] = {"UnipModel": UnipModel, "UnipForPreTraining": UnipForPreTraining}
+ENCODERS: tuple[type[UnipPreTrainedModel], ...] = (UnipModel, UnipForPreTraining)  # all others segment
 
 
 def load_publishable(checkpoint: Path) -> tuple[PreTrainedModel, UnipImageProcessor]:
@@ -28,8 +28,8 @@ def load_publishable(checkpoint: Path) -> tuple[PreTrainedModel, UnipImageProces
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"There is no checkpoint folder '{checkpoint}'.")
-    config = load_config(str(checkpoint))
-    encoder = ENCODERS.get((config.architectures or [""])[0]) if config.model_type == "unip" else None
+    architectures = load_config(str(checkpoint)).architectures or []
+    encoder = next((kind for kind in ENCODERS if kind.__name__ in architectures), None)
     if encoder is None:
         model, processor = load_segmentation_model(checkpoint)
         if not isinstance(model, PreTrainedModel):

@@ -1,42 +1,35 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Makes the folder that is published of a checkpoint."""
 
-import itertools
 import json
 import os
 import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
-from transformers import PreTrainedModel
 
 from .. import modeling
 from ..evaluation.results import CARD_TEXT, load_card
 from ..files import write_whole
 from ..inference.loading import fingerprint
+from ..inference.windows import InferenceSettings
+from .data_facts import data_facts
 from .evaluations import evaluation_name, find_evaluations, public_record
 from .loading import load_publishable
 from .model_card import make_model_card
-from .provenance import training_data
-from .speed import Speed, measure_speed
-from .training_run import TrainingRun, find_run, make_recipe, training_curve
+from .speed import measure_speed
+from .training_run import find_run, make_recipe, training_curve
+from .uploading import check_repo_id
 
 
 CURVE, SAMPLES, RECIPE, ENVIRONMENT = "training_curve.png", "samples.png", "recipe.yaml", "environment.json"
-# What of an earlier upload goes when it is not written any more. A star would also stand for folders.
+# Files of an earlier upload that are deleted if they are not written any more: other weights, or what tells of them. A
+# star would also match folders.
 REPLACED_PATTERNS = (
-    CURVE,
-    SAMPLES,
-    RECIPE,
-    ENVIRONMENT,
-    "evaluation/*.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors",
+    *(CURVE, SAMPLES, RECIPE, ENVIRONMENT, "evaluation/*.json"),
+    *("model.safetensors", "model.safetensors.index.json", f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"),
     *(f"{module.name}.py" for module in pkgutil.iter_modules(modeling.__path__)),
 )
 
@@ -45,8 +38,8 @@ REPLACED_PATTERNS = (
 class Publication:
     """
     Args:
-        files: Names of what was written.
-        samples_of: Title and licence of the data whose images are shown; `None` if none are.
+        files: Names of the files that were written.
+        samples_of: Title and licence of the data whose images are shown; `None` if none are shown.
         warnings: Sentences on what was left out.
     """
 
@@ -70,72 +63,79 @@ def write_publication(
     ignored_options: Collection[str] = (),
 ) -> Publication:
     """
-    Writes all that is published of a checkpoint: weights, configuration, code and processor, saved anew by this
-    version; the card; and of the run that left it the recipe, the environment, the training curve and a picture of
-    predictions; the results of its evaluations. No file names a folder of this machine.
+    Writes everything that is published of a checkpoint: weights, configuration, code and processor, saved anew by this
+    version of the library; the model card; recipe, environment, training curve and sample predictions of the run that
+    left it; and the results of its evaluations. No file names a folder of this machine.
 
     Args:
         checkpoint: Folder of a segmentation model of any kind, or of an encoder of UNIP.
-        repo_id: `"USER/NAME"`, which stands in the card.
-        output_dir: Folder that is empty or not there.
+        repo_id: `"USER/NAME"`, for the card.
+        output_dir: Folder that is empty or does not exist.
         evaluations: Further `results.json` of `unip evaluate`, or their folders, see [`find_evaluations`].
         license, data_license, base_model, notes: For the card, see [`make_model_card`].
         with_samples: Whether to show validation images, which the licence of the data must allow.
         with_speed: Whether to measure speed and memory.
-        ignored_options: Names of options that do not belong into the recipe.
+        ignored_options: Names of options that do not belong in the recipe.
 
     Raises:
         OSError: if something cannot be read or written.
-        ValueError: if the checkpoint or a file that belongs to it cannot be used; nothing is written then.
+        ValueError: if the checkpoint, a file that belongs to it or a name cannot be used. Nothing is written then.
     """
     checkpoint, output_dir = Path(checkpoint), Path(output_dir)
+    for name in filter(None, (repo_id, base_model)):
+        check_repo_id(name)
     if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise ValueError(f"'{output_dir}' is not an empty folder: choose another.")
     model, processor = load_publishable(checkpoint)
     records, warnings = find_evaluations(checkpoint, fingerprint(model, processor), evaluations)
     warnings += check_own_card(checkpoint)
     run = find_run(checkpoint)
-    data = training_data(run)
+    data = None if run is None else data_facts(run.options)
     if data_license is not None and data is not None and data.license is not None:
-        warnings.append(f"The licence of {data.title} is known, so that --data_license is not used: {data.license}.")
+        warnings.append(f"The licence of {data.title} is known, so --data_license is not used: {data.license}.")
     figure = None if run is None else training_curve(run.metrics)
-    picture = run.samples.read_bytes() if run is not None and run.samples is not None and with_samples else None
-    files: list[str] = []
+    picture = run.samples if run is not None and with_samples else None
+    files: dict[str, str] = {}
     for record in records:
-        files.append(_new_name(f"evaluation/{evaluation_name(record)}", files))
-
-    def make_card(speeds: Sequence[Speed]) -> ModelCard:
-        return make_model_card(
-            repo_id,
-            model,
-            processor,
-            run,
-            list(zip(files, records)),
-            speeds,
-            curve=CURVE if figure is not None else None,
-            samples=SAMPLES if picture is not None else None,
-            license=license,
-            data_license=data_license,
-            base_model=base_model,
-            notes=notes,
+        stem, number = evaluation_name(record), 1
+        while (file := f"evaluation/{stem}{f'-{number}' if number > 1 else ''}.json") in files:
+            number += 1
+        files[file] = json.dumps(public_record(record), indent=2, allow_nan=False) + "\n"
+    windows = [record["settings"]["window_size"] for record in records]
+    size = next(filter(None, [*windows, InferenceSettings.for_model(model).window_size]))
+    card = make_model_card(
+        repo_id,
+        model,
+        processor,
+        run,
+        list(zip(files, records)),
+        measure_speed(checkpoint, size) if with_speed else (),
+        curve=CURVE if figure is not None else None,
+        samples=SAMPLES if picture is not None else None,
+        license=license,
+        data_license=data_license,
+        base_model=base_model,
+        notes=notes,
+    )
+    if run is not None:
+        command = "distill" if run.is_pretraining else "finetune"
+        recipe = yaml.safe_dump(make_recipe(run, ignored_options), sort_keys=False, allow_unicode=True)
+        head = (
+            f"# unip {command} --config {RECIPE} --output_dir ...\n# Of folders and files only the names are given.\n"
         )
-
-    card = make_card(())  # what the Hub would refuse is refused before anything is measured or written
-    if with_speed:
-        card = make_card(measure_speed(checkpoint, _window_size(model, records)))
+        counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
+        environment = json.dumps({"versions": run.versions, **counts, **run.found}, indent=2)
+        files |= {RECIPE: head + recipe, ENVIRONMENT: environment + "\n"}
     with write_whole(output_dir) as staged:
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
-        if run is not None:
-            _write_run(staged, run, ignored_options)
         if figure is not None:
             figure.savefig(staged / CURVE, format="png", dpi=120)
         if picture is not None:
-            (staged / SAMPLES).write_bytes(picture)
-        for file, record in zip(files, records):
+            (staged / SAMPLES).write_bytes(picture.read_bytes())
+        for file, text in files.items():
             (staged / file).parent.mkdir(exist_ok=True)
-            text = json.dumps(public_record(record), indent=2, allow_nan=False)
-            (staged / file).write_text(text + "\n", encoding="utf-8")
+            (staged / file).write_text(text, encoding="utf-8")
         card.save(staged / "README.md")
         written = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
     shown = f"{data.title} (licence: {data.license or data_license or 'not known'})" if data and picture else None
@@ -143,43 +143,21 @@ def write_publication(
 
 
 def check_own_card(checkpoint: Path) -> list[str]:
-    """Warns of words of the user in the checkpoint's `README.md`, since the published card is rendered anew."""
+    """A warning if the user wrote into the checkpoint's `README.md`, because the published card is rendered anew."""
     path = checkpoint / "README.md"
     if not path.is_file():
         return []
     card = load_card(path)
-    own = [name for name in card.data.to_dict() if name not in ("library_name", "pipeline_tag", "tags", "model-index")]
-    if card.text.strip().partition("\n")[2].strip() != CARD_TEXT:
-        own.insert(0, "text")
+    own = ["text"] * (card.text.strip().partition("\n")[2].strip() != CARD_TEXT)
+    own += [
+        name for name in card.data.to_dict() if name not in ("library_name", "pipeline_tag", "tags", "model-index")
+    ]
     if not own:
         return []
     return [
         f"What was added to '{path}' is not published ({', '.join(own)}): the card is written anew. Give text with "
         "--notes, and the licence with --license."
     ]
-
-
-def _write_run(folder: Path, run: TrainingRun, ignored_options: Collection[str]) -> None:
-    command = "distill" if run.is_pretraining else "finetune"
-    recipe = yaml.safe_dump(make_recipe(run, ignored_options), sort_keys=False, allow_unicode=True)
-    head = f"# unip {command} --config {RECIPE} --output_dir ...\n# Of folders and files only the names are given.\n"
-    (folder / RECIPE).write_text(head + recipe, encoding="utf-8")
-    counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
-    environment = {"versions": run.versions, **counts, **run.found}
-    (folder / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-
-
-def _new_name(stem: str, taken: Sequence[str]) -> str:
-    names = itertools.chain([f"{stem}.json"], (f"{stem}-{number}.json" for number in itertools.count(2)))
-    return next(name for name in names if name not in taken)
-
-
-def _window_size(model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> int:
-    """Side in pixels of what the network gets at once: the evaluations' windows, or the training crops."""
-    windows = [record["settings"].get("window_size") for record in records]
-    size = getattr(model.config, "image_size", None) if model.config.model_type == "unip" else None
-    size = size if size is None or isinstance(size, int) else max(size)
-    return next((window for window in windows if window), None) or size or 512
 
 
 __all__ = ["REPLACED_PATTERNS", "Publication", "check_own_card", "write_publication"]

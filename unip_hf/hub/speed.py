@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""How long a saved model takes for an image, and how much memory, measured on this machine in a process of its own."""
+"""How long a saved model takes for an image, and how much memory it needs, measured in a process of its own."""
 
 import json
 import statistics
@@ -21,12 +21,12 @@ class Speed:
     """
     Args:
         hardware: Name of the processor.
-        threads: That PyTorch computed with; `None` on a GPU.
-        dtype: Of the weights, such as `"float32"`.
+        threads: Threads that PyTorch used; `None` on a GPU.
+        dtype: Type of the weights, such as `"float32"`.
         size: Side of the square image in pixels.
-        seconds: For one image: median of several forward passes, without reading and scaling.
-        megabytes: Most memory at once: on a GPU that of PyTorch, otherwise that of the whole process with its
-            libraries; `None` where the system does not say.
+        seconds: Time for one image: median of several forward passes, without reading and scaling.
+        megabytes: Peak memory: PyTorch's on a GPU, otherwise that of the whole process with its libraries. `None` if
+            the system does not report it.
     """
 
     hardware: str
@@ -42,11 +42,11 @@ def measure_speed(checkpoint: Path, size: int) -> list[Speed]:
     Measures a saved model on the CPU, and on the GPU if there is one.
 
     Args:
-        checkpoint: Folder.
+        checkpoint: Folder of the model.
         size: Side of the image in pixels.
 
     Raises:
-        ValueError: if it does not run here.
+        ValueError: if the model does not run here.
     """
     found = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
@@ -60,7 +60,7 @@ def measure_speed(checkpoint: Path, size: int) -> list[Speed]:
 
 
 def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> Speed:
-    """Loads a model and runs it in this process, see [`measure_speed`]."""
+    """Loads a model and measures it in this process, see [`measure_speed`]."""
     loaded: Any = load_publishable(checkpoint)[0]
     model = loaded.to(device)
     dtype = next(model.parameters()).dtype

@@ -1,18 +1,17 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a checkpoint's training run left beside it: options, versions, metrics, pictures."""
+"""The training run that left a checkpoint: what is published of it beside the card."""
 
-import json
-import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+import pandas as pd
 
-from ..evaluation.result_tables import read_metrics
+from ..evaluation.metrics import MAIN_METRIC
+from ..evaluation.runs import TrainingRun, read_training_run
+from ..modeling.configuration_unip import UNIP_SIZES
+from .public_names import without_folders
 
 
 if TYPE_CHECKING:
@@ -20,131 +19,61 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class CheckpointRun(TrainingRun):
     """
-    A run of `unip finetune` or `unip distill`, and one of its checkpoints.
+    A training run and one of its checkpoints.
 
     Args:
-        folder: Where it lies.
         checkpoint: Name of the checkpoint's folder: `"best"`, `"last"`, or that of one of several students.
-        options: What it was started with.
-        versions: Of the libraries.
-        found: What it found out itself: `teacher_layer`, `teacher_nmi`, `num_images` of pre-training.
-        num_planned_steps: Updates that it was to make.
-        metrics: Lines of its log.
     """
 
-    folder: Path
     checkpoint: str
-    options: dict[str, Any]
-    versions: dict[str, str]
-    found: dict[str, Any]
-    num_planned_steps: int | None
-    metrics: list[dict[str, Any]]
 
     @property
-    def is_pretraining(self) -> bool:
-        return "teacher" in self.options
-
-    @property
-    def num_steps(self) -> int | None:
-        """Updates that were made, as far as the log goes; `None` if nothing was logged."""
-        return max((line["step"] for line in self.metrics), default=None)
+    def kind(self) -> str:
+        """What the run did with the network, in words."""
+        is_random = self.options.get("model") in UNIP_SIZES
+        return "pre-trained" if self.is_pretraining else "trained" if is_random else "fine-tuned"
 
     @property
     def validation_scores(self) -> dict[int, float]:
-        """Mean IoU by step."""
-        return {line["step"]: line["mean_iou"] for line in self.metrics if line.get("mean_iou") is not None}
+        """The main metric by step, where it is defined."""
+        return {line["step"]: line[MAIN_METRIC.key] for line in self.evaluations if line[MAIN_METRIC.key] is not None}
 
     @property
     def evaluated_step(self) -> int | None:
-        """After how many updates the checkpoint was evaluated: `best` where mean IoU was highest, others last."""
+        """The step at which this checkpoint was evaluated: of `best` the first with the highest score."""
         scores = self.validation_scores
-        if not scores:
-            return None
-        return max(scores, key=lambda step: (scores[step], -step)) if self.checkpoint == "best" else max(scores)
+        return max(scores, key=scores.__getitem__ if self.checkpoint == "best" else None, default=None)
 
     @property
     def samples(self) -> Path | None:
         """The picture of this checkpoint's predictions on validation images, if there is one."""
         if self.checkpoint != "best" and self.evaluated_step != self.num_steps:
-            return None  # training went on after it, and was not finished
+            return None  # training went on after the evaluation
         picture = self.folder / "predictions" / f"step-{self.evaluated_step or 0:08d}.png"
         return picture if picture.is_file() else None
 
 
-def find_run(checkpoint: Path) -> TrainingRun | None:
+def find_run(checkpoint: Path) -> CheckpointRun | None:
     """
-    The run that left a checkpoint, which is the folder `best` or `last` in that of the run, or one in `last`.
+    The run that left a checkpoint: the folder that holds it as `best` or `last`, or as one of several students in
+    `last`. `None` if there is no such run.
 
     Raises:
         OSError, ValueError: if a file of the run is damaged; the message names it.
     """
     checkpoint = checkpoint.resolve()
-    if checkpoint.name in ("best", "last"):
-        folder = checkpoint.parent
-    elif checkpoint.parent.name == "last":  # one of several students
-        folder = checkpoint.parent.parent
-    else:
+    is_student = checkpoint.parent.name == "last"
+    folder = checkpoint.parent.parent if is_student else checkpoint.parent
+    if not (is_student or checkpoint.name in ("best", "last")) or not (folder / "run.json").is_file():
         return None
-    file = folder / "run.json"
-    if not file.is_file():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        options, versions = dict(record["options"]), dict(record["versions"])
-        found, num_planned_steps = dict(record.get("found") or {}), record.get("num_steps")
-        if not (
-            isinstance(options["dataset"], str)
-            and isinstance(options["batch_size"], int)
-            and isinstance(options["crop_size"], int)
-            and isinstance(options["teacher" if "teacher" in options else "model"], str)
-            and isinstance(num_planned_steps, (int, type(None)))
-        ):
-            raise TypeError("an option of another type")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{file}' is damaged, or no training run of this library wrote it.") from error
-    metrics = read_metrics(folder / "metrics.jsonl")
-    return TrainingRun(folder, checkpoint.name, options, versions, found, num_planned_steps, metrics)
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a model of this name on the Hub was loaded on this machine before; a path is none."""
-    if Path(name).exists():
-        return False
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError:
-        return False
-
-
-def path_name(path: str) -> str:
-    """The last part of a path, of `.` and `..` the name of that folder here: what may be said of it in public."""
-    if Path(path).resolve() == Path(os.path.expanduser("~")).resolve():
-        return "~"  # its name is that of the user
-    parts = [part for part in re.split(r"[\\/]+", path) if part not in ("", ".")]
-    if parts and parts[-1] != "..":
-        return parts[-1]
-    return (Path(path).resolve().name if Path(path).exists() else "") or path
-
-
-def checkpoint_name(path: str) -> str:
-    """Of a run's `best` or `last` the name of the run, of other checkpoints that of their folder."""
-    return path_name(re.sub(r"(?<=[^\\/])[\\/]+(best|last)[\\/]*$", "", path))
-
-
-def without_folders(value: Any, is_checkpoint: bool = False) -> Any:
-    """Options without the folders of the machine: of each path, in lists as well, the name of what it leads to."""
-    if isinstance(value, list):
-        return [without_folders(part, is_checkpoint) for part in value]
-    if not isinstance(value, str) or not re.search(r"[\\/]|^\.\.?$", value) or is_hub_name(value):
-        return value
-    return checkpoint_name(value) if is_checkpoint else path_name(value)
+    return CheckpointRun(**vars(read_training_run(folder)), checkpoint=checkpoint.name)
 
 
 def make_recipe(run: TrainingRun, ignored_options: Collection[str]) -> dict[str, Any]:
     """
-    Options for `--config` of the same command: what decides the result, without folders.
+    Options for `--config` of the same command, without the folders of this machine.
 
     Args:
         run: The run.
@@ -159,11 +88,11 @@ def make_recipe(run: TrainingRun, ignored_options: Collection[str]) -> dict[str,
 
 def training_curve(metrics: Sequence[Mapping[str, Any]]) -> "Figure | None":
     """
-    Loss over training steps, and beside it what the validation found: mean IoU, or, of pre-training, the normalised
-    mutual information of the attention of teacher and students.
+    Plots the loss over the steps of a run, and beside it the main metric of the validation, or, of pre-training, the
+    normalised mutual information of the attention of teacher and students.
 
     Args:
-        metrics: Lines of a run's log.
+        metrics: Lines of the run's log.
 
     Returns:
         `matplotlib.figure.Figure`, or `None` if no loss was logged.
@@ -171,28 +100,28 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> "Figure | None":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = list(dict.fromkeys(name for line in metrics for name in line))
-    losses = [name for name in names if name.startswith("loss/")] or ["loss"] * ("loss" in names)
-    scores = [name for name in names if name == "mean_iou" or name.startswith("nmi/")]
-    panels = [("training loss", losses)] if losses else []
-    if panels and scores:
-        panels.append(("validation mean IoU" if "mean_iou" in scores else "NMI of the attention", scores))
-    if not panels:
+    log = pd.DataFrame(metrics)
+    losses = log.filter(regex="^loss/") if log.filter(regex="^loss/").size else log.filter(["loss"])
+    if losses.empty:
         return None
-    labels = list(dict.fromkeys(name.rpartition("/")[2] for _, shown in panels for name in shown))
+    panels = [("training loss", losses)]
+    if MAIN_METRIC.key in log:
+        panels.append((f"validation {MAIN_METRIC.label}", log[[MAIN_METRIC.key]]))
+    elif log.filter(regex="^nmi/").size:
+        panels.append(("NMI of the attention", log.filter(regex="^nmi/")))
     figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
-    for axes, (title, shown) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
-        for name in shown:
-            points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-            label = name.rpartition("/")[2]
-            steps, values = zip(*points)
-            colour = "C0" if len(shown) == 1 else f"C{labels.index(label)}"
-            marker = "o" if len(points) < 40 else None
-            axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=label)
-        if len(shown) > 1:
+    colours: dict[str, str] = {}  # by student, alike in both panels
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
+        for name in curves:
+            values = curves[name].dropna()
+            label = name.partition("/")[2]
+            colour = colours.setdefault(label, f"C{len(colours)}")
+            marker = "o" if len(values) < 40 else None
+            axes.plot(log["step"][values.index], values, color=colour, marker=marker, markersize=4, label=label)
+        if len(curves.columns) > 1:
             axes.legend(frameon=False)
         axes.set_xlim(left=0)
-        axes.set_ylim(0, 1) if "mean_iou" in shown else axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1 if MAIN_METRIC.key in curves else None)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel(title)
@@ -201,13 +130,4 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> "Figure | None":
     return figure
 
 
-__all__ = [
-    "TrainingRun",
-    "checkpoint_name",
-    "find_run",
-    "is_hub_name",
-    "make_recipe",
-    "path_name",
-    "training_curve",
-    "without_folders",
-]
+__all__ = ["CheckpointRun", "find_run", "make_recipe", "training_curve"]

@@ -13,19 +13,23 @@ from huggingface_hub.utils import validate_repo_id
 
 def check_repo_id(repo_id: str) -> None:
     """
+    Checks the name of a repository without asking the Hub.
+
     Raises:
-        ValueError: if it is no name of the form USER/NAME that the Hub accepts.
+        ValueError: if it is not a name of the form USER/NAME that the Hub accepts.
     """
     if repo_id.count("/") != 1:
-        raise ValueError(f"{repo_id!r} is no name on the Hub: it has the form USER/NAME, such as me/unip-small-soda.")
+        raise ValueError(f"{repo_id!r} is not a name on the Hub, which has the form USER/NAME, like me/unip-soda.")
     try:
         validate_repo_id(repo_id)
     except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no name on the Hub: {error}") from error
+        raise ValueError(f"{repo_id!r} is not a name on the Hub: {error}") from error
 
 
 def check_login() -> None:
     """
+    Checks that there is a token, without asking the Hub.
+
     Raises:
         OSError: if nobody is logged in.
     """
@@ -47,24 +51,25 @@ def upload_folder(
     **repo_settings: Any,
 ) -> str:
     """
-    Uploads all files of a folder in one commit, into a repository that is made if there is none.
+    Uploads all files of a folder in one commit. The repository is made if there is none.
 
     Args:
-        folder: What to upload.
+        folder: Folder to upload.
         repo_id: `"USER/NAME"`.
-        is_public: Whether a new repository is public. One that is there stays what it is.
+        is_public: Whether a new repository is public. An existing one stays private or public.
         repo_type: `"model"`, `"dataset"` or `"space"`.
         revision: Branch, which is made if there is none; by default main.
         commit_message: By default the Hub's own.
-        replaced_patterns: Which files of earlier uploads go if the folder has them no more; all others stay.
-        repo_settings: More for `HfApi.create_repo`, such as `space_sdk`.
+        replaced_patterns: Files of earlier uploads that are deleted if the folder does not have them any more. All
+            others stay.
+        repo_settings: Further arguments of `HfApi.create_repo`, such as `space_sdk`.
 
     Returns:
         A sentence on what was done, with the address.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses.
-        ValueError: if the repository is there and public, but that was not asked for; nothing is uploaded then.
+        ValueError: if the repository exists and is public, but `is_public` is not set. Nothing is uploaded then.
     """
     api = HfApi()
     try:
@@ -72,7 +77,7 @@ def upload_folder(
         is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
         if not is_private and not is_public:
             raise ValueError(
-                f"{repo_id!r} is there already, and everyone can see it: add --public, or choose another."
+                f"{repo_id!r} exists already, and everyone can see it: add --public, or choose another name."
             )
         if revision is not None:
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
@@ -84,7 +89,7 @@ def upload_folder(
             commit_message=commit_message,
             delete_patterns=list(replaced_patterns) or None,
         )
-    except (HTTPError, OSError, RuntimeError) as error:  # the Hub's answers; no network; the transfer of large files
+    except (HTTPError, OSError, RuntimeError) as error:  # answers of the Hub; no network; large files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(f"The upload to {repo_id!r} failed: {reason}") from error
     return f"Uploaded to {url}, which is {'private' if is_private else 'public'}."

@@ -1,0 +1,88 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Reads what a training run left in its folder: options, versions and log."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .metrics import MAIN_METRIC
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """
+    A run of `unip finetune` or `unip distill`.
+
+    Args:
+        folder: Folder of the run.
+        options: What it was started with.
+        versions: Versions of the libraries.
+        found: What it found out itself: `teacher_layer`, `teacher_nmi`, `num_images` of pre-training.
+        num_planned_steps: Updates that it was to make.
+        metrics: Lines of its log: `step`, and what was measured there.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    versions: dict[str, str]
+    found: dict[str, Any]
+    num_planned_steps: int | None
+    metrics: list[dict[str, Any]]
+
+    @property
+    def is_pretraining(self) -> bool:
+        return "teacher" in self.options
+
+    @property
+    def num_steps(self) -> int | None:
+        """Updates that were made, as far as the log goes; `None` if nothing was logged."""
+        return max((line["step"] for line in self.metrics), default=None)
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of the log that an evaluation wrote."""
+        return [line for line in self.metrics if MAIN_METRIC.key in line]
+
+
+def read_training_run(folder: Path) -> TrainingRun:
+    """
+    Reads `run.json` and `metrics.jsonl` in the folder of a run.
+
+    Raises:
+        OSError: if there is no `run.json`.
+        ValueError: if a file is damaged; the message names it.
+    """
+    file = folder / "run.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        options, versions, found = dict(record["options"]), record.get("versions", {}), record.get("found", {})
+        num_steps = record.get("num_steps") or options.get("num_steps")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{file}' is damaged, or it is not from a training run of this library.") from error
+    return TrainingRun(folder, options, versions, found, num_steps, read_metrics(folder / "metrics.jsonl"))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """
+    The lines of a run's `metrics.jsonl`; none if nothing was logged yet.
+
+    Raises:
+        ValueError: if a line is damaged; the message names it.
+    """
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not text.endswith("\n"):
+            break  # the process was killed while it wrote
+        try:
+            line = json.loads(text)
+            line["step"] + 0
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is damaged in line {number}: {error}.") from error
+        lines.append(line)
+    return lines
+
+
+__all__ = ["TrainingRun", "read_metrics", "read_training_run"]
