@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..inference import segment_image
+from ..inference import InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import overlay_picture, segmentation_palette
-from .models import default_inference_settings
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> Seg
     Raises:
         ValueError: if the processor cannot use the image.
     """
-    scores = segment_image(model, processor, image, default_inference_settings(model))  # (classes, H, W)
+    scores = segment_image(model, processor, image, InferenceSettings.for_model(model))  # (classes, H, W)
     ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
     id2label = {int(index): name for index, name in model.config.id2label.items()}
     if processor.do_rescale:  # what the network sees

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..inference import InferenceSettings
 from ..inference.exported import ExportedModel
 from ..inference.predictor import Predictor, read_wanted
 from ..inference.sources import Source
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
 from ..pictures import overlay_picture
-from .models import default_inference_settings
 from .uploads import MAX_FRAMES, MAX_PIXELS, error_message
 
 
@@ -53,7 +53,7 @@ def segment_sources(
     Raises:
         gr.Error: if no frame could be segmented.
     """
-    predictor = Predictor(model, processor, folder, default_inference_settings(model), with_overlays=False)
+    predictor = Predictor(model, processor, folder, InferenceSettings.for_model(model), with_overlays=False)
     total = sum(max(1, source.num_frames) for source in sources)
     names: list[str] = []
     notes: list[str] = []

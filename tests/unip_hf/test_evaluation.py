@@ -150,6 +150,14 @@ def test_windows_take_short_sides_whole_and_settings_are_checked() -> None:
             InferenceSettings(**wrong)
 
 
+def test_default_settings_follow_the_model(make_config: Callable) -> None:
+    assert InferenceSettings.for_model(tiny_segformer()) == InferenceSettings(512, 341)
+    model = UnipForSemanticSegmentation(make_config(image_size=[64, 96]))
+    assert InferenceSettings.for_model(model) == InferenceSettings(96, 64)
+    assert InferenceSettings.for_model(model, window_size=48, flip=True) == InferenceSettings(48, 32, flip=True)
+    assert InferenceSettings.for_model(model, window_size=None) == InferenceSettings(None)
+
+
 def test_segment_image_is_resize_logits_resize_and_averages_passes() -> None:
     model = tiny_segformer().train()
     model.decode_head.eval()  # frozen, and to stay so

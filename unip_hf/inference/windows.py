@@ -48,12 +48,35 @@ class InferenceSettings:
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales are one or more positive numbers, not {self.scales}.")
 
+    @classmethod
+    def for_model(cls, model: nn.Module, **changes: Any) -> "InferenceSettings":
+        """
+        The default settings for a model: windows of the size that it was trained on, two thirds of a window apart.
+
+        Args:
+            model: Segmentation model. The window of a UNIP model is the longer side of its `config.image_size`, that
+                of any other model 512 pixels. An [`EndToEndModel`] takes whole frames: its `window_size` is `None`.
+            changes: Fields that differ from the defaults. `stride` follows from `window_size` if it is left out.
+
+        Raises:
+            ValueError: if a value is out of range.
+        """
+        if isinstance(model, EndToEndModel):
+            changes["window_size"] = None
+        elif "window_size" not in changes:
+            config: Any = model.config
+            size = config.image_size if config.model_type == "unip" else 512
+            changes["window_size"] = size if isinstance(size, int) else max(size)
+        if changes["window_size"] is not None:
+            changes.setdefault("stride", max(1, round(changes["window_size"] * 2 / 3)))
+        return cls(**changes)
+
 
 def _check_windows(window_size: int, stride: int) -> None:
     if window_size < 1 or not 1 <= stride <= window_size:
         raise ValueError(
-            f"window_size is at least 1 and stride from 1 to window_size, so that no pixel is left out; not "
-            f"window_size={window_size} and stride={stride}."
+            "window_size must be at least 1, and stride must be from 1 to window_size so that no pixel is left out; "
+            f"got window_size={window_size} and stride={stride}."
         )
 
 
