@@ -5,7 +5,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from ..inference import InferenceSettings
 from ..inference.exported import ExportedModel
-from ..inference.predictor import Predictor, read_wanted
-from ..inference.sources import Source
+from ..inference.predictor import Predictor
+from ..inference.results import ResultFolder
+from ..inference.sources import Frame, Source, read_frames
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
 from ..pictures import overlay_picture
@@ -53,33 +54,17 @@ def segment_sources(
     Raises:
         gr.Error: if no frame could be segmented.
     """
-    predictor = Predictor(model, processor, folder, InferenceSettings.for_model(model), with_overlays=False)
+    settings = InferenceSettings.for_model(model)
+    predictor = Predictor(model, processor, ResultFolder(folder), settings, with_overlays=False)
     total = sum(max(1, source.num_frames) for source in sources)
     names: list[str] = []
     notes: list[str] = []
-    pixels, deadline = 0, time.monotonic() + max_seconds
     (folder / "frames").mkdir(parents=True)
-    for source, frame, image in read_wanted(sources, 1, lambda source, name: True, notes):
-        limits = {
-            f"{MAX_FRAMES} frames": len(names) >= MAX_FRAMES,
-            f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
-            f"{max_seconds:.0f} seconds": time.monotonic() > deadline and len(names) > 0,
-        }
-        if any(limits.values()):
-            limit = next(name for name, is_reached in limits.items() if is_reached)
-            notes.append(f"Only the first {len(names)} frames: an upload may take {limit} here.")
-            break
-        try:
-            if image.shape[0] * image.shape[1] > MAX_PIXELS:  # of a video that changes its size
-                raise ValueError(f"It has more than {MAX_PIXELS // 10**6} million pixels.")
-            ids, _ = predictor.segment(image)  # (H, W)
-        except ValueError as error:
-            notes.append(f"{frame.source} cannot be used: {error}")
-            continue
-        predictor.write(source, frame.name, image, ids, None)
-        np.save(folder / "frames" / f"{len(names):06d}.npy", image)
-        names.append(frame.name)
-        pixels += ids.size
+    frames = _within_limits(read_frames(sources, unreadable=notes), notes, max_seconds)
+    for result in predictor.segment_frames(frames, notes):
+        predictor.write(result)
+        np.save(folder / "frames" / f"{len(names):06d}.npy", result.frame.image)
+        names.append(result.frame.name)
         on_frame(len(names), max(len(names), min(total, MAX_FRAMES)))
     for source in sources:  # a visitor knows the names of files, not where they lie here
         notes = [note.replace(f"{Path(source.path).parent}/", "") for note in notes]
@@ -88,6 +73,26 @@ def segment_sources(
     described = {"names": names, "labels": predictor.id2label, "counts_to_celsius": processor.counts_to_celsius}
     (folder / "segmentation.json").write_text(json.dumps(described), encoding="utf-8")
     return notes
+
+
+def _within_limits(frames: Iterable[Frame], notes: list[str], max_seconds: float) -> Iterator[Frame]:
+    """The frames that an upload may have; `notes` takes sentences on what is left out."""
+    count, pixels, deadline = 0, 0, time.monotonic() + max_seconds
+    for frame in frames:
+        size = frame.image.shape[0] * frame.image.shape[1]
+        if size > MAX_PIXELS:  # of a video that changes its size
+            notes.append(f"{frame.place} cannot be used: it has more than {MAX_PIXELS // 10**6} million pixels.")
+            continue
+        limits = {
+            f"{MAX_FRAMES} frames": count >= MAX_FRAMES,
+            f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
+            f"{max_seconds:.0f} seconds": time.monotonic() > deadline and count > 0,
+        }
+        if reached := [limit for limit, is_reached in limits.items() if is_reached]:
+            notes.append(f"Only the first {count} frames are shown: an upload may take {reached[0]} here.")
+            return
+        count, pixels = count + 1, pixels + size
+        yield frame
 
 
 def _display_factor(size: tuple[int, int]) -> float:

@@ -127,8 +127,7 @@ def read_upload(path: str | Path) -> np.ndarray:
     path = Path(path)
     source = describe_upload(path)
     with readable_errors(path):
-        frames = read_frames(source)  # which keeps the file open
-        return next(frames).load()
+        return next(read_frames([source])).image
 
 
 def _check_archive(path: Path) -> None:
