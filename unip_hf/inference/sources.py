@@ -167,8 +167,8 @@ def _without_repetition(found: Sequence[Source]) -> list[Source]:
         other = sources.setdefault(key, source)
         if not os.path.samefile(other.path, source.path):
             raise ValueError(
-                f"{other.path!r} and {source.path!r} would write the same files, {source.name!r}. Give the folder or a "
-                "quoted pattern above both, whose subfolders are kept, or run twice with two output folders."
+                f"{other.path!r} and {source.path!r} would write the same files, {source.name!r}. Give the folder or "
+                "a quoted pattern above both, whose subfolders are kept, or run twice with two output folders."
             )
     for source in sources.values():
         for parent in Path(source.name).parents:
