@@ -42,10 +42,10 @@ def segment_sources(
 
     Args:
         model, processor: Segmentation model and its processor.
-        sources: Of `describe_uploads`.
-        folder: Empty, or to be made.
-        on_frame: Called with the number of frames done and how many there are about.
-        max_seconds: After which no further frame is begun.
+        sources: See `describe_uploads`.
+        folder: An empty folder, or a new one.
+        on_frame: Called with the number of frames done and an estimate of how many there are.
+        max_seconds: Seconds after which no further frame is begun.
 
     Returns:
         Sentences on frames that cannot be used, and on what came after [`MAX_FRAMES`], [`MAX_KEPT_PIXELS`] or the
@@ -103,13 +103,13 @@ def _display_factor(size: tuple[int, int]) -> float:
 
 class Segmentation:
     """
-    What [`segment_sources`] wrote. Frames are numbered from 0, and read from their files when they are needed.
+    What [`segment_sources`] wrote. Frames are numbered from 0 and read from their files when they are needed.
 
     Args:
         folder: Where it was written.
 
     Raises:
-        gr.Error: if it is there no more.
+        gr.Error: if it is no longer there.
     """
 
     def __init__(self, folder: Path):
@@ -174,34 +174,28 @@ class Segmentation:
         return f"{counts}, {factor * float(value) + offset:.1f} °C"
 
     def write_masks(self) -> Path:
-        """The mask as a file to download, as `unip predict` writes it; of several frames an archive of them."""
-        if len(self.names) > 1:
-            return self._write_archive("masks", lambda frame: self.mask_path(frame).read_bytes())
-        path = self.folder / f"{Path(self.names[0]).name}-mask.png"
-        path.write_bytes(self.mask_path(0).read_bytes())
-        return path
+        """The mask as a file to download, as `unip predict` writes it; an archive if there are several frames."""
+        return self._write_download("mask", lambda frame: self.mask_path(frame).read_bytes())
 
-    def write_overlays(
-        self, opacity: float, on_frame: Callable[[int, int], object] = lambda done, total: None
-    ) -> Path:
-        """The overlay with its legend as a file to download; of several frames an archive of them."""
-        if len(self.names) == 1:
-            path = self.folder / f"{Path(self.names[0]).name}-overlay.png"
-            self.overlay(0, opacity, with_legend=True).save(path)
-            return path
+    def write_overlays(self, opacity: float) -> Path:
+        """The overlay with its legend as a file to download; an archive if there are several frames."""
 
         def encode(frame: int) -> bytes:
             encoded = io.BytesIO()
             self.overlay(frame, opacity, with_legend=True).save(encoded, "PNG", compress_level=1)
             return encoded.getvalue()
 
-        return self._write_archive("overlays", encode)
+        return self._write_download("overlay", encode)
 
-    def _write_archive(self, kind: str, encode: Callable[[int], bytes]) -> Path:
-        path = self.folder / f"{kind}.zip"
+    def _write_download(self, kind: str, encode: Callable[[int], bytes]) -> Path:
+        if len(self.names) == 1:
+            path = self.folder / f"{Path(self.names[0]).name}-{kind}.png"
+            path.write_bytes(encode(0))
+            return path
+        path = self.folder / f"{kind}s.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for frame, name in enumerate(self.names):
-                archive.writestr(f"{kind}/{name}.png", encode(frame))
+                archive.writestr(f"{kind}s/{name}.png", encode(frame))
         return path
 
 

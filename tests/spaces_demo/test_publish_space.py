@@ -105,7 +105,7 @@ def test_the_demo_says_which_model_it_needs(
     assert cli.run(demo.main, ["--model", "nowhere"]) == 2
     assert "There is no checkpoint folder 'nowhere'" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere", "--port", "70000"]) == 2
-    assert "--port is a number from 1 to 65535" in capsys.readouterr().err
+    assert "--port must be from 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_publication_may_lie_here_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
