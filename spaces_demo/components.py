@@ -54,9 +54,10 @@ def image_input() -> gr.File:
 
 def swatch(index: int, labels: Mapping[int, str]) -> str:
     """The colour of a class in overlays as HTML; a class named "background" has none."""
-    is_coloured = labels[index].lower() != "background"
-    colour = "rgb({}, {}, {})".format(*segmentation_palette(max(labels) + 1)[index]) if is_coloured else "transparent"
-    return f'<span class="swatch" style="background: {colour}"></span>'
+    if labels[index].lower() == "background":
+        return '<span class="swatch"></span>'
+    colour = tuple(segmentation_palette(max(labels) + 1)[index].tolist())
+    return f'<span class="swatch" style="background: rgb{colour}"></span>'
 
 
 def percent(share: float) -> str:

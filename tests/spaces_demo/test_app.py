@@ -165,9 +165,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_many_requests_at_once_are_answered_and_memory_stays_flat(
-    demo: Server, demo_model: Path, tmp_path: Path
-) -> None:
+def test_many_requests_at_once_keep_memory_flat(demo: Server, demo_model: Path, tmp_path: Path) -> None:
     image = Image.fromarray(draw_scene(11, 512, 640)[0])
     image.save(tmp_path / "scene.png")
     expected = pixels(predicted(demo_model, tmp_path / "scene.png", tmp_path) / "masks" / "scene.png")
