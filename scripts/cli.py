@@ -26,7 +26,7 @@ JOBS = {
     "compare-layers": "measure which block of a teacher the student should learn",
     "publish": "a checkpoint with its model card on the Hub",
     "publish-space": "the demo as a Space on the Hub",
-    "export": "ONNX, OpenVINO and torch.export files",
+    "export": "ONNX and OpenVINO files",
     "demo": "a page in the browser: segment, look at attention, compare",
     "convert": "published checkpoints to this library's models, and back",
     "quickstart": "train and evaluate on built-in infrared scenes, offline",

@@ -7,16 +7,11 @@ Opens a page in the browser: segment images and videos, see where the network lo
 """
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from unip_hf.scripts.options import make_parser
-
-
-QUICKSTART = Path("outputs/quickstart/best")
+from unip_hf.spaces_demo.serving import QUICKSTART, serve
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -34,42 +29,11 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def main(arguments: Sequence[str]) -> None:
     options = command_parser().parse_args(arguments)
     if options.port is not None and not 0 < options.port < 65536:
-        raise ValueError(f"--port is a number from 1 to 65535, not {options.port}.")
-    if options.model is None:
-        if not QUICKSTART.is_dir():
-            raise ValueError(
-                f"There is no {str(QUICKSTART)!r} here: run `unip quickstart` first (three minutes, offline), or name "
-                "a model with --model."
-            )
-        options.model = [str(QUICKSTART)]
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ValueError('The demo needs gradio: pip install ".[demo]" in the folder of this project.') from error
-    from transformers.utils import logging
-
-    from unip_hf.spaces_demo.interface import build_interface, launch_settings
-    from unip_hf.spaces_demo.memory import keep_giving_back
-    from unip_hf.spaces_demo.models import Models
-    from unip_hf.spaces_demo.temporary import keep_deleting, temporary_folder
-
-    keep_giving_back()
-    logging.disable_progress_bar()
-    models = Models(options.model)
-    os.environ["GRADIO_TEMP_DIR"] = str(temporary_folder() / "gradio")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are deleted
-    interface = build_interface(models)
-    keep_deleting()
-    interface.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_settings())
+        raise ValueError(f"--port must be from 1 to 65535, got {options.port}.")
+    serve(options.model, options.host, options.port, options.share)
 
 
 if __name__ == "__main__":

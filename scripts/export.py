@@ -1,6 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Exports a segmentation model as a file for ONNX Runtime, OpenVINO or torch.export, and checks it against PyTorch.
+Exports a segmentation model as a file for ONNX Runtime or OpenVINO, and checks it against PyTorch.
 
     unip export unip-small-soda --format onnx -o exported
     unip export unip-small-soda --format openvino -o exported
@@ -23,11 +23,11 @@ from unip_hf.scripts.options import add_dataset_options, load_dataset, make_pars
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("export", __doc__)
     parser.add_argument("checkpoint", help="folder of a semantic segmentation model, or its name on the Hub")
-    parser.add_argument("--format", choices=["onnx", "openvino", "torch-export"], required=True)
+    parser.add_argument("--format", choices=["onnx", "openvino"], required=True)
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output_dir", type=Path, required=True, help="folder to write")
     output.add_argument("--overwrite", action="store_true", help="replace an earlier export in it")
-    graph = parser.add_argument_group("end to end", "intensity scaling, resizing and classes in the file")
+    graph = parser.add_argument_group("end to end", "the file also scales intensities, resizes, and chooses classes")
     graph.add_argument("--end_to_end", action="store_true", help="the file takes raw frames and gives class ids")
     graph.add_argument(
         "--frame_size",
@@ -37,8 +37,8 @@ def command_parser() -> argparse.ArgumentParser:
         help="of the camera's frames in pixels (default: 512 640)",
     )
     graph.add_argument("--frame_dtype", choices=["uint8", "uint16"], help="of the frames (default: uint16)")
-    int8 = parser.add_argument_group("int8", "for CPUs; the loss in mean IoU is measured if a data set is given")
-    int8.add_argument("--int8", action="store_true", help="write a file with 8-bit weights also (ONNX only)")
+    int8 = parser.add_argument_group("int8", "for CPUs; the loss in mean IoU is measured if a dataset is given")
+    int8.add_argument("--int8", action="store_true", help="also write a file with 8-bit weights (ONNX only)")
     data = add_dataset_options(parser)
     data.add_argument("--split", default="validation", help="default: %(default)s")
     return parser
@@ -49,8 +49,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options.has_dataset = options.data_dir is not None or options.dataset != "folder"
     if not options.end_to_end and (options.frame_size or options.frame_dtype):
         raise ValueError("--frame_size and --frame_dtype are for --end_to_end; other files take images of any size.")
-    if options.has_dataset and not options.int8:
-        raise ValueError("A data set is for the loss of --int8; use `unip evaluate` on the exported folder instead.")
     return options
 
 
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("unip_hf").setLevel(logging.INFO)
     dataset = load_dataset(options, options.split) if options.has_dataset else None
-    name = options.dataset if options.data_dir is None else str(options.data_dir)
+    dataset_name = options.dataset if options.data_dir is None else str(options.data_dir)
     description = export_model(
         options.checkpoint,
         options.output_dir,
@@ -74,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         frame_dtype=options.frame_dtype or "uint16",
         int8=options.int8,
         dataset=dataset,
-        dataset_name=f"{name}, {options.split}",
+        dataset_name=f"{dataset_name}, {options.split}",
         overwrite=options.overwrite,
     )
     speed = description["speed"]

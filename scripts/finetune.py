@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
         model.config.loss_average = options.loss_average
     checkpoint = None if is_random_start(options.model) else options.model
     processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
-    settings = make_window_settings(options, options.crop_size)
+    settings = make_window_settings(options, model, window_size=options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from unip_hf import UnipImageProcessor
     from unip_hf.data.transforms import Transform
     from unip_hf.inference import InferenceSettings
-    from unip_hf.inference.exported import ExportedModel
 
 
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
@@ -234,29 +233,21 @@ def add_inference_options(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
-def make_window_settings(options: argparse.Namespace, crop_size: int, **settings: Any) -> "InferenceSettings":
-    """What [`add_window_options`] were given, for a model that was trained on crops of this size in pixels."""
+def make_window_settings(options: argparse.Namespace, model: "nn.Module", **changes: Any) -> "InferenceSettings":
+    """The settings for a model with what [`add_window_options`] were given; `changes` are other fields."""
     from unip_hf.inference import InferenceSettings
 
+    given = {"window_size": options.window_size, "stride": options.stride}
+    changes |= {name: value for name, value in given.items() if value is not None}
     if options.whole_image:
-        return InferenceSettings(window_size=None, **settings)
-    window_size = crop_size if options.window_size is None else options.window_size
-    stride = max(1, round(window_size * 2 / 3)) if options.stride is None else options.stride
-    return InferenceSettings(window_size=window_size, stride=stride, **settings)
+        changes["window_size"] = None
+    return InferenceSettings.for_model(model, **changes)
 
 
-def make_inference_settings(
-    options: argparse.Namespace, model: "PreTrainedModel | ExportedModel"
-) -> "InferenceSettings":
-    """What [`add_inference_options`] were given, for a model; an end-to-end file takes frames whole."""
-    from unip_hf.inference.exported import EndToEndModel
-
-    if isinstance(model, EndToEndModel):
-        options.whole_image = True
-    size = model.config.image_size if model.config.model_type == "unip" else 512
-    crop_size = size if isinstance(size, int) else max(size)
+def make_inference_settings(options: argparse.Namespace, model: "nn.Module") -> "InferenceSettings":
+    """The settings for a model with what [`add_inference_options`] were given."""
     return make_window_settings(
-        options, crop_size, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
+        options, model, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
     )
 
 

@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from ..hub.model_card import describe_intensities
 from ..modeling.image_processing_unip import UnipImageProcessor
-from ..pictures import segmentation_palette
+from .components import model_choice, swatch
 from .models import Models
 
 
@@ -23,7 +23,7 @@ PICTURES = re.compile(r"!\[([^\]]*)\]\(([^)\s]*)\)|<img\b[^>]*>", re.IGNORECASE)
 
 
 def find_file(name: str, file: str) -> Path | None:
-    """A file beside a model that lies here, or of its repository on the Hub; `None` if there is none."""
+    """A file beside a model on this machine or in its repository on the Hub; `None` if there is none."""
     place = Path(name)
     if place.exists():
         path = (place if place.is_dir() else place.parent) / file
@@ -37,8 +37,8 @@ def find_file(name: str, file: str) -> Path | None:
 
 def read_card(name: str) -> str:
     """
-    The model card of a folder or of a model on the Hub, as Markdown: without its header, with the pictures that lie
-    beside it, and without others, which the browser would have to fetch from elsewhere.
+    The model card of a folder or of a model on the Hub, as Markdown without its header. Pictures that lie beside it
+    are embedded; others are left out, as the browser would have to fetch them from elsewhere.
     """
     card = find_file(name, "README.md")
     if card is None:
@@ -55,17 +55,12 @@ def read_card(name: str) -> str:
 
 
 def describe_model(name: str, model: nn.Module, processor: UnipImageProcessor) -> str:
-    """HTML on what a model is, how it scales intensities, and what its classes are."""
+    """What a model is, how it scales intensities, and its classes, as HTML."""
     config: Any = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = f", {parameters / 1e6:.1f} million parameters" if parameters > 1000 else ""
     labels = {int(index): label for index, label in (config.id2label or {}).items()}
-    palette = segmentation_palette(max(labels) + 1)
-    classes = "".join(
-        f'<li><span class="swatch" style="background: rgb({red}, {green}, {blue})"></span>'
-        f"{html.escape(labels[index])}</li>"
-        for index, (red, green, blue) in ((index, palette[index]) for index in sorted(labels))
-    )
+    classes = "".join(f"<li>{swatch(index, labels)}{html.escape(labels[index])}</li>" for index in sorted(labels))
     kind = html.escape((getattr(config, "architectures", None) or [config.model_type])[0])
     return (
         f"<p><b>{html.escape(name)}</b>: {kind}{size}.</p><p>{html.escape(describe_intensities(processor))}</p>"
@@ -79,8 +74,8 @@ def about_tab(models: Models) -> None:
     def describe(name: str) -> tuple[str, str]:
         return describe_model(name, *models.get(name)), read_card(name)
 
-    name = gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1, interactive=True)
-    facts, card = (value for value in describe(models.names[0]))
+    name = model_choice(models)
+    facts, card = describe(models.names[0])
     shown = [gr.HTML(facts, elem_id="facts", padding=False), gr.Markdown(card, elem_id="card")]
     name.change(describe, name, shown, show_progress="hidden", api_visibility="private")
 

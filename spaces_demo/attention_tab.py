@@ -6,14 +6,13 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 
 from ..analysis import nmi_curve
 from .attention import MAX_TOKENS, ImageAttention, attention_picture, description, legend, measure_attention
-from .image_input import image_input
+from .components import image_input, model_choice
 from .models import Models, on_gpu
 from .temporary import session_folder
-from .uploads import read_upload
+from .uploads import computing_errors, read_upload
 
 
 MEAN_OF_HEADS = "mean of all heads"
@@ -72,11 +71,10 @@ def attention_tab(models: Models) -> None:
         if path is None:
             return nothing(CHOOSE)
         try:
-            attention = measure(name, read_upload(path))
-        except ValueError as error:  # gr.Error is one, and quotes its message
-            return nothing(str(getattr(error, "message", error)))
-        except (torch.OutOfMemoryError, MemoryError):
-            return nothing("This image is too large for the memory here: send a part of it.")
+            with computing_errors():
+                attention = measure(name, read_upload(path))
+        except gr.Error as error:
+            return nothing(error.message)
         attention.save(_path(request))
         num_layers, (rows, columns) = len(attention.nmi), attention.grid_size
         layer = num_layers if old is None else min(layer, num_layers)
@@ -97,7 +95,7 @@ def attention_tab(models: Models) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             gr.Markdown("Where does a patch of the image look? Upload an infrared image, or take an example.")
-            model = gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1, interactive=True)
+            model = model_choice(models)
             file = image_input()
             plot = gr.Plot(label="NMI of each block", show_label=False, container=False, visible=False, elem_id="nmi")
             note = gr.Markdown(elem_classes="note")

@@ -5,7 +5,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from gradio.components import Component
 
 from ..inference.exported import EndToEndModel
@@ -19,9 +18,9 @@ from .comparison import (
     share_table,
     with_scaling,
 )
-from .image_input import image_input
+from .components import image_input, result_picture
 from .models import Models, on_gpu
-from .uploads import error_message, read_upload
+from .uploads import computing_errors, error_message, read_upload
 
 
 AS_CONFIGURED = "as_configured"
@@ -48,13 +47,8 @@ def compare_tab(models: Models) -> None:
         if path is None:
             raise error_message("Choose an image first.")
         image = read_upload(path)
-        try:
-            sides = [_chosen(models, *values[:6]), _chosen(models, *values[6:])]
-            first, second = segment_twice(image, *sides)
-        except ValueError as error:
-            raise error_message(str(error)) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise error_message("This image is too large for the memory here: send a part of it.") from error
+        with computing_errors():
+            first, second = segment_twice(image, _chosen(models, *values[:6]), _chosen(models, *values[6:]))
         is_different = differing_pixels(first, second)
         if is_different is None:
             where = gr.update(visible=False)
@@ -74,23 +68,13 @@ def compare_tab(models: Models) -> None:
             button = gr.Button("Compare", variant="primary")
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
-                pictures = [
-                    gr.Image(label=title, format="png", interactive=False, buttons=["fullscreen"], min_width=280)
-                    for title in ("First", "Second")
-                ]
+                pictures = [result_picture(title, min_width=280) for title in ("First", "Second")]
             summary = gr.Markdown(elem_id="agreement")
             with gr.Row():
                 with gr.Column(min_width=280):
                     table = gr.HTML(css_template=TABLE_STYLE, padding=False, elem_id="shares")
                 with gr.Column(min_width=280):
-                    where = gr.Image(
-                        label="Where they differ",
-                        format="png",
-                        interactive=False,
-                        buttons=["fullscreen"],
-                        visible=False,
-                        elem_id="differences",
-                    )
+                    where = result_picture("Where they differ", visible=False, elem_id="differences")
     button.click(
         compare,
         [file, *settings],

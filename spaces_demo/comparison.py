@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..inference import segment_image
+from ..inference import InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
-from ..pictures import overlay_picture, segmentation_palette
-from .models import default_inference_settings
+from ..pictures import overlay_picture
+from .components import percent, swatch
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class SegmentedImage:
     picture: Image.Image
     ids: np.ndarray
     id2label: Mapping[int, str]
+
+    def index(self, name: str) -> int:
+        """The first class of this name."""
+        return next(index for index, other in self.id2label.items() if other == name)
 
     def shares(self) -> dict[str, float]:
         """Name of each class that occurs: its share of the pixels, 0 to 1; the largest first."""
@@ -75,7 +79,7 @@ def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> Seg
     Raises:
         ValueError: if the processor cannot use the image.
     """
-    scores = segment_image(model, processor, image, default_inference_settings(model))  # (classes, H, W)
+    scores = segment_image(model, processor, image, InferenceSettings.for_model(model))  # (classes, H, W)
     ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
     id2label = {int(index): name for index, name in model.config.id2label.items()}
     if processor.do_rescale:  # what the network sees
@@ -115,25 +119,12 @@ def share_table(first: SegmentedImage, second: SegmentedImage) -> str:
     rows = ["<tr><th></th><th>First</th><th>Second</th></tr>"]
     for name in names:
         cells = "".join(
-            f"<td>{_swatch(segmented, name)} {percent(of_one[name])}</td>" if name in of_one else "<td></td>"
+            f"<td>{swatch(segmented.index(name), segmented.id2label)} {percent(of_one[name])}</td>"
+            if name in of_one else "<td></td>"
             for segmented, of_one in zip(both, shares)
-        )
+        )  # fmt: skip
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
-
-
-def _swatch(segmented: SegmentedImage, name: str) -> str:
-    """The colour of a class in the picture; the background has none."""
-    if name.lower() == "background":
-        return ""
-    index = next(index for index, other in segmented.id2label.items() if other == name)
-    colour = tuple(segmentation_palette(max(segmented.id2label) + 1)[index].tolist())
-    return f'<span class="swatch" style="background: rgb{colour}"></span>'
-
-
-def percent(share: float) -> str:
-    """A share of 0 to 1 in HTML."""
-    return f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
 
 
 def agreement(is_different: np.ndarray | None) -> str:
@@ -153,7 +144,6 @@ __all__ = [
     "agreement",
     "difference_picture",
     "differing_pixels",
-    "percent",
     "segment",
     "share_table",
     "with_scaling",

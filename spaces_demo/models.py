@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The models that the demo was started with, and the GPU of a Space on ZeroGPU."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,10 +16,9 @@ except ImportError:
 import torch
 from transformers import PreTrainedModel
 
-from ..inference import InferenceSettings, load_segmentation_model
+from ..inference import load_segmentation_model
 from ..inference.exported import ExportedModel
 from ..modeling.image_processing_unip import UnipImageProcessor
-from ..scripts.options import add_inference_options, make_inference_settings
 
 
 Function = TypeVar("Function", bound=Callable)
@@ -74,11 +72,4 @@ class Models:
         return self._loaded[name]
 
 
-def default_inference_settings(model: PreTrainedModel | ExportedModel) -> InferenceSettings:
-    """How `unip predict` goes over an image with this model when nothing else is asked for."""
-    parser = argparse.ArgumentParser()
-    add_inference_options(parser)
-    return make_inference_settings(parser.parse_args([]), model)
-
-
-__all__ = ["Models", "default_inference_settings", "on_gpu"]
+__all__ = ["Models", "on_gpu"]

@@ -10,16 +10,21 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 
-from ..modeling.image_reading_unip import read_image
-from ..pictures import grey_picture, segmentation_palette
-from .comparison import percent
+from .components import example_pictures, gallery, model_choice, percent, result_picture, swatch
 from .models import Models, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
-from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_uploads, error_message, examples
+from .uploads import (
+    MAX_FILE_SIZE,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    computing_errors,
+    describe_uploads,
+    error_message,
+    examples,
+)
 
 
 LIMITS = (
@@ -31,15 +36,10 @@ CLICK = "click on the picture for the class and the value there."
 
 def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
     """HTML list of classes: colour, name, and share of the pixels."""
-    palette = segmentation_palette(max(labels) + 1)
-    entries = []
-    for index, share in shares.items():
-        is_coloured = labels[index].lower() != "background"  # as in overlays
-        colour = "rgb({}, {}, {})".format(*palette[index]) if is_coloured else "transparent"
-        entries.append(
-            f'<div><span class="swatch" style="background: {colour}"></span>{html.escape(labels[index])} '
-            f"<span>{percent(share)}</span></div>"
-        )
+    entries = [
+        f"<div>{swatch(index, labels)}{html.escape(labels[index])} <span>{percent(share)}</span></div>"
+        for index, share in shares.items()
+    ]
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
@@ -49,9 +49,9 @@ def example_uploads() -> tuple[list[Image.Image], list[str]]:
     pages = temporary_folder() / "examples" / "scenes.tif"
     images = [Image.open(path) for path in scenes]
     images[0].save(pages, save_all=True, append_images=images[1:])
-    pictures = [grey_picture(read_image(path)) for path in scenes]
+    pictures = example_pictures()
     sheet = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:4])])
-    return [Image.fromarray(picture) for picture in (*pictures, sheet)], [*scenes, str(pages)]
+    return [*pictures, Image.fromarray(sheet)], [*scenes, str(pages)]
 
 
 def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path, progress: Any) -> list[str]:
@@ -70,24 +70,18 @@ def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path
     """
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
         sources, notes = describe_uploads(paths, Path(unpacked))
-        try:
-            model, processor = models.get(name)
-            return notes + segment_sources(
-                model,
-                processor,
-                sources,
-                folder,
-                lambda done, total: progress((done, total), desc="Segmenting", unit="frames") if total > 1 else None,
-            )
-        except ValueError as error:  # gr.Error is one, and quotes its message
-            raise error_message(getattr(error, "message", str(error))) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise error_message("This image is too large for the memory here: send a part of it.") from error
+
+        def on_frame(done: int, total: int) -> None:
+            if total > 1:
+                progress((done, total), desc="Segmenting", unit="frames")
+
+        with computing_errors():
+            return notes + segment_sources(*models.get(name), sources, folder, on_frame)
 
 
 def segment_tab(models: Models) -> None:
     """The components of the tab and what they do; called while the page is built."""
-    example_pictures, example_paths = example_uploads()
+    pictures, example_paths = example_uploads()
 
     @on_gpu
     def compute(name: str, paths: list[str], folder: str) -> list[str]:
@@ -158,22 +152,13 @@ def segment_tab(models: Models) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or take an example.")
-            model = gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1)
+            model = model_choice(models)
             files = gr.File(file_count="multiple", label="Images, TIFF, zip, video", height=150, elem_id="uploads")
             directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
-            dataset = gr.Dataset(
-                components=[gr.Image(visible=False)],
-                samples=[[picture] for picture in example_pictures],
-                label="Examples, the last one a TIFF file of four pages",
-                type="index",
-                layout="gallery",
-                elem_id="examples",
-            )
+            dataset = gallery(pictures, "Examples, the last one a TIFF file of four pages", elem_id="examples")
             gr.Markdown(LIMITS, elem_classes="note")
         with gr.Column(scale=3, min_width=300):
-            picture = gr.Image(
-                label="Segmentation", format="png", interactive=False, buttons=["fullscreen"], elem_id="segmentation"
-            )
+            picture = result_picture("Segmentation", elem_id="segmentation")
             pixel = gr.HTML(CLICK.capitalize(), elem_id="pixel")
             frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frame")
             opacity = gr.Slider(0, 100, 50, step=5, label="Opacity of the classes, %", elem_id="opacity")

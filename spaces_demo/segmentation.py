@@ -5,20 +5,21 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..inference import InferenceSettings
 from ..inference.exported import ExportedModel
-from ..inference.predictor import Predictor, read_wanted
-from ..inference.sources import Source
+from ..inference.predictor import Predictor
+from ..inference.results import ResultFolder
+from ..inference.sources import Frame, Source, read_frames
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
 from ..pictures import overlay_picture
-from .models import default_inference_settings
 from .uploads import MAX_FRAMES, MAX_PIXELS, error_message
 
 
@@ -41,10 +42,10 @@ def segment_sources(
 
     Args:
         model, processor: Segmentation model and its processor.
-        sources: Of `describe_uploads`.
-        folder: Empty, or to be made.
-        on_frame: Called with the number of frames done and how many there are about.
-        max_seconds: After which no further frame is begun.
+        sources: See `describe_uploads`.
+        folder: An empty folder, or a new one.
+        on_frame: Called with the number of frames done and an estimate of how many there are.
+        max_seconds: Seconds after which no further frame is begun.
 
     Returns:
         Sentences on frames that cannot be used, and on what came after [`MAX_FRAMES`], [`MAX_KEPT_PIXELS`] or the
@@ -53,33 +54,17 @@ def segment_sources(
     Raises:
         gr.Error: if no frame could be segmented.
     """
-    predictor = Predictor(model, processor, folder, default_inference_settings(model), with_overlays=False)
+    settings = InferenceSettings.for_model(model)
+    predictor = Predictor(model, processor, ResultFolder(folder), settings, with_overlays=False)
     total = sum(max(1, source.num_frames) for source in sources)
     names: list[str] = []
     notes: list[str] = []
-    pixels, deadline = 0, time.monotonic() + max_seconds
     (folder / "frames").mkdir(parents=True)
-    for source, frame, image in read_wanted(sources, 1, lambda source, name: True, notes):
-        limits = {
-            f"{MAX_FRAMES} frames": len(names) >= MAX_FRAMES,
-            f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
-            f"{max_seconds:.0f} seconds": time.monotonic() > deadline and len(names) > 0,
-        }
-        if any(limits.values()):
-            limit = next(name for name, is_reached in limits.items() if is_reached)
-            notes.append(f"Only the first {len(names)} frames: an upload may take {limit} here.")
-            break
-        try:
-            if image.shape[0] * image.shape[1] > MAX_PIXELS:  # of a video that changes its size
-                raise ValueError(f"It has more than {MAX_PIXELS // 10**6} million pixels.")
-            ids, _ = predictor.segment(image)  # (H, W)
-        except ValueError as error:
-            notes.append(f"{frame.source} cannot be used: {error}")
-            continue
-        predictor.write(source, frame.name, image, ids, None)
-        np.save(folder / "frames" / f"{len(names):06d}.npy", image)
-        names.append(frame.name)
-        pixels += ids.size
+    frames = _within_limits(read_frames(sources, unreadable=notes), notes, max_seconds)
+    for result in predictor.segment_frames(frames, notes):
+        predictor.write(result)
+        np.save(folder / "frames" / f"{len(names):06d}.npy", result.frame.image)
+        names.append(result.frame.name)
         on_frame(len(names), max(len(names), min(total, MAX_FRAMES)))
     for source in sources:  # a visitor knows the names of files, not where they lie here
         notes = [note.replace(f"{Path(source.path).parent}/", "") for note in notes]
@@ -90,6 +75,26 @@ def segment_sources(
     return notes
 
 
+def _within_limits(frames: Iterable[Frame], notes: list[str], max_seconds: float) -> Iterator[Frame]:
+    """The frames that an upload may have; `notes` takes sentences on what is left out."""
+    count, pixels, deadline = 0, 0, time.monotonic() + max_seconds
+    for frame in frames:
+        size = frame.image.shape[0] * frame.image.shape[1]
+        if size > MAX_PIXELS:  # of a video that changes its size
+            notes.append(f"{frame.place} cannot be used: it has more than {MAX_PIXELS // 10**6} million pixels.")
+            continue
+        limits = {
+            f"{MAX_FRAMES} frames": count >= MAX_FRAMES,
+            f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
+            f"{max_seconds:.0f} seconds": time.monotonic() > deadline and count > 0,
+        }
+        if reached := [limit for limit, is_reached in limits.items() if is_reached]:
+            notes.append(f"Only the first {count} frames are shown: an upload may take {reached[0]} here.")
+            return
+        count, pixels = count + 1, pixels + size
+        yield frame
+
+
 def _display_factor(size: tuple[int, int]) -> float:
     """How much a frame of this size is enlarged for the page, which itself enlarges nothing."""
     longest = max(size)
@@ -98,13 +103,13 @@ def _display_factor(size: tuple[int, int]) -> float:
 
 class Segmentation:
     """
-    What [`segment_sources`] wrote. Frames are numbered from 0, and read from their files when they are needed.
+    What [`segment_sources`] wrote. Frames are numbered from 0 and read from their files when they are needed.
 
     Args:
         folder: Where it was written.
 
     Raises:
-        gr.Error: if it is there no more.
+        gr.Error: if it is no longer there.
     """
 
     def __init__(self, folder: Path):
@@ -169,34 +174,28 @@ class Segmentation:
         return f"{counts}, {factor * float(value) + offset:.1f} °C"
 
     def write_masks(self) -> Path:
-        """The mask as a file to download, as `unip predict` writes it; of several frames an archive of them."""
-        if len(self.names) > 1:
-            return self._write_archive("masks", lambda frame: self.mask_path(frame).read_bytes())
-        path = self.folder / f"{Path(self.names[0]).name}-mask.png"
-        path.write_bytes(self.mask_path(0).read_bytes())
-        return path
+        """The mask as a file to download, as `unip predict` writes it; an archive if there are several frames."""
+        return self._write_download("mask", lambda frame: self.mask_path(frame).read_bytes())
 
-    def write_overlays(
-        self, opacity: float, on_frame: Callable[[int, int], object] = lambda done, total: None
-    ) -> Path:
-        """The overlay with its legend as a file to download; of several frames an archive of them."""
-        if len(self.names) == 1:
-            path = self.folder / f"{Path(self.names[0]).name}-overlay.png"
-            self.overlay(0, opacity, with_legend=True).save(path)
-            return path
+    def write_overlays(self, opacity: float) -> Path:
+        """The overlay with its legend as a file to download; an archive if there are several frames."""
 
         def encode(frame: int) -> bytes:
             encoded = io.BytesIO()
             self.overlay(frame, opacity, with_legend=True).save(encoded, "PNG", compress_level=1)
             return encoded.getvalue()
 
-        return self._write_archive("overlays", encode)
+        return self._write_download("overlay", encode)
 
-    def _write_archive(self, kind: str, encode: Callable[[int], bytes]) -> Path:
-        path = self.folder / f"{kind}.zip"
+    def _write_download(self, kind: str, encode: Callable[[int], bytes]) -> Path:
+        if len(self.names) == 1:
+            path = self.folder / f"{Path(self.names[0]).name}-{kind}.png"
+            path.write_bytes(encode(0))
+            return path
+        path = self.folder / f"{kind}s.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for frame, name in enumerate(self.names):
-                archive.writestr(f"{kind}/{name}.png", encode(frame))
+                archive.writestr(f"{kind}s/{name}.png", encode(frame))
         return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import gradio as gr
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..data import draw_scene
@@ -36,7 +37,7 @@ EXAMPLE_SEEDS = (500, 511, 523, 540)  # of the scenes' test split
 
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """What goes wrong with an upload becomes a sentence that names the file, without where it lies on this server."""
+    """An error in reading an upload becomes a sentence that names the file, but not its folder on this server."""
     try:
         yield
     except gr.Error:
@@ -47,6 +48,17 @@ def readable_errors(path: Path) -> Iterator[None]:
         message = str(getattr(error, "strerror", None) or error).replace(f"{path.parent}/", "")
         message = message if path.name in message else f"{path.name!r} cannot be read: {message}"
         raise error_message(message) from error
+
+
+@contextmanager
+def computing_errors() -> Iterator[None]:
+    """An error while a model computes becomes a sentence for the page."""
+    try:
+        yield
+    except ValueError as error:  # gr.Error is one, and quotes its message
+        raise error_message(getattr(error, "message", str(error))) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise error_message("This image is too large for the memory here: send a part of it.") from error
 
 
 def error_message(message: str) -> gr.Error:
@@ -127,8 +139,7 @@ def read_upload(path: str | Path) -> np.ndarray:
     path = Path(path)
     source = describe_upload(path)
     with readable_errors(path):
-        frames = read_frames(source)  # which keeps the file open
-        return next(frames).load()
+        return next(read_frames([source])).image
 
 
 def _check_archive(path: Path) -> None:
@@ -232,6 +243,7 @@ def examples() -> list[str]:
 
 
 __all__ = [
+    "computing_errors",
     "describe_upload",
     "describe_uploads",
     "error_message",

@@ -45,20 +45,20 @@ def _palette(num_labels: int) -> np.ndarray:
 
 def segmentation_palette(num_labels: int) -> np.ndarray:
     """
-    Colours of classes: always the same, as different from one another as possible, and none of them grey. They repeat
-    only after more than a thousand.
+    Colours of classes: always the same, as different from one another as possible, and none of them grey. They only
+    repeat after more than a thousand classes.
 
     Returns:
         uint8 `np.ndarray` of shape `(num_labels, 3)`.
     """
     if num_labels < 1:
-        raise ValueError(f"num_labels is at least 1, not {num_labels}.")
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}.")
     return _palette(num_labels).copy()
 
 
 def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) -> np.ndarray:
     """
-    What the eye can see of an infrared image: 8 bits as they are, deeper images scaled as the processor scales them.
+    An infrared image for the eye: 8 bits stay as they are, deeper images are scaled as the processor scales them.
 
     Args:
         image: `(height, width)` or `(height, width, 1 or 3)`, or anything else [`UnipImageProcessor`] takes.
@@ -75,30 +75,39 @@ def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) 
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def legend_picture(names: Mapping[int, str], width: int) -> Image.Image:
+    """
+    The names of classes beside their colours, on white. A class named "background" is left out, as it has no colour.
 
+    Args:
+        names: Names by class id.
+        width: Width in pixels of the picture that the legend stands below.
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    size = max(13, picture.width // 32)
-    font, gap = _font(size), size // 2
-    widths = [int(font.getlength(name)) + size + 3 * gap for name, _ in entries]
-    width = max([picture.width, *(entry + gap for entry in widths)])
+    Returns:
+        `PIL.Image.Image` of mode RGB, wider only if a name does not fit, and of height 0 without classes.
+    """
+    names = {index: name for index, name in names.items() if name.lower() != "background"}
+    if not names:
+        return Image.new("RGB", (width, 0))
+    palette = segmentation_palette(max(names) + 1)
+    size = max(13, width // 32)
+    font, gap = ImageFont.load_default(size), size // 2
+    widths = [int(font.getlength(name)) + size + 3 * gap for name in names.values()]
+    width = max(width, max(widths) + gap)
     positions: list[tuple[int, int]] = []
-    x, y = gap, picture.height + gap
+    x = y = gap
     for entry in widths:
         if x + entry > width and x > gap:  # next line
             x, y = gap, y + size + gap
         positions.append((x, y))
         x += entry
-    height = y + size + gap if entries else picture.height
-    canvas = Image.new("RGB", (width, height), "white")
-    canvas.paste(picture, (0, 0))
-    pen = ImageDraw.Draw(canvas)
-    for (name, colour), (x, y) in zip(entries, positions):
+    legend = Image.new("RGB", (width, y + size + gap), "white")
+    pen = ImageDraw.Draw(legend)
+    for (index, name), (x, y) in zip(names.items(), positions):
+        colour = tuple(palette[index].tolist())
         pen.rectangle([(x, y), (x + size - 1, y + size - 1)], fill=colour, outline=(90, 90, 90))
         pen.text((x + size + gap, y + size // 2), name, fill=(20, 20, 20), font=font, anchor="lm")
-    return canvas
+    return legend
 
 
 def overlay_picture(
@@ -114,14 +123,14 @@ def overlay_picture(
 
     Args:
         image: As for [`grey_picture`].
-        ids: Integer class ids, `(height, width)`. Pixels to ignore, and a class named "background", get no colour.
+        ids: Integer class ids, `(height, width)`. Ignored pixels and a class named "background" get no colour.
         id2label: Names of the classes.
-        opacity: Of the colours, 0 to 1.
-        ignore_index: Id without a class.
+        opacity: Opacity of the colours, 0 to 1.
+        ignore_index: Id of the pixels that have no class.
         with_legend: Whether names and colours of the classes that occur stand below the picture.
 
     Returns:
-        `PIL.Image.Image` of mode RGB, of the image's size without a legend.
+        `PIL.Image.Image` of mode RGB; without a legend it has the size of the image.
 
     Raises:
         ValueError: if image and ids differ in size, or an id has no name.
@@ -141,7 +150,7 @@ def overlay_picture(
     overlay = Image.fromarray(np.where(is_coloured[..., None], blended, picture))
     if not with_legend:
         return overlay
-    return _with_legend(overlay, [(id2label[index], tuple(palette[index].tolist())) for index in coloured])
+    return stacked([overlay, legend_picture({index: id2label[index] for index in present}, overlay.width)])
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Image.Image:
@@ -149,7 +158,7 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Imag
     Pictures in a row on white, aligned at the top, each with its title above.
 
     Args:
-        panels: Title, and picture: PIL, or an array as for [`grey_picture`].
+        panels: Titles and pictures. A picture is a PIL image, or an array as for [`grey_picture`].
 
     Returns:
         `PIL.Image.Image` of mode RGB.
@@ -160,7 +169,7 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Imag
         for _, panel in panels
     ]  # fmt: skip
     size = max(14, max(picture.width for picture in pictures) // 28)
-    font, gap = _font(size), max(6, size // 2)
+    font, gap = ImageFont.load_default(size), max(6, size // 2)
     widths = [max(picture.width, int(font.getlength(title)) + 1) for (title, _), picture in zip(panels, pictures)]
     top = size + 2 * gap
     height = top + max(picture.height for picture in pictures)
@@ -185,6 +194,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 __all__ = [
     "grey_picture",
+    "legend_picture",
     "overlay_picture",
     "segmentation_palette",
     "side_by_side",

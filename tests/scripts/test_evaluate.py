@@ -100,7 +100,7 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere"], "There is no folder 'nowhere': for a model on the Hub give --output_dir"),
-    (["data"], "it has no config.json"),
+    (["data"], "'data' is not a checkpoint folder"),
     (["student"], "trained segmentation model"),
     (["model", "--split", "test"], "no split 'test'"),
     (["model", "--data_dir", "nowhere"], "nowhere"),

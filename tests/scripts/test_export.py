@@ -74,11 +74,11 @@ def test_predictions_of_an_onnx_file_are_those_of_pytorch(folder: Path, capsys: 
     assert run(predict.main, ["exported/model_int8.onnx", images, "-o", "b", "--save_scores"]) == 2
     assert "results of another model" in capsys.readouterr().err
     assert run(predict.main, ["exported/model.onnx", images, "-o", "d", "--mixed_precision", "bf16"]) == 2
-    assert "no mixed precision" in capsys.readouterr().err
+    assert "without mixed precision" in capsys.readouterr().err
 
 
 def test_an_end_to_end_file_predicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--format", "torch-export", "-o", "exported", "--end_to_end", "--frame_size", "70", "90"]
+    options = ["--format", "onnx", "-o", "exported", "--end_to_end", "--frame_size", "70", "90"]
     assert run(export.main, ["model", *options]) == 0
     description = json.loads(Path("exported/export.json").read_text())
     assert description["end_to_end"] == {"frame_size": [70, 90], "frame_dtype": "uint16"}
@@ -105,7 +105,7 @@ def test_an_end_to_end_file_predicts(folder: Path, capsys: pytest.CaptureFixture
         (["nowhere", "--format", "onnx"], "There is no checkpoint"),
         (["model", "--format", "onnx", "--frame_size", "64", "64"], "are for --end_to_end"),
         (["model", "--format", "openvino", "--int8"], "int8 is for ONNX files"),
-        (["model", "--format", "onnx", "--data_dir", "data"], "for the loss of --int8"),
+        (["model", "--format", "onnx", "--data_dir", "data"], "only used with int8"),
         (["model", "--format", "onnx", "--end_to_end", "--frame_size", "0", "64"], "at least 1x1 pixel"),
     ],
     ids=str,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.inference import sources
 from unip_hf.inference.loading import load_segmentation_model
 from unip_hf.inference.predictor import Predictor
 from unip_hf.inference.sources import Frame, find_sources, read_frames
@@ -42,8 +43,7 @@ def write_frames(path: Path, codec: str, pixel_format: str, frames: list[np.ndar
 
 
 def find_frames(paths: list[str], every: int = 1) -> Iterator[Frame]:
-    for source in find_sources(paths):
-        yield from read_frames(source, every)
+    return read_frames(find_sources(paths), every)
 
 
 @pytest.fixture
@@ -126,6 +126,26 @@ def test_every_kind_of_file_is_segmented_as_it_is(folder: Path, capsys: pytest.C
     ]
     difference = frame[:40, :56].astype(float).mean((0, 1)) - color.mean((0, 1)) / 2
     assert np.ptp(difference) < 12  # half of the colours and half of a grey image
+
+
+def test_each_frame_is_decoded_once_in_a_fresh_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def recording(function: Callable, name: str) -> None:
+        def record(argument: object) -> np.ndarray:
+            decoded.append(name)
+            return function(argument)
+
+        monkeypatch.setattr(sources, name, record)
+
+    recording(sources.frame_to_array, "frame_to_array")
+    recording(sources.read_image, "read_image")
+    assert unip_predict("model", "data", "-o", "out") == 0
+    assert decoded.count("frame_to_array") == 2 * 4 and decoded.count("read_image") == 2 + 3
+    palette = np.array([entry["color"] for entry in json.loads(Path("out/predict.json").read_text())["classes"]])
+    legend = frame_to_array(next(read_video("out/overlays/counts.mp4")))[40:].reshape(-1, 3).astype(int)
+    for color in palette:  # all classes, whichever occur
+        assert (np.abs(legend - color).max(1) < 60).any()
 
 
 def test_a_mask_is_what_processor_and_model_give_also_with_many_classes(make_config: Callable, folder: Path) -> None:
@@ -250,7 +270,7 @@ def test_a_damaged_file_is_named_and_what_was_finished_stays(
 
 def test_frames_have_names_order_and_the_depth_of_the_file(folder: Path) -> None:
     names = ["counts/000000", "counts/000003", "night/clip/000000", "night/clip/000003", "night/one.v2", "one"]
-    loaded = [(frame.name, frame.load()) for frame in find_frames(["data"], every=3)]
+    loaded = [(frame.name, frame.image) for frame in find_frames(["data"], every=3)]
     assert [name for name, _ in loaded] == [*names, *(f"stack/{page:06d}" for page in range(3))]
     assert loaded[2][1].shape == (34, 50, 3) and loaded[2][1].dtype == np.uint8
     assert np.array_equal(loaded[1][1], draw(3)) and np.array_equal(loaded[-1][1], draw(2, 42, 48))
@@ -264,13 +284,13 @@ def test_frames_have_names_order_and_the_depth_of_the_file(folder: Path) -> None
     ]
 
     write_frames(folder / "ten.mkv", "ffv1", "gray10le", [draw(0) & 1023])
-    assert np.array_equal(next(find_frames(["ten.mkv"])).load(), draw(0) & 1023)
+    assert np.array_equal(next(find_frames(["ten.mkv"])).image, draw(0) & 1023)
     # A display matrix that turns the picture by 90 degrees clockwise, as phones write it.
     video = bytearray(Path("data/night/clip.mp4").read_bytes())
     position = video.index(struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000), video.index(b"tkhd"))
     video[position : position + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 34 << 16, 0, 0x40000000)
     Path("turned.mp4").write_bytes(video)
-    assert np.array_equal(next(find_frames(["turned.mp4"])).load(), np.rot90(loaded[2][1], -1))
+    assert np.array_equal(next(find_frames(["turned.mp4"])).image, np.rot90(loaded[2][1], -1))
 
 
 def make_wrong_input() -> None:
@@ -316,8 +336,8 @@ def make_wrong_input() -> None:
     (["model", "data/one.png", "-o", "four.png"], "is a file"),
     (["model", "data/one.png", "--stride", "500"], "stride=500"),
     (["model", "data/one.png", "--scales", "0"], "scales"),
-    (["model", "data/one.png", "--opacity", "2"], "--opacity lies between 0 and 1"),
-    (["model", "data/one.png", "--every", "0"], "--every is at least 1"),
+    (["model", "data/one.png", "--opacity", "2"], "--opacity must be between 0 and 1"),
+    (["model", "data/one.png", "--every", "0"], "--every must be at least 1"),
     (["model", "data/one.png", "--device", "abacus"], "--device 'abacus' cannot be used"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(

@@ -165,7 +165,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo_model: Path, tmp_path: Path) -> None:
+def test_many_requests_at_once_keep_memory_flat(demo: Server, demo_model: Path, tmp_path: Path) -> None:
     image = Image.fromarray(draw_scene(11, 512, 640)[0])
     image.save(tmp_path / "scene.png")
     expected = pixels(predicted(demo_model, tmp_path / "scene.png", tmp_path) / "masks" / "scene.png")
@@ -178,15 +178,14 @@ def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo
         client.close()
         return ids
 
-    request(-1)
-    before = resident(demo.process.pid)
-    with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(request, range(20)))
-    for ids in answers:
-        np.testing.assert_array_equal(ids, expected)
     sessions = next(demo.temporary.glob("unip-demo-*")) / "sessions"
-
-    def is_left() -> dict[str, bool]:
-        return {"memory": resident(demo.process.pid) - before > 16 * 2**20, "files": any(sessions.iterdir())}
-
-    wait_until(lambda: not any(is_left().values()), "memory and files given back")
+    after = []
+    for first in range(0, 100, 20):
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(request, range(first, first + 20)))
+        for ids in answers:
+            np.testing.assert_array_equal(ids, expected)
+        wait_until(lambda: not any(sessions.iterdir()), "files given back")
+        after.append(resident(demo.process.pid) / 2**20)
+    # The first rounds fill the memory of all threads, and gradio's of the last pages.
+    assert max(after[3:]) <= max(after[:3]) + 16, after

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import draw_scene
-from unip_hf.inference import segment_image
+from unip_hf.inference import InferenceSettings, segment_image
 from unip_hf.modeling.image_reading_unip import read_image
 from unip_hf.pictures import segmentation_palette
 from unip_hf.spaces_demo.compare_tab import AS_CONFIGURED, compare_tab
@@ -25,7 +25,7 @@ from unip_hf.spaces_demo.comparison import (
     share_table,
     with_scaling,
 )
-from unip_hf.spaces_demo.models import Models, default_inference_settings
+from unip_hf.spaces_demo.models import Models
 from unip_hf.spaces_demo.uploads import examples
 
 from .conftest import wait_until_idle
@@ -65,7 +65,7 @@ def test_a_scaling_changes_what_the_network_sees_and_what_is_shown(make_config: 
     dark = with_scaling(processor, "dtype_range")
     first, second = segment(model, processor, image), segment(model, dark, image)
     for segmentation, used in ((first, processor), (second, dark)):
-        expected = segment_image(model, used, image, default_inference_settings(model)).argmax(dim=0)
+        expected = segment_image(model, used, image, InferenceSettings.for_model(model)).argmax(dim=0)
         np.testing.assert_array_equal(segmentation.ids, expected)
         assert segmentation.picture.size == (140, 100) and sum(segmentation.shares().values()) == pytest.approx(1)
     # 16 bits of which the scene fills a sliver: below the colour of a class nothing is to be seen.

@@ -151,6 +151,14 @@ def test_windows_take_short_sides_whole_and_settings_are_checked() -> None:
             InferenceSettings(**wrong)
 
 
+def test_default_settings_follow_the_model(make_config: Callable) -> None:
+    assert InferenceSettings.for_model(tiny_segformer()) == InferenceSettings(512, 341)
+    model = UnipForSemanticSegmentation(make_config(image_size=[64, 96]))
+    assert InferenceSettings.for_model(model) == InferenceSettings(96, 64)
+    assert InferenceSettings.for_model(model, window_size=48, flip=True) == InferenceSettings(48, 32, flip=True)
+    assert InferenceSettings.for_model(model, window_size=None) == InferenceSettings(None)
+
+
 def test_segment_image_is_resize_logits_resize_and_averages_passes() -> None:
     model = tiny_segformer().train()
     model.decode_head.eval()  # frozen, and to stay so
@@ -205,8 +213,8 @@ def test_checkpoints_of_any_segmentation_model_load_and_others_are_refused(
     SegformerModel(tiny_segformer().config).save_pretrained(tmp_path / "encoder")
     (tmp_path / "empty").mkdir()
     for name, kind, message in [
-        ("student", ValueError, "holds UnipForPreTraining, which is no.* trained segmentation model"),
-        ("encoder", ValueError, "holds SegformerModel, which is no.* trained segmentation model"),
+        ("student", ValueError, "UnipForPreTraining, which is not a trained segmentation model"),
+        ("encoder", ValueError, "SegformerModel, which is not a trained segmentation model"),
         ("empty", ValueError, "no config.json"),
         ("nowhere", OSError, "no checkpoint folder .*nowhere"),
     ]:

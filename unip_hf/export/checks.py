@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Compares exported files with PyTorch: differences, time, and what 8-bit weights cost in mean IoU."""
+"""Compares exported files with PyTorch: differences, time, and the loss of 8-bit weights in mean IoU."""
 
 import statistics
 import time
@@ -36,24 +36,26 @@ def sample_frames(frame_size: tuple[int, int], frame_dtype: str) -> list[np.ndar
 
 def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int) -> list[dict[str, Any]]:
     """
-    Largest differences of logits of random images at [`CHECKED_SHAPES`] and of UNIP also at one patch.
+    Largest differences between the logits of random images at [`CHECKED_SHAPES`], and for UNIP also at one patch.
 
     Raises:
-        ValueError: if the file gives logits of another shape, or one of both refuses a size.
+        ValueError: if the file gives logits of another shape, or the model or the file refuses a size.
     """
     generator = torch.Generator().manual_seed(0)
     checks = []
     is_unip = exported.config.model_type == "unip"
     divisor = exported.size_divisor
     for images, *size in (*CHECKED_SHAPES, *([(1, divisor, divisor)] if is_unip else [])):
-        if not is_unip:  # others do not pad their input, or not as the file's runner does
+        if not is_unip:  # other models do not pad their input as the file's runner does
             size = [-(-side // divisor) * divisor for side in size]
         pixel_values = torch.randn(images, num_channels, *size, generator=generator)
         try:
             with torch.inference_mode():
                 expected = model(pixel_values=pixel_values).logits.float()
         except RuntimeError as error:
-            raise ValueError(f"{type(model).__name__} takes no images {tuple(pixel_values.shape)}: {error}") from error
+            raise ValueError(
+                f"{type(model).__name__} refuses images of shape {tuple(pixel_values.shape)}: {error}"
+            ) from error
         try:
             found = exported(pixel_values).logits
         except ValueError as error:
@@ -79,8 +81,8 @@ def compare_ids(
     exported: EndToEndModel, model: nn.Module, processor: UnipImageProcessor, frames: list[np.ndarray]
 ) -> list[dict[str, Any]]:
     """
-    Frames one by one and all at once: the share of pixels with another id than processor and model give, and by how
-    much the logit of that id is lower, at most. (Where two classes tie, rounding decides.)
+    Compares the ids of frames, one by one and all at once, with those of processor and model: the share of pixels that
+    differ, and by how much the logit of such an id is lower at most. (Where two classes tie, rounding decides.)
     """
     together = exported.run(np.stack(frames)).long()  # (B, H, W)
     checks = []
@@ -106,12 +108,8 @@ def compare_mean_iou(
     processor: UnipImageProcessor,
     dataset: datasets.Dataset,
 ) -> dict[str, Any]:
-    """Mean IoU of a file and of the same in 8 bits on images and masks, in windows as `unip evaluate` takes them."""
-    size = model.config.image_size if model.config.model_type == "unip" else 512
-    window_size = size if isinstance(size, int) else max(size)
-    settings = InferenceSettings(window_size=window_size, stride=max(1, round(window_size * 2 / 3)))
-    if isinstance(exported, EndToEndModel):
-        settings = InferenceSettings(window_size=None)
+    """Mean IoU of a file and of its 8-bit version on images and masks, in the windows that `unip evaluate` takes."""
+    settings = InferenceSettings.for_model(exported)
     id2label = {int(index): name for index, name in (model.config.id2label or {}).items()}
     before, after = (
         evaluate_dataset(file, processor, dataset, id2label, settings).metrics["mean_iou"]
@@ -127,7 +125,7 @@ def compare_mean_iou(
 
 
 def milliseconds(run: Callable[[], Any], repeats: int = 5) -> float:
-    """Median time of a call; a first one warms up."""
+    """Median time of a call, after one that warms up."""
     seconds = []
     with torch.inference_mode():
         for _ in range(1 + repeats):

@@ -55,8 +55,8 @@ def export_model(
     """
     Writes a segmentation model as a file for another runtime, and checks it against PyTorch.
 
-    The folder then holds the model file (`model.onnx`, `model.xml` with `model.bin`, or `model.pt2`), the
-    configurations of the model and of its processor, and `export.json`: what was checked and measured.
+    The folder then holds the model file (`model.onnx`, or `model.xml` with `model.bin`), the configurations of the
+    model and of its processor, and `export.json`: what was checked and measured.
 
     The model file takes `pixel_values`, float32 `(batch_size, num_channels, height, width)`, and gives `logits`,
     float32 `(batch_size, num_labels, rows, columns)`; the batch size, and height and width in multiples of
@@ -67,14 +67,14 @@ def export_model(
     Args:
         checkpoint: Folder of a semantic segmentation model, or its name on the Hub.
         output_dir: Folder to write.
-        format: `"onnx"`, `"openvino"` or `"torch-export"`.
-        end_to_end: Whether what the processor does, and the choice of the class of each pixel, are in the file.
+        format: `"onnx"` or `"openvino"`.
+        end_to_end: Whether the file also does what the processor does, and chooses the class of each pixel.
         frame_size: With `end_to_end`: height and width of the frames in pixels.
         frame_dtype: With `end_to_end`: `"uint16"` or `"uint8"`.
-        int8: Whether to write `model_int8.onnx` also, with 8-bit weights for CPUs, which then is the file that the
-            folder stands for. Only for `"onnx"`.
+        int8: Whether to also write `model_int8.onnx`, with 8-bit weights for CPUs. The folder then stands for this
+            file. Only for `"onnx"`.
         dataset: With `int8`: images and masks (columns `image` and `annotation`) to measure the loss in mean IoU on.
-        dataset_name: What to call them in `export.json`.
+        dataset_name: Name of the dataset in `export.json`.
         overwrite: Whether to replace an earlier export in the folder.
 
     Returns:
@@ -82,18 +82,18 @@ def export_model(
 
     Raises:
         OSError: if there is no such checkpoint, or the disk is full.
-        ValueError: if it is no trained segmentation model or cannot be exported, a package is missing, the folder
-            holds other files, or the file does not agree with PyTorch (it is not kept).
+        ValueError: if it is not a trained segmentation model or cannot be exported, a package is missing, the folder
+            holds other files, or the file does not agree with PyTorch (then it is not kept).
     """
     output_dir = Path(output_dir)
     if format not in FILES:
-        raise ValueError(f"format is one of {', '.join(FILES)}, not {format!r}.")
+        raise ValueError(f"format must be one of {', '.join(FILES)}, got {format!r}.")
     if int8 and format != "onnx":
         raise ValueError("int8 is for ONNX files: choose the format onnx, or leave int8 out.")
     if dataset is not None and not int8:
-        raise ValueError("A data set is for the loss of int8: add int8, or evaluate the exported folder.")
+        raise ValueError("A dataset is only used with int8, to measure its loss. Add int8, or run `unip evaluate`.")
     if end_to_end and (min(frame_size) < 1 or frame_dtype not in ("uint8", "uint16")):
-        raise ValueError(f"Frames are uint8 or uint16 and at least 1x1 pixel, not {frame_dtype} {frame_size}.")
+        raise ValueError(f"Frames must be uint8 or uint16 and at least 1x1 pixel, got {frame_dtype} {frame_size}.")
     if is_exported(checkpoint):
         raise ValueError(f"{os.fspath(checkpoint)!r} is an exported model: give the checkpoint that it was made from.")
     earlier_files = _earlier_files(output_dir, overwrite)
@@ -106,21 +106,23 @@ def export_model(
     logger.info(f"Tracing {os.fspath(checkpoint)} for {format}")
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     network: nn.Module
-    dynamic_shapes: dict[str, Any]
+    dynamic_shapes: dict[int, Any] = {0: batch}
     if end_to_end:
         frames = sample_frames(frame_size, frame_dtype)
         example = frames[0][None]  # (1, H, W)
         network = EndToEndSegmentation(model, processor, frame_size, getattr(torch, frame_dtype))
         inputs = {"frames": torch.from_numpy(np.stack(frames))}
-        dynamic_shapes = {"frames": {0: batch}}
     else:
         num_channels = getattr(model.config, "num_channels", 3)
         example = np.zeros((1, num_channels, 512, 512), np.float32)
         network = LogitsOnly(model)
-        rows, columns = (torch.export.Dim(name, min=1, max=MOST_PATCHES) for name in ("rows", "columns"))
         inputs = {"pixel_values": torch.zeros(2, num_channels, 12 * size_divisor, 16 * size_divisor)}
-        dynamic_shapes = {"pixel_values": {0: batch, 2: size_divisor * rows, 3: size_divisor * columns}}
-    program = trace(network, inputs, dynamic_shapes, format, type(model).__name__)
+        for axis, name in ((2, "rows"), (3, "columns")):
+            dynamic_shapes[axis] = size_divisor * torch.export.Dim(name, min=1, max=MOST_PATCHES)
+    try:
+        program = trace(network, inputs, dict.fromkeys(inputs, dynamic_shapes))
+    except ValueError as error:
+        raise ValueError(f"{type(model).__name__} cannot be exported to {format}: {error}") from error
 
     description: dict[str, Any] = {
         "checkpoint": os.fspath(checkpoint),
@@ -151,7 +153,7 @@ def export_model(
             else:
                 checks = compare_logits(exported, model, num_channels)
             for found in checks:
-                share = f", {found['different_ids']:.4%} of the ids are others" if "different_ids" in found else ""
+                share = f", {found['different_ids']:.4%} of the ids differ" if "different_ids" in found else ""
                 shape = "x".join(map(str, found["shape"]))
                 logger.info(f"  {shape}: largest difference {found['largest_difference']:.1e}{share}")
             return exported, checks
@@ -201,7 +203,7 @@ def _earlier_files(output_dir: Path, overwrite: bool) -> set[str]:
     Names of the model files of an earlier export in the folder.
 
     Raises:
-        ValueError: if the folder is not free.
+        ValueError: if the folder may not be written to.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"The output {str(output_dir)!r} is a file.")
@@ -215,7 +217,9 @@ def _earlier_files(output_dir: Path, overwrite: bool) -> set[str]:
         before = json.loads((output_dir / DESCRIPTION).read_text(encoding="utf-8"))
         return {Path(name).name for name in before["bytes"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(output_dir)!r} holds another {DESCRIPTION}: choose a new folder.") from error
+        raise ValueError(
+            f"The {DESCRIPTION} in {str(output_dir)!r} was not written by `unip export`: choose a new folder."
+        ) from error
 
 
 def _write(folder: Path, description: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Traces networks and writes them as ONNX, OpenVINO and torch.export files."""
+"""Traces networks and writes them as ONNX and OpenVINO files."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,18 +15,17 @@ from torch import nn
 from ..inference.exported import require_package
 
 
-FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}
+if TYPE_CHECKING:
+    import onnx_ir
+
+FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
 INT8_FILE = "model_int8.onnx"
-PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "torch-export": (),
-}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 LARGEST_SINGLE_FILE = 1.9e9  # bytes: an ONNX file holds at most 2 GiB, larger weights lie beside it
 
 
 class LogitsOnly(nn.Module):
-    """A segmentation model whose only output are the logits, so that a file of it needs none of its classes."""
+    """A segmentation model whose only output is the logits."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -39,7 +38,7 @@ class LogitsOnly(nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own messages, on versions and internals that no user chose."""
+    """Hides the exporters' own messages, which are about versions and internals that no user chose."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -50,73 +49,58 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def trace(
-    network: nn.Module, inputs: dict[str, torch.Tensor], dynamic_shapes: dict[str, Any], format: str, name: str
-) -> Any:
+def trace(network: nn.Module, inputs: dict[str, torch.Tensor], dynamic_shapes: dict[str, Any]) -> "onnx_ir.Model":
     """
     Args:
-        network: Takes `inputs` by name, gives a dictionary of tensors, whose names become those of the file's outputs.
+        network: Takes `inputs` by name and returns a dictionary of tensors, whose names become those of the outputs.
         inputs: Examples.
         dynamic_shapes: As for `torch.export.export`.
-        format: One of [`FILES`].
-        name: Of the model, for the error.
-
-    Returns:
-        `torch.export.ExportedProgram` for `"torch-export"`, otherwise `onnx_ir.Model`.
 
     Raises:
         ValueError: if the network cannot be traced.
     """
-    from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    is_torch = format == "torch-export"
     try:
         with _quiet():
-            exporter: Any = DynamoExporter() if is_torch else OnnxExporter()
-            config = (DynamoConfig if is_torch else OnnxConfig)(dynamic_shapes=dynamic_shapes)
-            exported = exporter.export(network.eval(), inputs, config)
+            exported: Any = OnnxExporter().export(network.eval(), inputs, OnnxConfig(dynamic_shapes=dynamic_shapes))
     except Exception as error:  # of many kinds, from deep inside
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} cannot be exported to {format}: {reason}") from error
-    program = getattr(exported, "program", exported)  # newer versions of transformers wrap it
-    return program if is_torch else getattr(program, "model", program)
+        raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+    exported = getattr(exported, "program", exported)  # newer versions of transformers wrap it, some twice
+    return getattr(exported, "model", exported)
 
 
-def save(program: Any, folder: Path, format: str, num_bytes: int) -> None:
+def save(program: "onnx_ir.Model", folder: Path, format: str, num_bytes: int) -> None:
     """
-    Writes what [`trace`] gave as the file in [`FILES`].
+    Writes what [`trace`] returned as the file in [`FILES`].
 
     Args:
-        program: Result of [`trace`] for this format.
-        folder: Exists.
+        program: Result of [`trace`].
+        folder: An existing folder.
         format: One of [`FILES`].
-        num_bytes: Of all weights.
+        num_bytes: Size of all weights.
     """
-    with _quiet():
-        if format == "torch-export":
-            torch.export.save(program, folder / FILES[format])
-            return
-        import onnx_ir
+    import onnx_ir
 
-        onnx_file = folder / FILES["onnx"]
+    onnx_file = folder / FILES["onnx"]
+    with _quiet():
         beside = f"{onnx_file.name}.data" if num_bytes > LARGEST_SINGLE_FILE else None
         onnx_ir.save(program, onnx_file, external_data=beside)
         if format == "openvino":
-            # Not by OpenVINO's converter of PyTorch models, which reports to its makers, nor by the exporter that only
-            # newer versions of transformers have: by way of ONNX it is the same in all versions.
-            openvino = require_package("openvino")
+            # OpenVINO's converter of PyTorch models would report to its makers, and only newer versions of
+            # transformers have an exporter. By way of ONNX it is the same in all versions.
+            openvino: Any = require_package("openvino")
             graph = openvino.Core().read_model(onnx_file)
             openvino.save_model(graph, folder / FILES[format], compress_to_fp16=False)
-            del graph
+            del graph  # which holds the ONNX file open
             for path in folder.glob(f"{onnx_file.name}*"):
                 path.unlink()
 
 
 def quantize(folder: Path) -> None:
     """
-    Writes [`INT8_FILE`]: the ONNX file with the weights of matrix products in 8 bits, one scale for each column, and
-    their inputs quantised as they come. Convolutions stay: in ONNX Runtime they are no faster in 8 bits.
+    Writes [`INT8_FILE`]: the ONNX file with the weights of matrix products in 8 bits, with one scale for each column.
+    Their inputs are quantised at run time. Convolutions stay: in ONNX Runtime they are not faster in 8 bits.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -1,13 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Runs the ONNX, OpenVINO and torch.export files of `unip export` where a model is expected."""
+"""Runs the ONNX and OpenVINO files of `unip export` where a model is expected."""
 
 import hashlib
 import importlib
 import json
 import os
 import sys
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +21,6 @@ from ..modeling.modeling_unip_segmentation import crop_to_image
 
 
 DESCRIPTION = "export.json"
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,80 +31,37 @@ def require_package(name: str) -> ModuleType:
     Raises:
         ValueError: if it is not installed; the message says how to install it.
     """
-    if name == "openvino":
-        # Its import would send a message to its makers and leave a file in the home folder; without this package,
-        # which does so, OpenVINO takes a stub of its own.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # openvino reports its import to its makers, and its only opt-out writes into the home folder and reports, too.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f'The package {name} is needed and cannot be imported ({error}): pip install ".[export]" in the folder of '
-            f"this project, or pip install {name}."
+            f'The package {name} is needed and cannot be imported ({error}). Run pip install ".[export]" in the '
+            f"folder of this project, or pip install {name}."
         ) from error
 
 
 def _run_onnx(file: Path, device: torch.device) -> Run:
-    import onnxruntime
-
+    onnxruntime: Any = require_package("onnxruntime")
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     available = onnxruntime.get_available_providers()
     providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in available]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.log_severity_level = 4  # errors are raised as well
     session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})[0]
 
 
 def _run_openvino(file: Path, device: torch.device) -> Run:
-    import openvino
-
+    openvino: Any = require_package("openvino")
     # On some processors it would compute in bfloat16 by default.
     compiled = openvino.Core().compile_model(os.fspath(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda array: compiled(array)[0]
 
 
-def _check_no_pickles(file: Path) -> None:
-    """Refuses archives that hold more than tensors and a graph: objects would be unpickled, which runs their code."""
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            if name.endswith(("_weights_config.json", "_constants_config.json")):
-                entries = json.loads(archive.read(name))["config"].values()
-                if any(not entry["path_name"].startswith(("weight_", "tensor_")) for entry in entries):
-                    raise ValueError("it holds pickled objects, which may run any code")
-
-
-def _run_torch_export(file: Path, device: torch.device) -> Run:
-    _check_no_pickles(file)
-    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.export.load itself would unpickle anything
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some versions warn of how they themselves read the file
-            program = torch.export.load(file)
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
-    if device.type != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, str(device))
-    # The guards refuse sides of one or two patches, for which the graph holds; `unip export` compares them, too.
-    module = program.module(check_guards=False)
-    (name,) = program.call_spec.in_spec.children()[1].context
-
-    def run(array: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            (output,) = module(**{name: torch.from_numpy(array).to(device)}).values()
-        return output.cpu().numpy()
-
-    return run
-
-
-RUNNERS = {".onnx": _run_onnx, ".xml": _run_openvino, ".pt2": _run_torch_export}
+RUNNERS: dict[str, Callable[[Path, torch.device], Run]] = {".onnx": _run_onnx, ".xml": _run_openvino}
 
 
 class ExportedModel(nn.Module):
@@ -116,11 +70,10 @@ class ExportedModel(nn.Module):
     the model does, and cuts the logits back.
 
     Args:
-        file: `.onnx`, `.xml` (with the `.bin` beside it) or `.pt2`.
+        file: `.onnx`, or `.xml` with the `.bin` beside it.
         config: Configuration of the model that was exported.
         size_divisor: Height and width of what the file takes are multiples of this.
-        device: Where to compute if the file's runtime can: ONNX Runtime with its CUDA provider, `torch.export`;
-            otherwise, and by default, on the CPU.
+        device: Where ONNX Runtime computes if it has its CUDA provider; otherwise, and by default, on the CPU.
 
     Raises:
         ValueError: if the file cannot be loaded, or its runtime is not installed.
@@ -128,6 +81,8 @@ class ExportedModel(nn.Module):
 
     config: PreTrainedConfig
     checksum: torch.Tensor
+    device = torch.device("cpu")  # of inputs and outputs, wherever the file computes
+    dtype = torch.float32
 
     def __init__(
         self,
@@ -140,11 +95,9 @@ class ExportedModel(nn.Module):
         self.config = config
         self.size_divisor = size_divisor
         self.name = str(file)
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no file {self.name!r}.")
-        require_package(RUNTIMES[file.suffix])
-        if file.suffix == ".xml" and not file.with_suffix(".bin").is_file():
-            raise FileNotFoundError(f"Beside {self.name!r} there is no {file.with_suffix('.bin').name}: keep both.")
+        for part in (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,):
+            if not part.is_file():
+                raise FileNotFoundError(f"There is no file {str(part)!r}.")
         try:
             self._run = RUNNERS[file.suffix](file, torch.device(device or "cpu"))
         except Exception as error:  # each runtime has its own kinds
@@ -154,30 +107,22 @@ class ExportedModel(nn.Module):
             with part.open("rb") as opened:
                 while block := opened.read(2**24):
                     digest.update(block)
-        # In the state dict, where weights are looked for, it tells files apart; and the input is always on the CPU.
+        # In the state dict, where weights are looked for, the checksum tells files apart.
         self.register_buffer("checksum", torch.tensor(list(digest.digest()), dtype=torch.uint8))
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # tells where inputs are expected
 
-    @property
-    def device(self) -> torch.device:
-        return self.place.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.place.dtype
-
-    def _apply(self, function: Callable, recurse: bool = True) -> "ExportedModel":
-        return self  # nothing here moves to another device or dtype
+    def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":
+        return self  # nothing here can move to another device or dtype
 
     def run(self, array: np.ndarray) -> torch.Tensor:
         """
-        What the file makes of its one input.
+        The output of the file for its one input.
 
         Raises:
             ValueError: if the runtime refuses the input, or automatic mixed precision is on.
         """
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            raise ValueError("An exported file computes in the precision it was made with: no mixed precision.")
+            raise ValueError("An exported file has one precision: use it without mixed precision.")
         try:
             return torch.from_numpy(np.array(self._run(np.require(array, requirements=("C", "W")))))
         except Exception as error:
@@ -191,7 +136,7 @@ class ExportedModel(nn.Module):
             pixel_values: Scaled images, float `(batch_size, num_channels, height, width)` of any size.
 
         Returns:
-            Output with float32 `logits`, `(batch_size, num_labels, rows, columns)`, that cover exactly the image.
+            Output with float32 `logits`, `(batch_size, num_labels, rows, columns)`, which cover exactly the image.
 
         Raises:
             ValueError: see [`run`].
@@ -206,10 +151,10 @@ class ExportedModel(nn.Module):
 
 class EndToEndModel(ExportedModel):
     """
-    An exported file that takes raw frames of one size and gives class ids.
+    An exported file that takes raw frames of one size and returns class ids.
 
     Args:
-        file, config, device: As for [`ExportedModel`].
+        file, config, device: See [`ExportedModel`].
         frame_size: Height and width in pixels.
         frame_dtype: `"uint8"` or `"uint16"`.
     """
@@ -227,7 +172,7 @@ class EndToEndModel(ExportedModel):
         self.frame_dtype = np.dtype(frame_dtype)
 
     def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
-        raise ValueError(f"{self.name!r} takes raw frames, not pixel_values, and gives ids instead of logits.")
+        raise ValueError(f"{self.name!r} takes raw frames, not pixel_values, and returns ids instead of logits.")
 
     def segment(self, frame: np.ndarray) -> torch.Tensor:
         """
@@ -235,17 +180,17 @@ class EndToEndModel(ExportedModel):
             frame: Raw frame `(height, width)` or `(height, width, 1)` of the size and dtype of the file.
 
         Returns:
-            Class ids, `(height, width)`, uint8 or, above 256 classes, int32.
+            Class ids, `(height, width)`: uint8, or int32 above 256 classes.
 
         Raises:
-            ValueError: if size or dtype are others.
+            ValueError: if the frame has another size or dtype.
         """
         frame = frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
         if frame.shape != self.frame_size or frame.dtype != self.frame_dtype:
             height, width = self.frame_size
             raise ValueError(
-                f"{self.name!r} takes {self.frame_dtype} frames of {height}x{width} pixels (height x width) and one "
-                f"channel, not {frame.dtype} of shape {frame.shape}: export it again with --frame_size and "
+                f"{self.name!r} takes {self.frame_dtype} frames of {height}x{width} pixels (height x width) with one "
+                f"channel, got {frame.dtype} of shape {frame.shape}. Export it again with the --frame_size and "
                 "--frame_dtype of this camera, or without --end_to_end for images of any size."
             )
         return self.run(frame[None])[0]
@@ -262,13 +207,13 @@ def _first_line(error: Exception) -> str:
 
 
 def is_exported(checkpoint: str | os.PathLike) -> bool:
-    """Whether this is a file of `unip export`, by its suffix, or a folder with one but no weights besides."""
+    """Whether this is a file of `unip export`, by its suffix, or a folder that holds one and no weights."""
     path = Path(checkpoint)
     if not path.is_dir():
-        return path.suffix in RUNTIMES
+        return path.suffix in RUNNERS
     has_weights = any([*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")])
     return (path / DESCRIPTION).is_file() or (
-        not has_weights and any(file.suffix in RUNTIMES for file in path.iterdir())
+        not has_weights and any(file.suffix in RUNNERS for file in path.iterdir())
     )
 
 
@@ -280,7 +225,7 @@ def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.devic
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if what `unip export` wrote beside the file is missing, or it cannot be loaded.
+        ValueError: if a file that `unip export` wrote beside it is missing, or it cannot be loaded.
     """
     path = Path(checkpoint)
     folder = path if path.is_dir() else path.parent
@@ -289,7 +234,7 @@ def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.devic
     for name in ("config.json", "preprocessor_config.json", DESCRIPTION):
         if not (folder / name).is_file():
             raise ValueError(
-                f"{str(path)!r} cannot be used alone: beside it there is no {name}. Keep the files that `unip export` "
+                f"{str(path)!r} cannot be used alone: there is no {name} beside it. Keep all files that `unip export` "
                 "wrote together."
             )
     try:

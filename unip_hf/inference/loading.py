@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What users name a checkpoint by: a folder, a model on the Hub, or a size for a random start."""
+"""Loads what users name a checkpoint by: a folder, a model on the Hub, an exported file, or a size."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -20,6 +21,10 @@ from transformers import (
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .exported import ExportedModel, is_exported, load_exported_model
+
+
+# Fields that change when a checkpoint is saved again.
+CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}
 
 
 def is_random_start(checkpoint: str) -> bool:
@@ -33,27 +38,36 @@ def load_config(checkpoint: str) -> PreTrainedConfig:
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if it is a file, holds several checkpoints, or its configuration is damaged.
+        ValueError: if it is a file, holds no checkpoint or several, or its configuration is damaged.
     """
-    if is_random_start(checkpoint):
-        return UnipConfig.from_size(checkpoint)
-    if Path(checkpoint).is_file():
-        raise ValueError(f"{checkpoint!r} is a file: make a folder of it first, `unip convert {checkpoint} FOLDER`.")
+    return UnipConfig.from_size(checkpoint) if is_random_start(checkpoint) else _read_config(checkpoint)
+
+
+def _read_config(checkpoint: str) -> PreTrainedConfig:
+    path = Path(checkpoint)
+    if path.is_file():
+        raise ValueError(
+            f"{checkpoint!r} is a file. Make a checkpoint folder of it first: `unip convert {checkpoint} FOLDER`."
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        inside = sorted(file.parent.name for file in path.glob("*/config.json"))
+        if inside:
+            raise ValueError(f"{checkpoint!r} holds several checkpoints, {', '.join(inside)}: choose one.")
+        raise ValueError(f"{checkpoint!r} is not a checkpoint folder: it has no config.json.")
     try:
         return AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
-        inside = sorted(path.parent.name for path in Path(checkpoint).glob("*/config.json"))
-        if inside:
-            raise ValueError(f"{checkpoint!r} holds several checkpoints, {', '.join(inside)}: choose one.") from error
-        if Path(checkpoint, "config.json").exists():
-            raise ValueError(f"The configuration in {checkpoint!r} cannot be used: {error}") from error
-        raise OSError(f"There is no checkpoint {checkpoint!r}, nor could a model of that name be had.") from error
+        if path.is_dir() or isinstance(error, ValueError):
+            raise ValueError(f"The configuration of {checkpoint!r} cannot be used: {error}") from error
+        raise OSError(
+            f"There is no checkpoint folder {checkpoint!r}, and a model of that name cannot be loaded from the Hub."
+        ) from error
 
 
 def fingerprint(model: nn.Module, processor: Any) -> str:
     """
-    A number that is another one as soon as weights or configuration of the model or its processor change; that a
-    checkpoint was saved again, by whichever version of `transformers`, does not change it.
+    Identifies the weights and the configuration of a model and its processor. It stays the same when a checkpoint is
+    saved again, by any version of `transformers`.
 
     Args:
         model: With a `config`, on any device.
@@ -75,11 +89,8 @@ def _kept_by_saving(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _kept_by_saving(value) if isinstance(value, dict) and "model_type" in value else value  # e.g. a backbone
         for key, value in settings.items()
-        if key not in _CHANGED_BY_SAVING
+        if key not in CHANGED_BY_SAVING
     }
-
-
-_CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}
 
 
 def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
@@ -116,7 +127,7 @@ def load_segmentation_model(
     """
     Args:
         checkpoint: Folder of a semantic segmentation model of any kind, or its name on the Hub; or what `unip export`
-            wrote: the folder, or an `.onnx`, `.xml` or `.pt2` file in it.
+            wrote: the folder, or an `.onnx` or `.xml` file in it.
         device: Where to put the model.
 
     Returns:
@@ -124,31 +135,21 @@ def load_segmentation_model(
 
     Raises:
         OSError: if there is no such folder or model.
-        ValueError: if it is no segmentation model.
+        ValueError: if it is not a trained segmentation model.
     """
     checkpoint = os.fspath(checkpoint)
     if is_exported(checkpoint):
         folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or "."
         return load_exported_model(checkpoint, device), load_processor(folder)
-    if os.path.isdir(checkpoint) and not os.path.isfile(os.path.join(checkpoint, "config.json")):
-        raise ValueError(f"{checkpoint!r} is no checkpoint folder: it has no config.json.")
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except OSError as error:
-        raise OSError(
-            f"There is no checkpoint folder {checkpoint!r}, nor could a model of that name be had."
-        ) from error
+    config = _read_config(checkpoint)
     kind = (config.architectures or [config.model_type])[0]
-    try:
-        model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise ValueError(f"{checkpoint!r} holds {kind}, which is no semantic segmentation model.") from error
+    if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+        raise ValueError(f"{checkpoint!r} holds {kind}, which is not a semantic segmentation model.")
+    model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ValueError(
-            f"{checkpoint!r} holds {kind}, which is no trained segmentation model: {len(missing)} weights are "
+            f"{checkpoint!r} holds {kind}, which is not a trained segmentation model: {len(missing)} weights are "
             f"missing, {missing[0]!r} among them. Fine-tune it first."
         )
     return model.eval().to(device), load_processor(checkpoint)

@@ -1,8 +1,13 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Segments frames and writes what was found: masks, overlays, scores."""
+"""Segments frames and writes the results: masks, overlays, scores."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,43 +17,29 @@ from transformers import PreTrainedModel
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
-from ..pictures import overlay_picture
+from ..pictures import legend_picture, overlay_picture, stacked
+from ..progress import Progress
 from .exported import EndToEndModel, ExportedModel
-from .sources import Frame, Source, read_frames
+from .results import ResultFolder
+from .sources import Frame, Source, collecting, read_frames
 from .video import write_video
 from .windows import InferenceSettings, segment_image
 
 
-def read_wanted(
-    sources: Sequence[Source],
-    every: int,
-    is_wanted: Callable[[Source, str], bool],
-    unreadable: list[str] | None = None,
-) -> Iterator[tuple[Source, Frame, np.ndarray]]:
-    """
-    Reads the frames of sources that are wanted.
+Item = TypeVar("Item")
 
-    Args:
-        sources: Of [`find_sources`].
-        every: Of a video, take every n-th frame.
-        is_wanted: Takes a source and the name of one of its frames.
-        unreadable (*optional*): Takes the messages on what cannot be read, and the next is read; without it, the
-            first is raised.
+
+class SegmentedFrame(NamedTuple):
     """
-    for source in sources:
-        frames = read_frames(source, every)
-        while True:
-            try:
-                if (frame := next(frames, None)) is None:
-                    break
-                image = frame.load() if is_wanted(source, frame.name) else None
-            except (ValueError, FileNotFoundError) as error:
-                if unreadable is None:
-                    raise
-                unreadable.append(str(error))
-                continue
-            if image is not None:
-                yield source, frame, image
+    Args:
+        frame ([`Frame`]): What was segmented.
+        ids (`np.ndarray`): Class ids `(height, width)`, uint8, or uint16 above 256 classes.
+        probabilities (`np.ndarray`, *optional*): float16 `(classes, height, width)`, if scores are to be written.
+    """
+
+    frame: Frame
+    ids: np.ndarray
+    probabilities: np.ndarray | None
 
 
 class Predictor:
@@ -59,62 +50,103 @@ class Predictor:
     Args:
         model: Semantic segmentation model.
         processor: Its image processor.
-        output_dir: Folder for the results.
+        results: Folder for the results.
         settings: How to go over an image.
-        opacity: Of the overlays' colours, 0 to 1.
+        opacity: Opacity of the overlays' colours, 0 to 1.
         with_overlays: Whether to write overlays.
         with_scores: Whether to write the probabilities of all classes: array `probabilities`, float16
             `(classes, height, width)`.
-        dtype (*optional*): Of automatic mixed precision, `torch.bfloat16` or `torch.float16`.
-        since: Results in the folder that are older do not count, in nanoseconds as `st_mtime_ns`.
+        dtype (*optional*): Data type of automatic mixed precision, `torch.bfloat16` or `torch.float16`.
 
     Raises:
-        ValueError: for `with_scores` with an end-to-end file, which gives ids alone.
+        ValueError: for `with_scores` with an end-to-end file, which only gives ids.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | ExportedModel,
         processor: UnipImageProcessor,
-        output_dir: Path,
+        results: ResultFolder,
         settings: InferenceSettings,
         opacity: float = 0.5,
         with_overlays: bool = True,
         with_scores: bool = False,
         dtype: torch.dtype | None = None,
-        since: int = 0,
     ):
         if with_scores and isinstance(model, EndToEndModel):
-            raise ValueError(f"{model.name!r} gives class ids and no scores: export without --end_to_end for them.")
+            raise ValueError(f"{model.name!r} gives class ids and no scores. Export it without --end_to_end for them.")
         self.model = model
         self.processor = processor
-        self.output_dir = output_dir
+        self.results = results
         self.settings = settings
         self.opacity = opacity
         self.with_overlays = with_overlays
         self.with_scores = with_scores
         self.dtype = dtype
-        self.since = since
         self.id2label = {int(index): name for index, name in (model.config.id2label or {}).items()}
 
-    def mask_path(self, name: str) -> Path:
-        return self.output_dir / "masks" / f"{name}.png"
+    def run(self, sources: Sequence[Source], every: int = 1, unreadable: list[str] | None = None) -> tuple[int, int]:
+        """
+        Segments all frames that have no results yet, and writes theirs, with progress on stderr. One thread reads the
+        frames to come and one segments, while this one writes what is finished.
 
-    def paths(self, source: Source, name: str) -> dict[str, Path]:
-        """Where the results of a frame of a source lie, by their kind: masks, overlays, scores."""
-        paths = {"masks": self.mask_path(name)}
-        if self.with_overlays and source.kind != "video":
-            paths["overlays"] = self.output_dir / "overlays" / f"{name}.png"
-        if self.with_scores:
-            paths["scores"] = self.output_dir / "scores" / f"{name}.npz"
-        return paths
+        Args:
+            sources: See [`find_sources`].
+            every: Of a video, take every n-th frame.
+            unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read or used; without
+                it, the first is raised.
 
-    def exists(self, path: Path) -> bool:
-        return path.is_file() and path.stat().st_mtime_ns >= self.since
+        Returns:
+            How many frames were segmented, and how many had results before.
 
-    def is_missing(self, source: Source, name: str) -> bool:
-        """Whether a frame has not all of its results yet."""
-        return not all(self.exists(path) for path in self.paths(source, name).values())
+        Raises:
+            FileNotFoundError, ValueError: if a frame cannot be read or used, unless `unreadable` takes the message.
+            OSError: if a result cannot be written.
+        """
+        names = [(source, name) for source in sources for name in source.frame_names(every)]
+        already = len(names) - sum(self._lacks_results(*name) for name in names)
+        progress = Progress("frame", len(names), done=len(names) - sum(self._is_wanted(*name) for name in names))
+        frames = _ahead(read_frames(sources, every, self._is_wanted, unreadable))
+        finished = _ahead(self.segment_frames(frames, unreadable))
+        segmented = 0
+        try:
+            for source, of_source in itertools.groupby(finished, key=lambda result: result.frame.source):
+                self.results.begin()
+                with self._overlay_video(source, every) as append:
+                    for result in of_source:
+                        if self._lacks_results(source, result.frame.name):
+                            self.write(result)
+                            segmented += 1
+                        append(result)
+                        if progress.done < progress.total:  # the number of frames of a video is only an estimate
+                            progress.update()
+        finally:
+            finished.close()
+            progress.close()
+        return segmented, already
+
+    def segment_frames(self, frames: Iterable[Frame], unreadable: list[str] | None = None) -> Iterator[SegmentedFrame]:
+        """
+        Segments frames one by one. The mask of a frame that has all of its results is read instead.
+
+        Args:
+            frames: See [`read_frames`].
+            unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be used; without it, the
+                first is raised.
+
+        Raises:
+            ValueError: if a frame cannot be used; the message names it.
+        """
+        for frame in frames:
+            with collecting(unreadable):
+                if not self._lacks_results(frame.source, frame.name):
+                    ids, probabilities = read_mask(self.mask_path(frame.name)), None
+                else:
+                    try:
+                        ids, probabilities = self.segment(frame.image)
+                    except ValueError as error:
+                        raise ValueError(f"{frame.place} cannot be used: {error}") from error
+                yield SegmentedFrame(frame, ids, probabilities)
 
     def segment(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """
@@ -122,8 +154,7 @@ class Predictor:
             image: `(height, width)` or `(height, width, channels)` with the depth of the file.
 
         Returns:
-            Class ids `(height, width)`, uint8 or uint16, and probabilities, float16 `(classes, height, width)`, if
-            scores are to be written.
+            Ids and probabilities, see [`SegmentedFrame`].
 
         Raises:
             ValueError: if the processor cannot use the image.
@@ -136,80 +167,81 @@ class Predictor:
         is_average = self.settings.flip or len(self.settings.scales) > 1  # of probabilities, not logits
         return ids, (scores if is_average else scores.softmax(dim=0)).half().cpu().numpy()
 
-    def write(
-        self, source: Source, name: str, image: np.ndarray, ids: np.ndarray, probabilities: np.ndarray | None
-    ) -> None:
+    def write(self, result: SegmentedFrame) -> None:
         """
-        Writes the results of a frame.
+        Writes the results of a frame; of a video all but the overlay.
 
         Raises:
-            OSError: if the disk is full, say.
+            OSError: if they cannot be written, for example because the disk is full.
         """
-        for kind, path in self.paths(source, name).items():
+        for kind, path in self._paths(result.frame.source, result.frame.name).items():
             with write_whole(path) as staged:
                 if kind == "masks":
-                    Image.fromarray(ids).save(staged)
+                    Image.fromarray(result.ids).save(staged)
                 elif kind == "overlays":
-                    self._overlay(image, ids, with_legend=True).save(staged)
-                elif probabilities is not None:
-                    np.savez_compressed(staged, probabilities=probabilities)
+                    self._overlay(result, with_legend=True).save(staged)
+                elif result.probabilities is not None:
+                    np.savez_compressed(staged, probabilities=result.probabilities)
 
-    def _overlay(self, image: np.ndarray, ids: np.ndarray, with_legend: bool) -> Image.Image:
+    def mask_path(self, name: str) -> Path:
+        return self.results.path / "masks" / f"{name}.png"
+
+    def _paths(self, source: Source, name: str) -> dict[str, Path]:
+        """Where the results of a frame lie, by their kind."""
+        paths = {"masks": self.mask_path(name)}
+        if self.with_overlays and source.kind != "video":
+            paths["overlays"] = self.results.path / "overlays" / f"{name}.png"
+        if self.with_scores:
+            paths["scores"] = self.results.path / "scores" / f"{name}.npz"
+        return paths
+
+    def _lacks_results(self, source: Source, name: str) -> bool:
+        return not all(self.results.has(path) for path in self._paths(source, name).values())
+
+    def _overlay_video_path(self, source: Source) -> Path | None:
+        """Where the overlay of a video is still to be written; `None` for other sources."""
+        path = self.results.path / "overlays" / f"{source.name}.mp4"
+        return path if source.kind == "video" and self.with_overlays and not self.results.has(path) else None
+
+    def _is_wanted(self, source: Source, name: str) -> bool:
+        """Whether a frame is to be read. For its overlay, all frames of a video are."""
+        return self._overlay_video_path(source) is not None or self._lacks_results(source, name)
+
+    def _overlay(self, result: SegmentedFrame, with_legend: bool = False) -> Image.Image:
+        image, ids = result.frame.image, result.ids
         return overlay_picture(image, ids, self.id2label, self.opacity, ignore_index=-1, with_legend=with_legend)
 
-    def _legend(self, ids: Sequence[int], width: int) -> Image.Image:
-        """What [`overlay_picture`] writes below a picture of this width."""
-        row = np.resize(ids, (1, max(width, len(ids))))
-        picture = self._overlay(np.zeros(row.shape, np.uint8), row, with_legend=True)
-        return picture.crop((0, 1, *picture.size))
-
-    def masks_without_overlay(self, source: Source) -> list[Path]:
-        """The masks of a video whose overlay is still to be written; none for other sources."""
-        masks = self.output_dir / "masks" / source.name
-        if source.kind != "video" or not self.with_overlays or self.exists(self.overlay_video_path(source)):
-            return []
-        return [path for path in sorted(masks.glob("*.png")) if self.exists(path)]
-
-    def overlay_video_path(self, source: Source) -> Path:
-        return self.output_dir / "overlays" / f"{source.name}.mp4"
-
-    def write_overlay_video(
-        self,
-        source: Source,
-        masks: Sequence[Path],
-        every: int = 1,
-        is_damaged: bool = False,
-        on_frame: Callable[[], object] = lambda: None,
-    ) -> None:
+    @contextmanager
+    def _overlay_video(self, source: Source, every: int) -> Iterator[Callable[[SegmentedFrame], None]]:
         """
-        Writes the overlay of a video from its frames and their masks, above a legend of all classes that occur in it.
-
-        Args:
-            source: A video.
-            masks: Of [`masks_without_overlay`].
-            every: As the masks were made.
-            is_damaged: Whether the video may end early.
-            on_frame: Called after each frame.
+        Gives a function that appends a frame to the overlay of a video, above a legend of all classes; it does nothing
+        where there is no such overlay to write.
         """
+        path = self._overlay_video_path(source)
+        if path is None:
+            yield lambda result: None
+            return
         assert source.frame_rate is not None
-        present = sorted(set().union(*(np.unique(read_mask(path)).tolist() for path in masks)))
-        wanted = {f"{source.name}/{path.stem}" for path in masks}
-        unreadable: list[str] | None = [] if is_damaged else None
-        legend = None
-        with (
-            write_whole(self.overlay_video_path(source)) as staged,
-            write_video(staged, source.frame_rate / every) as append,
-        ):
-            for _, frame, image in read_wanted([source], every, lambda _, name: name in wanted, unreadable):
-                picture = self._overlay(image, read_mask(self.mask_path(frame.name)), with_legend=False)
-                if legend is None:
-                    legend = self._legend(present, picture.width)
-                size = (max(picture.width, legend.width), picture.height + legend.height)
-                canvas = Image.new("RGB", size, "white")
-                canvas.paste(picture, (0, 0))
-                canvas.paste(legend, (0, picture.height))
-                append(canvas)
-                on_frame()
+        with write_whole(path) as staged, write_video(staged, source.frame_rate / every) as append:
+
+            def append_overlay(result: SegmentedFrame) -> None:
+                overlay = self._overlay(result)
+                append(stacked([overlay, legend_picture(self.id2label, overlay.width)]))
+
+            yield append_overlay
 
 
-__all__ = ["Predictor", "read_wanted"]
+def _ahead(items: Iterator[Item], count: int = 2) -> Generator[Item, None, None]:
+    """The same items, made by a thread before they are asked for."""
+    end: Any = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting = deque(thread.submit(next, items, end) for _ in range(count))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, items, end))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+__all__ = ["Predictor", "SegmentedFrame"]

@@ -6,7 +6,7 @@ import itertools
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
@@ -30,11 +30,11 @@ class Source(NamedTuple):
     A file with one frame or several.
 
     Args:
-        name (`str`): Of its results: its path without suffix below the folder that was given, with `/`.
+        name (`str`): Name of its results: its path without suffix below the folder that was given, with `/`.
         path (`str`): The file.
-        kind (`str`): `"image"`, `"pages"` (TIFF file of several) or `"video"`.
-        num_frames (`int`): How many frames it has, of videos about.
-        frame_rate (`Fraction`, *optional*): Of a video, frames per second.
+        kind (`str`): `"image"`, `"pages"` (TIFF file of several pages) or `"video"`.
+        num_frames (`int`): How many frames it has; only an estimate for videos.
+        frame_rate (`Fraction`, *optional*): Frames per second of a video.
     """
 
     name: str
@@ -43,36 +43,56 @@ class Source(NamedTuple):
     num_frames: int = 1
     frame_rate: Fraction | None = None
 
+    def frame_name(self, number: int) -> str:
+        """Name of a frame, which is numbered from 0."""
+        return self.name if self.kind == "image" else f"{self.name}/{number:06d}"
+
+    def frame_names(self, every: int = 1) -> list[str]:
+        """Names of all frames; of a video, of every n-th."""
+        return [self.frame_name(number) for number in range(0, self.num_frames, every if self.kind == "video" else 1)]
+
 
 class Frame(NamedTuple):
     """
     One image.
 
     Args:
-        name (`str`): The source's name; of several frames with the number from 0, `"clip/000012"`.
-        source (`str`): What a message calls it: the file, and the page or frame.
-        load (`Callable`): Reads it, `(height, width)` or `(height, width, 3)` with the depth of the file. Called
-            before the next frame is asked for. Raises what `read_image` raises.
+        source ([`Source`]): Where it comes from.
+        name (`str`): The source's name, followed by the number of the frame if there are several: `"clip/000012"`.
+        place (`str`): What a message calls it: the file, and the page or frame.
+        image (`np.ndarray`): `(height, width)` or `(height, width, 3)` with the depth of the file.
     """
 
+    source: Source
     name: str
-    source: str
-    load: Callable[[], np.ndarray]
+    place: str
+    image: np.ndarray
 
 
 @contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Whatever goes wrong in reading becomes a ValueError that names `source`; FileNotFoundError names it already."""
+def collecting(unreadable: list[str] | None) -> Iterator[None]:
+    """An error in what cannot be read ends the block and adds its message to the list. Without a list it is raised."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if unreadable is None:
+            raise
+        unreadable.append(str(error))
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Any error in reading becomes a ValueError that names `place`; FileNotFoundError names it already."""
     try:
         yield
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{source} is neither an image nor a video that can be read.") from error
+        raise ValueError(f"{place} is neither an image nor a video that can be read.") from error
     except (*DAMAGES, Image.DecompressionBombError) as error:
-        if isinstance(error, ValueError) and source in str(error):
+        if isinstance(error, ValueError) and place in str(error):
             raise
-        raise ValueError(f"{source} cannot be read: {error}") from error
+        raise ValueError(f"{place} cannot be read: {error}") from error
 
 
 def _find_files(given: str) -> tuple[str, list[str]]:
@@ -95,7 +115,7 @@ def _describe(name: str, path: str) -> Source:
     suffix = os.path.splitext(path)[1].lower()
     if suffix in VIDEO_SUFFIXES:
         return Source(name, path, "video", *describe_video(path))
-    if suffix in TIFF_SUFFIXES or suffix not in IMAGE_SUFFIXES:  # no image at all is found out here, too
+    if suffix in TIFF_SUFFIXES or suffix not in IMAGE_SUFFIXES:  # this also finds files that are not images
         with _naming(path), open(path, "rb") as file, Image.open(file) as image:
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
         return Source(name, path, "pages" if pages > 1 else "image", pages)
@@ -108,11 +128,11 @@ def find_sources(
     unreadable: list[str] | None = None,
 ) -> list[Source]:
     """
-    The files with frames that are meant by files, folders and patterns, in the order given and sorted within each.
+    Finds the files with frames in files, folders and patterns, in the given order and sorted within each.
 
     Args:
-        paths: Files; folders, with all that is below them; patterns with `*`, `?`, `[...]` and `**` for any depth. Of
-            folders and patterns, files that are hidden or have no suffix of an image or a video are left out.
+        paths: Files; folders, with everything below them; patterns with `*`, `?`, `[...]` and `**` for any depth.
+            Folders and patterns leave out hidden files and files without a suffix of an image or a video.
         exclude (*optional*): Folder whose files are left out of folders and patterns.
         unreadable (`list[str]`, *optional*): Takes the messages on TIFF files and videos that cannot be opened;
             without it, the first is raised. Other images are not opened yet.
@@ -121,7 +141,7 @@ def find_sources(
         FileNotFoundError: if a file does not exist, or a folder or pattern has no image and no video.
         ValueError: if a file cannot be opened, or two would have the same name.
     """
-    sources: dict[str, Source] = {}
+    found: list[Source] = []
     for given in [os.fspath(path) for path in paths]:
         root, files = _find_files(given)
         if exclude is not None and files != [given]:
@@ -133,21 +153,23 @@ def find_sources(
             relative = os.path.relpath(path, root or ".")
             if relative.startswith(os.pardir):
                 raise ValueError(f"The pattern {given!r} goes up (..) after its first wildcard.")
-            try:
-                source = _describe(Path(relative).with_suffix("").as_posix(), path)
-            except ValueError as error:
-                if unreadable is None:
-                    raise
-                unreadable.append(str(error))
-                continue
-            # A picture beside a video may have its name: only several frames lie in a folder of their own.
-            key = source.name if source.kind == "image" else source.name + "/"
-            if key in sources and not os.path.samefile(sources[key].path, path):
-                raise ValueError(
-                    f"{sources[key].path!r} and {path!r} would write the same files, {source.name!r}: give the folder "
-                    "or a quoted pattern above both, whose subfolders are kept, or run twice with two output folders."
-                )
-            sources[key] = source
+            with collecting(unreadable):
+                found.append(_describe(Path(relative).with_suffix("").as_posix(), path))
+    return _without_repetition(found)
+
+
+def _without_repetition(found: Sequence[Source]) -> list[Source]:
+    """Each file once. Different files must not write the same results."""
+    sources: dict[str, Source] = {}
+    for source in found:
+        # A picture beside a video may have its name: only several frames lie in a folder of their own.
+        key = source.name if source.kind == "image" else source.name + "/"
+        other = sources.setdefault(key, source)
+        if not os.path.samefile(other.path, source.path):
+            raise ValueError(
+                f"{other.path!r} and {source.path!r} would write the same files, {source.name!r}. Give the folder or "
+                "a quoted pattern above both, whose subfolders are kept, or run twice with two output folders."
+            )
     for source in sources.values():
         for parent in Path(source.name).parents:
             if (several := sources.get(parent.as_posix() + "/")) is not None:
@@ -157,46 +179,53 @@ def find_sources(
     return list(sources.values())
 
 
-def frame_name(source: Source, number: int) -> str:
-    """Name of a frame, numbered from 0."""
-    return source.name if source.kind == "image" else f"{source.name}/{number:06d}"
-
-
-def read_frames(source: Source, every: int = 1) -> Iterator[Frame]:
+def read_frames(
+    sources: Iterable[Source],
+    every: int = 1,
+    is_wanted: Callable[[Source, str], bool] = lambda source, name: True,
+    unreadable: list[str] | None = None,
+) -> Iterator[Frame]:
     """
-    The frames of a source, one in memory at a time.
+    Reads and decodes the frames of sources, one at a time, each once.
 
     Args:
-        source: One of [`find_sources`].
+        sources: See [`find_sources`].
         every: Of a video, take every n-th frame; their numbers stay those of the video.
+        is_wanted: Takes a source and the name of one of its frames, and says whether to read it.
+        unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read, and the next one is
+            read; without it, the first is raised.
 
     Raises:
-        FileNotFoundError: if the file is gone.
-        ValueError: if it is damaged.
+        FileNotFoundError: if a file is gone.
+        ValueError: if a file is damaged.
     """
+    for source in sources:
+        with collecting(unreadable):
+            for name, place, load in _list_frames(source, every):
+                if is_wanted(source, name):
+                    with collecting(unreadable):
+                        with _naming(place):
+                            image = load()
+                        yield Frame(source, name, place, image)
 
-    def frame(number: int, where: str, load: Callable[[], np.ndarray]) -> Frame:
-        def load_or_name() -> np.ndarray:
-            with _naming(where):
-                return load()
 
-        return Frame(frame_name(source, number), where, load_or_name)
-
+def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    """The name of each frame, what a message calls it, and a function that reads it before the next is asked for."""
     if source.kind == "image":
-        yield frame(0, source.path, partial(read_image, source.path))
+        yield source.name, source.path, partial(read_image, source.path)
     elif source.kind == "video":
         for number, decoded in enumerate(read_video(source.path)):
             if number % every == 0:
-                yield frame(number, f"{source.path}, frame {number}", partial(frame_to_array, decoded))
+                yield source.frame_name(number), f"{source.path}, frame {number}", partial(frame_to_array, decoded)
     else:
-        with _naming(source.path), open(source.path, "rb") as file, Image.open(file) as image:
-            for page in range(source.num_frames):
+        with _naming(source.path), open(source.path, "rb") as file, Image.open(file) as pages:
 
-                def load(page: int = page) -> np.ndarray:
-                    image.seek(page)
-                    return read_image(image)
+            def read_page(number: int) -> np.ndarray:
+                pages.seek(number)
+                return read_image(pages)
 
-                yield frame(page, f"{source.path}, page {page}", load)
+            for number in range(source.num_frames):
+                yield source.frame_name(number), f"{source.path}, page {number}", partial(read_page, number)
 
 
-__all__ = ["Frame", "Source", "find_sources", "frame_name", "read_frames"]
+__all__ = ["DAMAGES", "Frame", "Source", "collecting", "find_sources", "read_frames"]

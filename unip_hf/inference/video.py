@@ -17,7 +17,7 @@ DEFAULT_FRAME_RATE = Fraction(25)
 
 @contextmanager
 def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; what FFmpeg says of a damaged file becomes a ValueError."""
+    """The container and its first video stream; FFmpeg's error for a damaged file becomes a ValueError."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
     try:
@@ -29,7 +29,7 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"The video {path!r} is damaged, or none that FFmpeg can read: {reason}.") from error
+        raise ValueError(f"The video {path!r} is damaged, or FFmpeg cannot read it: {reason}.") from error
 
 
 def _is_grey(pixel_format: Any) -> bool:
@@ -39,7 +39,7 @@ def _is_grey(pixel_format: Any) -> bool:
 def _check_format(pixel_format: Any, path: str) -> None:
     if any(component.is_alpha for component in pixel_format.components):
         raise ValueError(
-            f"The frames of {path!r} ({pixel_format.name}) have a channel of transparency, which may be a further "
+            f"The frames of {path!r} ({pixel_format.name}) have a channel of transparency, which may be another "
             "image: write the channels you mean to a video of their own."
         )
     bits = max(component.bits for component in pixel_format.components)
@@ -52,10 +52,10 @@ def _check_format(pixel_format: Any, path: str) -> None:
 
 def describe_video(path: str) -> tuple[int, Fraction]:
     """
-    What a video says of itself.
+    Reads the header of a video.
 
     Returns:
-        About how many frames it has, and frames per second.
+        An estimate of the number of frames, and frames per second.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -67,7 +67,7 @@ def describe_video(path: str) -> tuple[int, Fraction]:
             _check_format(stream.format, path)
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
         seconds = container.duration / 1_000_000 if container.duration else 0.0
-        # Where the file does not tell, its packets are counted, which reads it all but decodes nothing.
+        # If the file does not say, its packets are counted, which reads all of it but decodes nothing.
         count = stream.frames or round(seconds * rate) or sum(packet.size > 0 for packet in container.demux(stream))
         return count, rate
 
@@ -77,11 +77,11 @@ def frame_to_array(frame: Any) -> np.ndarray:
     The values of a decoded frame.
 
     Args:
-        frame (`av.VideoFrame`): One of [`read_video`].
+        frame (`av.VideoFrame`): See [`read_video`].
 
     Returns:
-        `np.ndarray`, turned upright: `(height, width)` with the counts of the frame for grey (uint8; uint16 for 9 to
-        16 bits; float32), `(height, width, 3)` uint8 for colour.
+        `np.ndarray`, turned upright: for grey, `(height, width)` with the counts of the frame (uint8; uint16 for 9 to
+        16 bits; float32); for colour, `(height, width, 3)` uint8.
     """
     if _is_grey(frame.format):
         array = frame.to_ndarray(format=frame.format.name if frame.format.components[0].bits > 8 else "gray")  # (H, W)
@@ -99,8 +99,8 @@ def read_video(path: str) -> Iterator[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, ends before its duration, has no frames, or frames as [`describe_video`] says;
-            the message names it.
+        ValueError: if it is damaged, ends before its duration, has no frames, or has frames that [`describe_video`]
+            refuses; the message names it.
     """
     count, first, last = 0, float("inf"), 0.0
     with _open_video(path) as (container, stream):
@@ -118,7 +118,7 @@ def read_video(path: str) -> Iterator[Any]:
             raise ValueError(f"The video {path!r} has no frames.")
         seconds = container.duration / 1_000_000 if container.duration else 0.0
         allowed = max(1.5 / float(stream.average_rate or DEFAULT_FRAME_RATE), 0.01 * seconds)
-        if last - first < seconds - allowed:  # cut off, which FFmpeg takes for the end
+        if last - first < seconds - allowed:  # FFmpeg takes a cut for the end
             raise ValueError(
                 f"The video {path!r} is truncated: it ends after {last - first:.2f} of {seconds:.2f} seconds, "
                 f"with frame {count - 1}."
@@ -128,14 +128,14 @@ def read_video(path: str) -> Iterator[Any]:
 @contextmanager
 def write_video(path: str | os.PathLike, rate: Fraction) -> Iterator[Callable[[Image.Image], None]]:
     """
-    Gives a function that appends a picture to a new MP4 file (H.264, or MPEG-4 where PyAV has no encoder for it).
+    Gives a function that appends a picture to a new MP4 file (H.264, or MPEG-4 if PyAV has no encoder for it).
+
+    Pictures are of mode RGB. The first one sets the size, which is made even. A smaller picture gets black on its
+    right and below, and a larger one is cut off.
 
     Args:
-        path: File to write; its suffix is `.mp4`.
+        path: File to write, with the suffix `.mp4`.
         rate: Frames per second.
-
-    Pictures are of mode RGB. The first one sets the size, which is made even; where a picture is smaller, black is on
-    its right and below, and where it is larger, it is cut off.
     """
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     # With its rate control by macroblock trees, x264 does not always write the same bytes for the same pictures.

@@ -21,11 +21,12 @@ class InferenceSettings:
     How [`segment_image`] goes over an image; the defaults are the published evaluation.
 
     Args:
-        window_size (`int`, *optional*, defaults to 512): Side of the sliding window in pixels; `None`: whole image.
+        window_size (`int`, *optional*, defaults to 512): Side of the sliding window in pixels; `None` takes the whole
+            image at once.
         stride (`int`, defaults to 341): Pixels from one window to the next.
         flip (`bool`, defaults to `False`): Whether to average with the mirrored image.
         scales (`tuple[float, ...]`, defaults to `(1.0,)`): Sizes to average over, relative to the processor's.
-        batch_size (`int`, defaults to 8): Windows at once.
+        batch_size (`int`, defaults to 8): How many windows the model gets at once.
         output_device (`str`, *optional*): Where scores of full size are added up, e.g. `"cpu"` for images whose scores
             do not fit the GPU; by default the model's device.
 
@@ -41,20 +42,38 @@ class InferenceSettings:
     output_device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.window_size is not None:
-            _check_windows(self.window_size, self.stride)
+        if self.window_size is not None and not 1 <= self.stride <= self.window_size:
+            raise ValueError(
+                "window_size must be at least 1, and stride must be from 1 to window_size so that no pixel is left "
+                f"out; got window_size={self.window_size} and stride={self.stride}."
+            )
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, not {self.batch_size}.")
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
         if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales are one or more positive numbers, not {self.scales}.")
+            raise ValueError(f"scales must be one or more positive numbers, got {self.scales}.")
 
+    @classmethod
+    def for_model(cls, model: nn.Module, **changes: Any) -> "InferenceSettings":
+        """
+        The default settings for a model: windows of the size that it was trained on, two thirds of a window apart.
 
-def _check_windows(window_size: int, stride: int) -> None:
-    if window_size < 1 or not 1 <= stride <= window_size:
-        raise ValueError(
-            f"window_size is at least 1 and stride from 1 to window_size, so that no pixel is left out; not "
-            f"window_size={window_size} and stride={stride}."
-        )
+        Args:
+            model: Segmentation model. The window of a UNIP model is the longer side of its `config.image_size`, that
+                of any other model 512 pixels. An [`EndToEndModel`] takes whole frames: its `window_size` is `None`.
+            changes: Fields that differ from the defaults. `stride` follows from `window_size` if it is left out.
+
+        Raises:
+            ValueError: if a value is out of range.
+        """
+        if isinstance(model, EndToEndModel):
+            changes["window_size"] = None
+        elif "window_size" not in changes:
+            config: Any = model.config
+            size = config.image_size if config.model_type == "unip" else 512
+            changes["window_size"] = size if isinstance(size, int) else max(size)
+        if changes["window_size"] is not None:
+            changes.setdefault("stride", max(1, round(changes["window_size"] * 2 / 3)))
+        return cls(**changes)
 
 
 DEFAULT_SETTINGS = InferenceSettings()
@@ -62,7 +81,7 @@ DEFAULT_SETTINGS = InferenceSettings()
 
 @contextmanager
 def inference_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every part of the model is in the mode it was in."""
+    """Evaluation mode without gradients. Afterwards every part of the model is back in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -95,15 +114,15 @@ def sliding_window_logits(
     """
     Logits of images of any size from overlapping windows, averaged where they overlap.
 
-    Windows stand where the published code puts them, and the logits of each are resized (bilinear) to the window
-    before they are averaged. A side shorter than the window is taken whole.
+    Windows are placed as in the published code, and the logits of each are resized (bilinear) to the window before
+    they are averaged. An image side that is shorter than the window is taken whole.
 
     Args:
-        model: Semantic segmentation model whose output has `logits`; runs in evaluation mode.
+        model: Semantic segmentation model whose output has `logits`; it runs in evaluation mode.
         pixel_values: Processed images `(batch_size, channels, height, width)` on any device.
         window_size: Side of the window in pixels.
         stride: Pixels from one window to the next, at most `window_size`.
-        batch_size: Windows that the model gets at once; they may come from several images.
+        batch_size: How many windows the model gets at once; they may come from several images.
         output_device: Where logits of full size are added up; by default the model's device.
 
     Returns:
@@ -112,9 +131,7 @@ def sliding_window_logits(
     Raises:
         ValueError: if window, stride or batch size is out of range.
     """
-    _check_windows(window_size, stride)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}.")
+    InferenceSettings(window_size, stride, batch_size=batch_size)  # checks them
     parameter = next(model.parameters())
     images, _, height, width = pixel_values.shape
     window = (min(window_size, height), min(window_size, width))
@@ -150,8 +167,8 @@ def segment_image(
     """
     Scores of every class at every pixel of an image, at its own size.
 
-    The processor scales and resizes the image, and logits are resized (bilinear) back. With `flip` or several `scales`
-    the softmax probabilities of all passes are averaged, as in the published code.
+    The processor scales and resizes the image, and the logits are resized (bilinear) back. With `flip` or several
+    `scales`, the softmax probabilities of all passes are averaged, as in the published code.
 
     Args:
         model: Semantic segmentation model whose output has `logits`; runs in evaluation mode.
@@ -161,9 +178,9 @@ def segment_image(
         settings: Windows, flipping, scales.
 
     Returns:
-        float32 `torch.Tensor` of shape `(classes, height, width)`: logits of a single pass, probabilities of several;
-        on the model's device, or on `settings.output_device`. An [`EndToEndModel`] goes over the whole frame by itself
-        and gives 1 for the class of a pixel and 0 for all others.
+        float32 `torch.Tensor` of shape `(classes, height, width)` on the model's device, or on
+        `settings.output_device`: logits of a single pass, or probabilities of several. An [`EndToEndModel`] takes the
+        whole frame and gives 1 for the class of a pixel and 0 for all others.
 
     Raises:
         FileNotFoundError, ValueError: if the image cannot be used.
@@ -171,7 +188,7 @@ def segment_image(
     array = to_channels_last(read_image(image))  # (H, W, C)
     if isinstance(model, EndToEndModel):
         if settings.flip or settings.scales != (1.0,):
-            raise ValueError("An end-to-end file goes once over the whole frame: leave out flip and scales.")
+            raise ValueError("An end-to-end file takes the whole frame once: leave out flip and scales.")
         return model.scores(array)
     height, width = array.shape[:2]
     passes = [
