@@ -202,30 +202,26 @@ def add_inference_options(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
-def make_window_settings(options: argparse.Namespace, crop_size: int, **settings: Any) -> "InferenceSettings":
+def make_window_settings(options: argparse.Namespace, crop_size: int) -> "InferenceSettings":
     """What [`add_window_options`] were given, for a model that was trained on crops of this size in pixels."""
     from unip_hf.inference import InferenceSettings
 
     if options.whole_image:
-        return InferenceSettings(window_size=None, **settings)
+        return InferenceSettings(window_size=None)
     window_size = crop_size if options.window_size is None else options.window_size
-    stride = max(1, round(window_size * 2 / 3)) if options.stride is None else options.stride
-    return InferenceSettings(window_size=window_size, stride=stride, **settings)
+    return InferenceSettings(window_size, options.stride)
 
 
 def make_inference_settings(
     options: argparse.Namespace, model: "PreTrainedModel | ExportedModel"
 ) -> "InferenceSettings":
     """What [`add_inference_options`] were given, for a model; an end-to-end file takes frames whole."""
-    from unip_hf.inference.exported import EndToEndModel
+    from unip_hf.inference import InferenceSettings
 
-    if isinstance(model, EndToEndModel):
-        options.whole_image = True
-    size = model.config.image_size if model.config.model_type == "unip" else 512
-    crop_size = size if isinstance(size, int) else max(size)
-    return make_window_settings(
-        options, crop_size, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
-    )
+    changes = {name: getattr(options, name) for name in ("stride", "flip", "batch_size")}
+    if options.whole_image or options.window_size is not None:
+        changes["window_size"] = None if options.whole_image else options.window_size
+    return InferenceSettings.for_model(model, scales=tuple(options.scales), **changes)
 
 
 def find_shipped(name: Path, folder: str, kind: str, examples: Sequence[str] = ()) -> Path:

@@ -150,6 +150,15 @@ def test_windows_take_short_sides_whole_and_settings_are_checked() -> None:
             InferenceSettings(**wrong)
 
 
+def test_windows_are_as_large_as_the_model_was_trained_on(make_config: Callable) -> None:
+    model = UnipForSemanticSegmentation(make_config(image_size=(32, 48), decoder_channels=8))
+    assert InferenceSettings.for_model(model) == InferenceSettings(window_size=48, stride=32)
+    assert InferenceSettings.for_model(model, window_size=30, flip=True) == InferenceSettings(30, 20, flip=True)
+    assert InferenceSettings.for_model(model, stride=7) == InferenceSettings(48, 7)
+    assert InferenceSettings.for_model(tiny_segformer()) == InferenceSettings(window_size=512, stride=341)
+    assert InferenceSettings.for_model(model, window_size=None).stride is None
+
+
 def test_segment_image_is_resize_logits_resize_and_averages_passes() -> None:
     model = tiny_segformer().train()
     model.decode_head.eval()  # frozen, and to stay so

@@ -107,11 +107,7 @@ def compare_mean_iou(
     dataset: datasets.Dataset,
 ) -> dict[str, Any]:
     """Mean IoU of a file and of the same in 8 bits on images and masks, in windows as `unip evaluate` takes them."""
-    size = model.config.image_size if model.config.model_type == "unip" else 512
-    window_size = size if isinstance(size, int) else max(size)
-    settings = InferenceSettings(window_size=window_size, stride=max(1, round(window_size * 2 / 3)))
-    if isinstance(exported, EndToEndModel):
-        settings = InferenceSettings(window_size=None)
+    settings = InferenceSettings.for_model(exported)
     id2label = {int(index): name for index, name in (model.config.id2label or {}).items()}
     before, after = (
         evaluate_dataset(file, processor, dataset, id2label, settings).metrics["mean_iou"]

@@ -18,11 +18,12 @@ from .exported import EndToEndModel
 @dataclass(frozen=True)
 class InferenceSettings:
     """
-    How [`segment_image`] goes over an image; the defaults are the published evaluation.
+    How [`segment_image`] goes over an image. The defaults are those of the published evaluation.
 
     Args:
         window_size (`int`, *optional*, defaults to 512): Side of the sliding window in pixels; `None`: whole image.
-        stride (`int`, defaults to 341): Pixels from one window to the next.
+        stride (`int`, *optional*): Pixels from one window to the next. By default two thirds of the window: 341 for
+            512. `None` for whole images.
         flip (`bool`, defaults to `False`): Whether to average with the mirrored image.
         scales (`tuple[float, ...]`, defaults to `(1.0,)`): Sizes to average over, relative to the processor's.
         batch_size (`int`, defaults to 8): Windows at once.
@@ -34,27 +35,51 @@ class InferenceSettings:
     """
 
     window_size: int | None = 512
-    stride: int = 341
+    stride: int | None = None
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     batch_size: int = 8
     output_device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.window_size is not None:
-            _check_windows(self.window_size, self.stride)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, not {self.batch_size}.")
+        stride = self.stride
+        if self.window_size is None:
+            stride = None
+        elif stride is None:
+            stride = max(1, round(self.window_size * 2 / 3))
+        object.__setattr__(self, "stride", stride)  # the class is frozen
+        _check_windows(self.window_size, stride, self.batch_size)
         if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales are one or more positive numbers, not {self.scales}.")
+            raise ValueError(f"scales must be one or more positive numbers, got {self.scales}.")
+
+    @classmethod
+    def for_model(cls, model: nn.Module, **changes: Any) -> "InferenceSettings":
+        """
+        The settings for a model: windows of the size that it was trained on, `config.image_size` for UNIP and 512
+        for other models. An [`EndToEndModel`] always takes whole frames.
+
+        Args:
+            model: Semantic segmentation model.
+            changes: Fields that shall have other values.
+
+        Raises:
+            ValueError: if a value is out of range.
+        """
+        if isinstance(model, EndToEndModel):
+            return cls(**{**changes, "window_size": None})
+        config: Any = model.config
+        size = config.image_size if config.model_type == "unip" else 512
+        return cls(**{"window_size": size if isinstance(size, int) else max(size), **changes})
 
 
-def _check_windows(window_size: int, stride: int) -> None:
-    if window_size < 1 or not 1 <= stride <= window_size:
+def _check_windows(window_size: int | None, stride: int | None, batch_size: int) -> None:
+    if window_size is not None and stride is not None and (window_size < 1 or not 1 <= stride <= window_size):
         raise ValueError(
-            f"window_size is at least 1 and stride from 1 to window_size, so that no pixel is left out; not "
+            "window_size must be at least 1 and stride from 1 to window_size, so that no pixel is left out; got "
             f"window_size={window_size} and stride={stride}."
         )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
 
 
 DEFAULT_SETTINGS = InferenceSettings()
@@ -112,9 +137,7 @@ def sliding_window_logits(
     Raises:
         ValueError: if window, stride or batch size is out of range.
     """
-    _check_windows(window_size, stride)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}.")
+    _check_windows(window_size, stride, batch_size)
     parameter = next(model.parameters())
     images, _, height, width = pixel_values.shape
     window = (min(window_size, height), min(window_size, width))
@@ -187,9 +210,13 @@ def segment_image(
             inputs = processor(array, return_tensors="pt", input_data_format="channels_last", **resizing)
             pixel_values = inputs["pixel_values"].flip(-1) if is_flipped else inputs["pixel_values"]
             window_size = settings.window_size or max(pixel_values.shape[-2:])
-            stride = settings.stride if settings.window_size else window_size
             logits = sliding_window_logits(
-                model, pixel_values, window_size, stride, settings.batch_size, settings.output_device
+                model,
+                pixel_values,
+                window_size,
+                settings.stride or window_size,
+                settings.batch_size,
+                settings.output_device,
             )
             scores = _resize(logits, (height, width))[0]  # (classes, H, W)
             if len(passes) == 1:
