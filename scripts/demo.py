@@ -57,11 +57,9 @@ def main(arguments: Sequence[str]) -> None:
     from transformers.utils import logging
 
     from unip_hf.spaces_demo.interface import build_interface, launch_settings
-    from unip_hf.spaces_demo.memory import keep_giving_back
     from unip_hf.spaces_demo.models import Models
     from unip_hf.spaces_demo.temporary import keep_deleting, temporary_folder
 
-    keep_giving_back()
     logging.disable_progress_bar()
     models = Models(options.model)
     os.environ["GRADIO_TEMP_DIR"] = str(temporary_folder() / "gradio")
