@@ -7,8 +7,6 @@ Opens a page in the browser: segment images and videos, see where the network lo
 """
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,24 +23,24 @@ def command_parser() -> argparse.ArgumentParser:
         "--model",
         nargs="+",
         help="folders of semantic segmentation models, exported files, or names on the\n"
-        f"Hub (default: the quickstart's, {QUICKSTART})",
+        f"Hub (default: the model of the quickstart, {QUICKSTART})",
     )
     server = parser.add_argument_group("server")
     server.add_argument("--host", help="address to listen at; 0.0.0.0 for all (default: 127.0.0.1, this machine)")
     server.add_argument("--port", type=int, help="default: the first free one from 7860")
-    server.add_argument("--share", action="store_true", help="make it public for a week, through gradio.live")
+    server.add_argument("--share", action="store_true", help="make the page public for a week, through gradio.live")
     return parser
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     if options.port is not None and not 0 < options.port < 65536:
-        raise ValueError(f"--port is a number from 1 to 65535, not {options.port}.")
+        raise ValueError(f"--port must be a number from 1 to 65535, got {options.port}.")
     if options.model is None:
         if not QUICKSTART.is_dir():
             raise ValueError(
-                f"There is no {str(QUICKSTART)!r} here: run `unip quickstart` first (three minutes, offline), or name "
-                "a model with --model."
+                f"There is no folder {str(QUICKSTART)!r} here. Run `unip quickstart` first (three minutes, offline), "
+                "or name a model with --model."
             )
         options.model = [str(QUICKSTART)]
     return options
@@ -54,20 +52,9 @@ def main(arguments: Sequence[str]) -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise ValueError('The demo needs gradio: pip install ".[demo]" in the folder of this project.') from error
-    from transformers.utils import logging
+    from unip_hf.spaces_demo.interface import serve
 
-    from unip_hf.spaces_demo.interface import build_interface, launch_settings
-    from unip_hf.spaces_demo.models import Models
-    from unip_hf.spaces_demo.temporary import keep_deleting, temporary_folder
-
-    logging.disable_progress_bar()
-    models = Models(options.model)
-    os.environ["GRADIO_TEMP_DIR"] = str(temporary_folder() / "gradio")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are deleted
-    interface = build_interface(models)
-    keep_deleting()
-    interface.launch(server_name=options.host, server_port=options.port, share=options.share, **launch_settings())
+    serve(options.model, options.host, options.port, options.share)
 
 
 if __name__ == "__main__":

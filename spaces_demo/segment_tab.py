@@ -1,21 +1,27 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The tab that segments what is uploaded."""
+"""The tab that segments uploads."""
 
 import html
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 
-from ..modeling.image_reading_unip import read_image
-from ..pictures import grey_picture, segmentation_palette
-from .comparison import percent
+from .components import (
+    COMPUTING,
+    QUIET,
+    example_gallery,
+    example_pictures,
+    model_choice,
+    percent,
+    picture_output,
+    swatch,
+)
 from .models import Models, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
@@ -31,79 +37,50 @@ CLICK = "click on the picture for the class and the value there."
 
 def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
     """HTML list of classes: colour, name, and share of the pixels."""
-    palette = segmentation_palette(max(labels) + 1)
-    entries = []
-    for index, share in shares.items():
-        is_coloured = labels[index].lower() != "background"  # as in overlays
-        colour = "rgb({}, {}, {})".format(*palette[index]) if is_coloured else "transparent"
-        entries.append(
-            f'<div><span class="swatch" style="background: {colour}"></span>{html.escape(labels[index])} '
-            f"<span>{percent(share)}</span></div>"
-        )
+    entries = (
+        f"<div>{swatch(index, labels)}{html.escape(labels[index])} <span>{percent(share)}</span></div>"
+        for index, share in shares.items()
+    )
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
-def example_uploads() -> tuple[list[Image.Image], list[str]]:
-    """Pictures and paths of the examples: scenes, and last a TIFF file of them all."""
-    scenes = examples()
+def example_uploads() -> tuple[list[np.ndarray], list[str]]:
+    """Pictures and paths of the examples: scenes, and at the end a TIFF file of them all."""
+    scenes, pictures = examples(), example_pictures()
     pages = temporary_folder() / "examples" / "scenes.tif"
     images = [Image.open(path) for path in scenes]
     images[0].save(pages, save_all=True, append_images=images[1:])
-    pictures = [grey_picture(read_image(path)) for path in scenes]
     sheet = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:4])])
-    return [Image.fromarray(picture) for picture in (*pictures, sheet)], [*scenes, str(pages)]
-
-
-def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path, progress: Any) -> list[str]:
-    """
-    Segments an upload with a model of this name.
-
-    Args:
-        folder: Empty, or to be made, for [`Segmentation`].
-        progress: Called as `gr.Progress`.
-
-    Returns:
-        Sentences on what was left out.
-
-    Raises:
-        gr.Error: if nothing could be segmented.
-    """
-    with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
-        sources, notes = describe_uploads(paths, Path(unpacked))
-        try:
-            model, processor = models.get(name)
-            return notes + segment_sources(
-                model,
-                processor,
-                sources,
-                folder,
-                lambda done, total: progress((done, total), desc="Segmenting", unit="frames") if total > 1 else None,
-            )
-        except ValueError as error:  # gr.Error is one, and quotes its message
-            raise error_message(getattr(error, "message", str(error))) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise error_message("This image is too large for the memory here: send a part of it.") from error
+    return [*pictures, sheet], [*scenes, str(pages)]
 
 
 def segment_tab(models: Models) -> None:
-    """The components of the tab and what they do; called while the page is built."""
-    example_pictures, example_paths = example_uploads()
+    """Builds the tab inside the page under construction."""
+    example_arrays, example_paths = example_uploads()
 
     @on_gpu
     def compute(name: str, paths: list[str], folder: str) -> list[str]:
-        return segment_upload(models, name, paths, Path(folder), gr.Progress())
+        progress = gr.Progress()
+
+        def on_frame(done: int, total: int) -> None:
+            if total > 1:
+                progress((done, total), desc="Segmenting", unit="frames")
+
+        with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
+            sources, notes = describe_uploads(paths, Path(unpacked))
+            return notes + segment_sources(*models.get(name), sources, Path(folder), on_frame)
 
     def show(segmentation: Segmentation, frame: int, opacity: float) -> list[Any]:
-        """Of `shown`."""
+        """The values of `shown`."""
         classes = legend(segmentation.shares(frame), segmentation.labels)
         hint = f"{html.escape(segmentation.names[frame])}: {CLICK}"
         return [segmentation.picture(frame, opacity / 100), classes, hint]
 
     def segment(name: str, paths: list[str] | None, opacity: float, request: gr.Request) -> list[Any]:
-        """Of `shown` and `results`."""
+        """The values of `shown` and `results`."""
         if not paths:
             raise error_message("Upload an image first.")
-        # Each result has a folder of its own: another page event may still read the one before.
+        # Each result has a folder of its own, because another event of the page may still read the previous one.
         folders = session_folder(request) / "segmentations"
         folders.mkdir(parents=True, exist_ok=True)
         before = list(folders.iterdir())
@@ -130,7 +107,7 @@ def segment_tab(models: Models) -> None:
         ]
 
     def clear() -> list[Any]:
-        """Of `shown` and `results`: what is there belongs to another upload."""
+        """The values of `shown` and `results` without an upload."""
         unavailable = gr.update(value=None, interactive=False)
         return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, [], None]
 
@@ -157,23 +134,16 @@ def segment_tab(models: Models) -> None:
 
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or take an example.")
-            model = gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1)
+            gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or choose an example.")
+            model = model_choice(models)
             files = gr.File(file_count="multiple", label="Images, TIFF, zip, video", height=150, elem_id="uploads")
             directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
-            dataset = gr.Dataset(
-                components=[gr.Image(visible=False)],
-                samples=[[picture] for picture in example_pictures],
-                label="Examples, the last one a TIFF file of four pages",
-                type="index",
-                layout="gallery",
-                elem_id="examples",
+            dataset = example_gallery(
+                example_arrays, "Examples, the last one a TIFF file of four pages", elem_id="examples"
             )
             gr.Markdown(LIMITS, elem_classes="note")
         with gr.Column(scale=3, min_width=300):
-            picture = gr.Image(
-                label="Segmentation", format="png", interactive=False, buttons=["fullscreen"], elem_id="segmentation"
-            )
+            picture = picture_output(label="Segmentation", elem_id="segmentation")
             pixel = gr.HTML(CLICK.capitalize(), elem_id="pixel")
             frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frame")
             opacity = gr.Slider(0, 100, 50, step=5, label="Opacity of the classes, %", elem_id="opacity")
@@ -186,20 +156,19 @@ def segment_tab(models: Models) -> None:
     result = gr.State()  # folder of its segmentation
 
     shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest, result]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    light = {"show_progress": "hidden", "trigger_mode": "always_last", **private}
+    light: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     heavy: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture, "trigger_mode": "always_last"}
-    heavy |= {"concurrency_limit": 1, "concurrency_id": "model"}
-    cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "show_progress": "hidden", **private}
-    cleared["trigger_mode"] = "multiple"
-    files.upload(**cleared).then(segment, [model, files, opacity], api_name="segment", **heavy)
-    directory.upload(**cleared).then(segment, [model, directory, opacity], **private, **heavy)
-    dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **private, **heavy)
-    model.change(segment_again, [model, latest, opacity], **private, **heavy)
+    heavy |= COMPUTING
+    cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "trigger_mode": "multiple", **QUIET}
+    public = {**heavy, "api_visibility": "public", "api_name": "segment"}
+    files.upload(**cleared).then(segment, [model, files, opacity], **public)
+    directory.upload(**cleared).then(segment, [model, directory, opacity], **heavy)
+    dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **heavy)
+    model.change(segment_again, [model, latest, opacity], **heavy)
     frame.input(show_again, [result, frame, opacity], shown, **light)
     opacity.input(blend_again, [result, frame, opacity], picture, **light)
     opacity.input(write_overlays, [result, opacity], overlay, **light)
     picture.select(describe_pixel, [result, frame], pixel, **light)
 
 
-__all__ = ["legend", "segment_tab", "segment_upload"]
+__all__ = ["segment_tab"]

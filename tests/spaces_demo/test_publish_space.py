@@ -11,9 +11,8 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 
 from unip_hf.data import draw_scene
-from unip_hf.inference import load_segmentation_model, segment_image
+from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
 from unip_hf.scripts import cli, demo, publish_space
-from unip_hf.spaces_demo.models import default_inference_settings
 
 from .conftest import start_server, stop_server
 
@@ -56,7 +55,7 @@ def test_a_space_is_complete_and_answers(demo_model: Path, tmp_path: Path) -> No
         mask = client.predict(str(demo_model), [file], 50, api_name="/segment")[5]
         client.close()
         model, processor = load_segmentation_model(demo_model)
-        expected = segment_image(model, processor, image, default_inference_settings(model)).argmax(dim=0)
+        expected = segment_image(model, processor, image, InferenceSettings.for_model(model)).argmax(dim=0)
         np.testing.assert_array_equal(np.asarray(Image.open(mask["value"])), expected)
         assert list(server.temporary.glob("unip-demo-*"))
     finally:
@@ -102,11 +101,11 @@ def test_the_demo_says_which_model_it_needs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(demo.main, []) == 2
-    assert "run `unip quickstart` first" in capsys.readouterr().err
+    assert "Run `unip quickstart` first" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere"]) == 2
     assert "There is no checkpoint folder 'nowhere'" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere", "--port", "70000"]) == 2
-    assert "--port is a number from 1 to 65535" in capsys.readouterr().err
+    assert "--port must be a number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_publication_may_lie_here_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
