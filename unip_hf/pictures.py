@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of infrared images and of their segmentation."""
+"""Draws infrared images and their segmentations."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,7 +12,7 @@ from .modeling.image_reading_unip import ImageLike, read_image, to_channels_last
 
 
 def _to_oklab(colours: np.ndarray) -> np.ndarray:
-    """sRGB 0..1, `(..., 3)`, to lightness and two opponent axes in which distance is what the eye sees (Ottosson)."""
+    """Converts sRGB 0..1, `(..., 3)`, to Ottosson's Oklab: distances in it are as large as the eye sees them."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     cones = linear @ np.array(
         [[0.4122214708, 0.2119034982, 0.0883024619],
@@ -45,27 +45,33 @@ def _palette(num_labels: int) -> np.ndarray:
 
 def segmentation_palette(num_labels: int) -> np.ndarray:
     """
-    Colours of classes: always the same, as different from one another as possible, and none of them grey. They repeat
-    only after more than a thousand.
+    Colours of classes. They are always the same, as different from one another as possible, and never grey. More than
+    a thousand are different, then they repeat.
 
     Returns:
         uint8 `np.ndarray` of shape `(num_labels, 3)`.
+
+    Raises:
+        ValueError: if `num_labels` is below 1.
     """
     if num_labels < 1:
-        raise ValueError(f"num_labels is at least 1, not {num_labels}.")
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}.")
     return _palette(num_labels).copy()
 
 
 def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) -> np.ndarray:
     """
-    What the eye can see of an infrared image: 8 bits as they are, deeper images scaled as the processor scales them.
+    An infrared image as the eye can see it. Images of 8 bits stay as they are. The processor scales deeper ones.
 
     Args:
-        image: `(height, width)` or `(height, width, 1 or 3)`, or anything else [`UnipImageProcessor`] takes.
-        processor: By default one that scales between the percentiles 1 and 99.
+        image: `(height, width)` or `(height, width, 1 or 3)`, or anything else that [`UnipImageProcessor`] takes.
+        processor (*optional*): By default a [`UnipImageProcessor`] with its default scaling.
 
     Returns:
         uint8 `np.ndarray` of shape `(height, width, 3)`.
+
+    Raises:
+        FileNotFoundError, ValueError: if the image cannot be read.
     """
     array = to_channels_last(read_image(image))  # (H, W, 1 or 3)
     if array.dtype != np.uint8:
@@ -75,13 +81,10 @@ def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) 
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
+    """The picture with names and colours of classes below it, in as many lines as they need."""
     size = max(13, picture.width // 32)
-    font, gap = _font(size), size // 2
+    font, gap = ImageFont.load_default(size), size // 2
     widths = [int(font.getlength(name)) + size + 3 * gap for name, _ in entries]
     width = max([picture.width, *(entry + gap for entry in widths)])
     positions: list[tuple[int, int]] = []
@@ -110,29 +113,30 @@ def overlay_picture(
     with_legend: bool = False,
 ) -> Image.Image:
     """
-    An image with its segmentation laid over it.
+    Draws a segmentation over its image.
 
     Args:
         image: As for [`grey_picture`].
         ids: Integer class ids, `(height, width)`. Pixels to ignore, and a class named "background", get no colour.
         id2label: Names of the classes.
-        opacity: Of the colours, 0 to 1.
-        ignore_index: Id without a class.
-        with_legend: Whether names and colours of the classes that occur stand below the picture.
+        opacity: Opacity of the colours, 0 to 1.
+        ignore_index: Id of the pixels to ignore.
+        with_legend: Whether to write names and colours of the classes that occur below the picture.
 
     Returns:
         `PIL.Image.Image` of mode RGB, of the image's size without a legend.
 
     Raises:
-        ValueError: if image and ids differ in size, or an id has no name.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the image cannot be read, image and ids differ in size, or an id has no name.
     """
     picture, ids = grey_picture(image), np.asarray(ids).astype(np.int64)
     if picture.shape[:2] != ids.shape:
-        raise ValueError(f"Image and ids differ in size (height, width): {picture.shape[:2]} and {ids.shape}.")
+        raise ValueError(f"Image and ids differ in size: (height, width) is {picture.shape[:2]} and {ids.shape}.")
     present = [int(index) for index in np.unique(ids) if index != ignore_index]
     unknown = sorted(set(present) - set(id2label))
     if unknown:
-        raise ValueError(f"The ids {unknown} are in the segmentation but not in id2label, {dict(id2label)}.")
+        raise ValueError(f"The ids {unknown} are in the segmentation but not in id2label: {dict(id2label)}.")
     palette = segmentation_palette(max(id2label) + 1)
     coloured = [index for index in present if id2label[index].lower() != "background"]
     is_coloured = np.isin(ids, coloured)
@@ -146,21 +150,17 @@ def overlay_picture(
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Image.Image:
     """
-    Pictures in a row on white, aligned at the top, each with its title above.
+    Places pictures in a row on white, aligned at the top, each with its title above.
 
     Args:
-        panels: Title, and picture: PIL, or an array as for [`grey_picture`].
+        panels: Title and picture of each. Pictures are as for [`grey_picture`].
 
     Returns:
         `PIL.Image.Image` of mode RGB.
     """
-    pictures = [
-        panel.convert("RGB") if isinstance(panel, Image.Image) and panel.mode in ("L", "RGB", "P", "RGBA")
-        else Image.fromarray(grey_picture(panel))
-        for _, panel in panels
-    ]  # fmt: skip
+    pictures = [Image.fromarray(grey_picture(panel)) for _, panel in panels]
     size = max(14, max(picture.width for picture in pictures) // 28)
-    font, gap = _font(size), max(6, size // 2)
+    font, gap = ImageFont.load_default(size), max(6, size // 2)
     widths = [max(picture.width, int(font.getlength(title)) + 1) for (title, _), picture in zip(panels, pictures)]
     top = size + 2 * gap
     height = top + max(picture.height for picture in pictures)
@@ -174,7 +174,7 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Imag
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of mode RGB one below the other on white, aligned at the left."""
+    """Places pictures of mode RGB one below the other on white, aligned at the left."""
     size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
     canvas, top = Image.new("RGB", size, "white"), 0
     for picture in pictures:
