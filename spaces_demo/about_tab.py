@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from ..hub.model_card import describe_intensities
 from ..modeling.image_processing_unip import UnipImageProcessor
-from .components import model_choice, swatch
+from .components import QUIET, model_choice, swatch
 from .models import Models
 
 
@@ -23,13 +23,10 @@ PICTURES = re.compile(r"!\[([^\]]*)\]\(([^)\s]*)\)|<img\b[^>]*>", re.IGNORECASE)
 
 
 def find_file(name: str, file: str) -> Path | None:
-    """A file beside a model on this machine or in its repository on the Hub; `None` if there is none."""
+    """A file beside a model that lies here, or of its repository on the Hub; `None` if there is none."""
     place = Path(name)
-    if place.exists():
-        path = (place if place.is_dir() else place.parent) / file
-        return path if path.is_file() else None
     try:
-        found = cached_file(name, file)
+        found = cached_file(place.parent if place.is_file() else name, file)
     except OSError:
         return None
     return None if found is None else Path(found)
@@ -37,8 +34,8 @@ def find_file(name: str, file: str) -> Path | None:
 
 def read_card(name: str) -> str:
     """
-    The model card of a folder or of a model on the Hub, as Markdown without its header. Pictures that lie beside it
-    are embedded; others are left out, as the browser would have to fetch them from elsewhere.
+    The model card of a folder or of a model on the Hub, as Markdown without its header. Pictures that lie beside the
+    card are embedded. Others are left out, because the browser would have to fetch them from elsewhere.
     """
     card = find_file(name, "README.md")
     if card is None:
@@ -55,11 +52,11 @@ def read_card(name: str) -> str:
 
 
 def describe_model(name: str, model: nn.Module, processor: UnipImageProcessor) -> str:
-    """What a model is, how it scales intensities, and its classes, as HTML."""
+    """HTML that says what a model is, how it scales intensities, and what its classes are."""
     config: Any = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    size = f", {parameters / 1e6:.1f} million parameters" if parameters > 1000 else ""
-    labels = {int(index): label for index, label in (config.id2label or {}).items()}
+    size = f", {parameters / 1e6:.1f} million parameters" if parameters > 1000 else ""  # an exported file shows none
+    labels = config.id2label
     classes = "".join(f"<li>{swatch(index, labels)}{html.escape(labels[index])}</li>" for index in sorted(labels))
     kind = html.escape((getattr(config, "architectures", None) or [config.model_type])[0])
     return (
@@ -69,7 +66,7 @@ def describe_model(name: str, model: nn.Module, processor: UnipImageProcessor) -
 
 
 def about_tab(models: Models) -> None:
-    """The components of the tab and what they do; called while the page is built."""
+    """Builds the tab inside the page under construction."""
 
     def describe(name: str) -> tuple[str, str]:
         return describe_model(name, *models.get(name)), read_card(name)
@@ -77,7 +74,7 @@ def about_tab(models: Models) -> None:
     name = model_choice(models)
     facts, card = describe(models.names[0])
     shown = [gr.HTML(facts, elem_id="facts", padding=False), gr.Markdown(card, elem_id="card")]
-    name.change(describe, name, shown, show_progress="hidden", api_visibility="private")
+    name.change(describe, name, shown, **QUIET)
 
 
 __all__ = ["about_tab", "describe_model", "read_card"]

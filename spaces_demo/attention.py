@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Where the tokens of an image look, in every block of a network, as pictures and in numbers."""
+"""Measures where the tokens of an image look in every block of a network, as pictures and in numbers."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from ..analysis import attention_map, normalized_mutual_information
@@ -32,11 +29,11 @@ class ImageAttention:
     Queries and keys of every block for one image, from which the attention of any token follows.
 
     Args:
-        picture (uint8 `np.ndarray` of shape `(rows * side, columns * side, 3)`): The image as it is looked at.
-        image_size (`(height, width)`): Of the image itself, in pixels.
-        grid_size (`(rows, columns)`): Of the patches.
-        query_keys (`list` of two float16 `torch.Tensor` of shape `(1, num_heads, 1 + rows * columns, head_dim)`): Of
-            each block, CLS first, on the CPU.
+        picture (uint8 `np.ndarray` of shape `(rows * side, columns * side, 3)`): The image as the page shows it.
+        image_size (`(height, width)`): Size of the image itself, in pixels.
+        grid_size (`(rows, columns)`): Size of the grid of patches.
+        query_keys (`list` of two float16 `torch.Tensor` of shape `(1, num_heads, 1 + rows * columns, head_dim)`):
+            Queries and keys of each block, CLS first, on the CPU.
         nmi (`list[float]`): Normalised mutual information of each block, the mean over its heads.
     """
 
@@ -47,54 +44,39 @@ class ImageAttention:
     nmi: list[float]
 
     def save(self, path: Path) -> None:
-        """Writes all of it to a file, about 1 MB for each block of width 192 and 1280 patches."""
-        tensors = {"picture": torch.from_numpy(self.picture)}
-        for layer, pair in enumerate(self.query_keys, start=1):
-            tensors |= {f"{name}.{layer}": tensor for name, tensor in zip(("query", "key"), pair)}
-        numbers = {"image_size": self.image_size, "grid_size": self.grid_size, "nmi": self.nmi}
+        """Writes everything to a file, about 1 MB for each block of width 192 and 1280 patches."""
         with write_whole(path) as staged:
-            save_file(tensors, staged, {name: json.dumps(number) for name, number in numbers.items()})
+            torch.save({**vars(self), "picture": torch.from_numpy(self.picture)}, staged)
 
     @classmethod
     def load(cls, path: Path) -> "ImageAttention":
         """
-        What [`~ImageAttention.save`] wrote. Queries and keys stay in the file until they are needed.
+        Reads what [`~ImageAttention.save`] wrote. Queries and keys stay in the file until they are needed.
 
         Raises:
-            gr.Error: if it is there no more.
+            gr.Error: if the file has been deleted.
         """
         try:
-            with safe_open(path, "pt") as file:
-                numbers = {name: json.loads(number) for name, number in file.metadata().items()}
-                pairs = [
-                    (file.get_tensor(f"query.{layer}"), file.get_tensor(f"key.{layer}"))
-                    for layer in range(1, len(numbers["nmi"]) + 1)
-                ]
-                return cls(
-                    file.get_tensor("picture").numpy(),
-                    tuple(numbers["image_size"]),
-                    tuple(numbers["grid_size"]),
-                    pairs,
-                    numbers["nmi"],
-                )
+            fields = torch.load(path, mmap=True, weights_only=True)
         except FileNotFoundError:
-            raise error_message("This image is no longer kept here: send it once more.") from None
+            raise error_message("This image is no longer kept here. Send it once more.") from None
+        return cls(**{**fields, "picture": fields["picture"].numpy()})
 
     def num_heads(self, layer: int) -> int:
-        """Of a block, counted from 1; the last one may have more than the others."""
+        """The number of heads of a block, counted from 1. The last block may have more heads than the others."""
         return self.query_keys[layer - 1][0].shape[1]
 
     def shares(self, layer: int, token: tuple[int, int], head: int | None = None) -> np.ndarray:
         """
-        What a token gives to each token of its attention.
+        The shares of its attention that a token gives to each token.
 
         Args:
             layer (`int`): Block, from 1.
-            token (`(row, column)`): In the grid of patches, from 0.
-            head (`int`, *optional*): From 1; by default the mean over all heads.
+            token (`(row, column)`): Its place in the grid of patches, from 0.
+            head (`int`, *optional*): Head, from 1. By default the mean over all heads.
 
         Returns:
-            float32 `np.ndarray` of shape `(1 + rows * columns,)`, CLS first, with the sum 1.
+            float32 `np.ndarray` of shape `(1 + rows * columns,)`, CLS first. The sum is 1.
         """
         query, key = self.query_keys[layer - 1]
         index = 1 + token[0] * self.grid_size[1] + token[1]
@@ -103,7 +85,7 @@ class ImageAttention:
 
 
 def grid_for(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches, `MAX_TOKENS` at most, for an image of a size in pixels, its shape nearly kept."""
+    """Rows and columns of at most `MAX_TOKENS` patches that nearly keep the shape of an image, given in pixels."""
     scale = min(1.0, math.sqrt(MAX_TOKENS / (height * width)) * patch_size) / patch_size
     rows = min(max(2, int(height * scale + 0.5)), MAX_TOKENS // 2)
     return rows, min(max(2, int(width * scale + 0.5)), MAX_TOKENS // rows)
@@ -112,9 +94,9 @@ def grid_for(height: int, width: int, patch_size: int) -> tuple[int, int]:
 @torch.inference_mode()
 def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np.ndarray) -> ImageAttention:
     """
-    Queries and keys of every block from one pass of the network, and the NMI of each.
+    Computes queries and keys of every block in one pass of the network, and the NMI of every block.
 
-    The image is processed as for segmentation, but resized to whole patches, `MAX_TOKENS` of them at most.
+    The image is processed as for segmentation, but resized to whole patches, at most `MAX_TOKENS`.
 
     Args:
         model: Segmentation model with a UNIP encoder, or with another that can be a [`Teacher`].
@@ -146,7 +128,7 @@ def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np
 
 
 def _find_encoder(model: nn.Module) -> UnipModel | Teacher:
-    """UNIP's encoder, which may take one channel, or another plain ViT as distillation knows them."""
+    """UNIP's encoder, which may take one channel, or another plain ViT that could be a teacher."""
     for module in model.modules():
         if isinstance(module, UnipModel):
             return module
@@ -154,8 +136,8 @@ def _find_encoder(model: nn.Module) -> UnipModel | Teacher:
         teacher = Teacher(getattr(model, "backbone", model))  # of UPerNet, say
     except ValueError as error:
         raise ValueError(
-            f"The attention of this model, {type(model).__name__}, cannot be shown: only that of plain vision "
-            "transformers with a CLS token can, as UNIP's. Exported files do not give it away either."
+            f"The attention of this model, {type(model).__name__}, cannot be shown. The model must be a plain vision "
+            "transformer with a CLS token, such as UNIP, and not an exported file."
         ) from error
     teacher.student_patch_size = teacher.patch_size
     return teacher
@@ -174,7 +156,7 @@ def _query_keys(encoder: UnipModel | Teacher, pixel_values: torch.Tensor) -> lis
 
 
 def _nmi(query: torch.Tensor, key: torch.Tensor) -> float:
-    """The mean over heads, of which one map at a time is in memory."""
+    """The mean over heads. Only one attention map at a time is in memory."""
     of_heads = [
         normalized_mutual_information(attention_map(*pair)) for pair in zip(query.split(1, 1), key.split(1, 1))
     ]  # each (1, 1)
@@ -183,12 +165,12 @@ def _nmi(query: torch.Tensor, key: torch.Tensor) -> float:
 
 def attention_picture(attention: ImageAttention, shares: np.ndarray, token: tuple[int, int]) -> np.ndarray:
     """
-    The darkened image with what a token gives to each patch laid over it, and the token's own square outlined.
+    Draws what a token gives to each patch over the darkened image, and outlines the patch of the token itself.
 
     Args:
-        attention: Of the image.
-        shares: Of [`ImageAttention.shares`]; CLS is left out, the largest of the others is brightest.
-        token (`(row, column)`): Whose they are.
+        attention: Attention of the image.
+        shares: Result of [`ImageAttention.shares`]. CLS is left out. The largest of the others is brightest.
+        token (`(row, column)`): The token that gives these shares.
 
     Returns:
         uint8 `np.ndarray` of shape `(rows * side, columns * side, 3)`.
@@ -205,7 +187,7 @@ def attention_picture(attention: ImageAttention, shares: np.ndarray, token: tupl
 
 
 def _coloured(grey: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Strengths 0..1 as colours over grey values 0..1, the more opaque the stronger they are; uint8 `(..., 3)`."""
+    """Draws strengths 0..1 over grey values 0..1, the stronger the more opaque. Returns uint8 `(..., 3)`."""
     from matplotlib import colormaps
 
     strength = np.sqrt(strength)[..., None]  # weak attention to many patches counts as well
@@ -229,7 +211,7 @@ def legend(shares: np.ndarray) -> str:
 def description(
     attention: ImageAttention, shares: np.ndarray, layer: int, token: tuple[int, int], head: int | None = None
 ) -> str:
-    """What the picture shows, in numbers; for arguments see [`ImageAttention.shares`]."""
+    """Says in numbers what the picture shows. For the arguments see [`ImageAttention.shares`]."""
     rows, columns = attention.grid_size
     grid = shares[1:].reshape(rows, columns)
     row, column = token
@@ -240,7 +222,7 @@ def description(
         f"**Block {layer} of {len(attention.nmi)}, NMI {attention.nmi[layer - 1]:.2f}"
         f"{'' if head is None else f', head {head}'}.** The token at {_position(attention, token)} gives "
         f"{_percent(shares[0])} of its attention to CLS, {_percent(grid[token])} to itself and {_percent(around)} to "
-        f"the tokens next to it; of all patches, it looks most at {where}: {_percent(grid[most])}."
+        f"the tokens next to it. Of all patches, it looks most at {where}: {_percent(grid[most])}."
     )
 
 

@@ -9,17 +9,17 @@ import numpy as np
 
 from ..analysis import nmi_curve
 from .attention import MAX_TOKENS, ImageAttention, attention_picture, description, legend, measure_attention
-from .components import image_input, model_choice
+from .components import COMPUTING, QUIET, image_input, model_choice
 from .models import Models, on_gpu
 from .temporary import session_folder
-from .uploads import computing_errors, read_upload
+from .uploads import read_upload
 
 
 MEAN_OF_HEADS = "mean of all heads"
-CHOOSE = "Choose an image, then click on the picture for another place."
+CHOOSE = "Choose an image, then click on the picture to see another place."
 NMI_EXPLAINED = (
-    "Normalised mutual information (NMI) is near 1 where each token looks at a place of its own, 0 where all look at "
-    "the same; UNIP learns from blocks in between."
+    "Normalised mutual information (NMI) is near 1 if each token looks at a place of its own, and 0 if all tokens "
+    "look at the same places. UNIP learns from blocks in between."
 )
 
 
@@ -32,7 +32,7 @@ def attention_tab(models: Models) -> None:
 
     def show(layer: int, head: int, token: tuple[int, int], request: gr.Request) -> tuple:
         attention = ImageAttention.load(_path(request))
-        # A quick click may come with the settings of the image before.
+        # A quick click may come with the settings of the previous image.
         layer = min(layer, len(attention.nmi))
         head = min(head, attention.num_heads(layer))
         row, column = (min(place, size - 1) for place, size in zip(token, attention.grid_size))
@@ -71,8 +71,7 @@ def attention_tab(models: Models) -> None:
         if path is None:
             return nothing(CHOOSE)
         try:
-            with computing_errors():
-                attention = measure(name, read_upload(path))
+            attention = measure(name, read_upload(path))
         except gr.Error as error:
             return nothing(error.message)
         attention.save(_path(request))
@@ -81,7 +80,7 @@ def attention_tab(models: Models) -> None:
         middle = (rows // 2, columns // 2)
         return {
             results: gr.update(visible=True),
-            note: f"The network sees {columns} x {rows} patches, at most {MAX_TOKENS} here. {NMI_EXPLAINED}",
+            note: f"The network sees {columns} x {rows} patches. At most {MAX_TOKENS} are used here. {NMI_EXPLAINED}",
             token: middle,
             layer_slider: gr.update(maximum=max(2, num_layers), value=layer, interactive=num_layers > 1),
             **dict(zip(outputs, show_layer(layer, 0, middle, request))),
@@ -94,7 +93,7 @@ def attention_tab(models: Models) -> None:
     token = gr.State()  # its row and column
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            gr.Markdown("Where does a patch of the image look? Upload an infrared image, or take an example.")
+            gr.Markdown("Where does a patch of the image look? Upload an infrared image, or choose an example.")
             model = model_choice(models)
             file = image_input()
             plot = gr.Plot(label="NMI of each block", show_label=False, container=False, visible=False, elem_id="nmi")
@@ -118,31 +117,23 @@ def attention_tab(models: Models) -> None:
                 head = gr.Dropdown([(MEAN_OF_HEADS, 0)], value=0, label="Head", elem_id="attention-head")
     shown = [picture, scale, text]
     outputs = [*shown, head, plot]
-    private: dict[str, Any] = {"api_visibility": "private"}
     for event in (file.change, model.change):
         event(
             show_image,
             [file, model, layer_slider, token],
             [results, note, token, layer_slider, *outputs],
-            concurrency_limit=1,
-            concurrency_id="model",
             show_progress_on=picture,
-            **private,
+            **COMPUTING,
         )
-    light: dict[str, Any] = {
-        "show_progress": "hidden",
-        "trigger_mode": "always_last",
-        "concurrency_limit": 4,
-        **private,
-    }
+    light: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 4, **QUIET}
     layer_slider.input(show_layer, [layer_slider, head, token], outputs, **light)
     head.input(show, [layer_slider, head, token], shown, **light)
     picture.select(show_token, [layer_slider, head], [token, *shown], **light)
 
 
 def _path(request: gr.Request) -> Path:
-    """Where the attention of a visitor's image lies."""
-    return session_folder(request) / "attention.safetensors"
+    """The file with the attention of a visitor's image."""
+    return session_folder(request) / "attention.pt"
 
 
 __all__ = ["attention_tab"]

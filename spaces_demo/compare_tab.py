@@ -18,9 +18,9 @@ from .comparison import (
     share_table,
     with_scaling,
 )
-from .components import image_input, result_picture
+from .components import COMPUTING, QUIET, image_input, picture_output
 from .models import Models, on_gpu
-from .uploads import computing_errors, error_message, read_upload
+from .uploads import error_message, read_upload
 
 
 AS_CONFIGURED = "as_configured"
@@ -30,6 +30,11 @@ SCALINGS = [
     ("two fixed values", "fixed_range"),
     ("full range of 8 or 16 bits", "dtype_range"),
 ]
+# The two numbers that a scaling needs.
+NUMBERS = {
+    "percentiles": ("lower percentile", "upper percentile"),
+    "fixed_range": ("lowest value", "highest value"),
+}
 TABLE_STYLE = """
 table, tbody { border: none; }
 tr, th, td { border: none; padding: 0.15rem 1.5rem 0.15rem 0; font-variant-numeric: tabular-nums; }
@@ -40,26 +45,23 @@ def compare_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
 
     @on_gpu
-    def segment_twice(image: np.ndarray, *sides: tuple[str, UnipImageProcessor]) -> list[SegmentedImage]:
-        return [segment(models.get(name)[0], processor, image) for name, processor in sides]
+    def segment_twice(image: np.ndarray, *sides: tuple) -> list[SegmentedImage]:
+        return [segment(models.get(name)[0], _processor(models, name, *scaling), image) for name, *scaling in sides]
 
     def compare(path: str | None, *values: Any) -> tuple:
         if path is None:
             raise error_message("Choose an image first.")
         image = read_upload(path)
-        with computing_errors():
-            first, second = segment_twice(image, _chosen(models, *values[:6]), _chosen(models, *values[6:]))
+        first, second = segment_twice(image, values[:4], values[4:])
         is_different = differing_pixels(first, second)
-        if is_different is None:
-            where = gr.update(visible=False)
-        else:
-            where = gr.update(value=difference_picture(image, is_different), visible=True)
-        return first.picture, second.picture, agreement(is_different), share_table(first, second), where
+        where = None if is_different is None else difference_picture(image, is_different)
+        shown = gr.update(value=where, visible=where is not None)
+        return first.picture, second.picture, agreement(is_different), share_table(first, second), shown
 
     second_scaling = AS_CONFIGURED if len(models.names) > 1 else "percentiles"
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            gr.Markdown("Two models, or two scalings of the intensities, on one infrared image.")
+            gr.Markdown("Compare two models, or two scalings of the intensities, on one infrared image.")
             file = image_input()
             settings = [
                 *_side("First", models, models.names[0], AS_CONFIGURED, file),
@@ -68,75 +70,53 @@ def compare_tab(models: Models) -> None:
             button = gr.Button("Compare", variant="primary")
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
-                pictures = [result_picture(title, min_width=280) for title in ("First", "Second")]
+                pictures = [picture_output(label=title, min_width=280) for title in ("First", "Second")]
             summary = gr.Markdown(elem_id="agreement")
             with gr.Row():
                 with gr.Column(min_width=280):
                     table = gr.HTML(css_template=TABLE_STYLE, padding=False, elem_id="shares")
                 with gr.Column(min_width=280):
-                    where = result_picture("Where they differ", visible=False, elem_id="differences")
-    button.click(
-        compare,
-        [file, *settings],
-        [*pictures, summary, table, where],
-        concurrency_limit=1,
-        concurrency_id="model",
-        show_progress_on=pictures,
-        api_visibility="private",
-    )
+                    where = picture_output(label="Where they differ", visible=False, elem_id="differences")
+    results = [*pictures, summary, table, where]
+    button.click(compare, [file, *settings], results, show_progress_on=pictures, **COMPUTING)
 
 
 def _side(title: str, models: Models, name: str, scaling: str, file: gr.File) -> list[Component]:
-    """The settings of one of the two, in the order of the arguments of [`_chosen`]."""
+    """The settings of one of the two: name of the model, scaling, and two numbers."""
 
-    def show_numbers(scaling: str, path: str | None, low: float | None, high: float | None) -> tuple:
-        is_fixed = scaling == "fixed_range"
-        numbers = (gr.skip(), gr.skip())  # what was typed meanwhile stays
-        if is_fixed and path is not None and low is None and high is None:
+    def show_numbers(scaling: str, path: str | None) -> tuple:
+        low, high = (0, 100) if scaling == "percentiles" else (None, None)
+        if scaling == "fixed_range" and path is not None:
             image = read_upload(path)
-            numbers = (image.min().item(), image.max().item())
-        return gr.Row(visible=scaling == "percentiles"), gr.Row(visible=is_fixed), *numbers
+            low, high = image.min().item(), image.max().item()
+        labels = NUMBERS.get(scaling, ("", ""))
+        return (
+            gr.update(visible=scaling in NUMBERS),
+            gr.update(value=low, label=labels[0]),
+            gr.update(value=high, label=labels[1]),
+        )
 
     with gr.Group():
         model = gr.Dropdown(models.names, value=name, label=f"{title}: model", interactive=True)
         scales = gr.Dropdown(SCALINGS, value=scaling, label=f"{title}: intensity scaling", interactive=True)
-        with gr.Row(visible=scaling == "percentiles") as ranks_row:
-            ranks = [
-                gr.Number(value, label=label) for value, label in ((0, "lower percentile"), (100, "upper percentile"))
-            ]
-        with gr.Row(visible=False) as range_row:
-            value_range = [gr.Number(None, label=label) for label in ("lowest value", "highest value")]
-    scales.input(
-        show_numbers,
-        [scales, file, *value_range],
-        [ranks_row, range_row, *value_range],
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    return [model, scales, *ranks, *value_range]
+        with gr.Row(visible=scaling in NUMBERS) as row:
+            numbers = [gr.Number(value, label=label) for value, label in zip((0, 100), NUMBERS["percentiles"])]
+    scales.input(show_numbers, [scales, file], [row, *numbers], **QUIET)
+    return [model, scales, *numbers]
 
 
-def _chosen(
-    models: Models,
-    name: str,
-    scaling: str,
-    lower_rank: float | None,
-    upper_rank: float | None,
-    lowest: float | None,
-    highest: float | None,
-) -> tuple[str, UnipImageProcessor]:
-    """A model by name, and its image processor with the chosen scaling."""
+def _processor(models: Models, name: str, scaling: str, low: float | None, high: float | None) -> UnipImageProcessor:
+    """The image processor of a model, with the chosen scaling."""
     model, processor = models.get(name)
     if scaling == AS_CONFIGURED:
-        return name, processor
+        return processor
     if isinstance(model, EndToEndModel):
-        raise ValueError(f"{name} scales intensities itself, as an end-to-end file: that cannot be chosen.")
-    if scaling == "dtype_range":
-        return name, with_scaling(processor, scaling)
-    low, high = (lower_rank, upper_rank) if scaling == "percentiles" else (lowest, highest)
+        raise ValueError(f"{name} is an end-to-end file, which scales intensities itself. Choose no scaling for it.")
+    if scaling not in NUMBERS:
+        return with_scaling(processor, scaling)
     if low is None or high is None:
         raise ValueError("This scaling needs two numbers: fill in both.")
-    return name, with_scaling(processor, scaling, (low, high))
+    return with_scaling(processor, scaling, (low, high))
 
 
 __all__ = ["compare_tab"]

@@ -2,7 +2,6 @@
 """Two segmentations of an image: their classes beside each other, and where they differ."""
 
 import html
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,14 @@ from ..inference import InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import overlay_picture
 from .components import percent, swatch
+from .segmentation import class_shares
 
 
 @dataclass(frozen=True)
 class SegmentedImage:
     """
     Args:
-        picture (`PIL.Image.Image`): The image, its intensities scaled as for the model, with the classes laid over it.
+        picture (`PIL.Image.Image`): The image, scaled as for the model, with the classes laid over it.
         ids (`np.ndarray` of shape `(height, width)`): Class of each pixel.
         id2label (`dict[int, str]`): Names of the classes.
     """
@@ -28,17 +28,6 @@ class SegmentedImage:
     picture: Image.Image
     ids: np.ndarray
     id2label: Mapping[int, str]
-
-    def index(self, name: str) -> int:
-        """The first class of this name."""
-        return next(index for index, other in self.id2label.items() if other == name)
-
-    def shares(self) -> dict[str, float]:
-        """Name of each class that occurs: its share of the pixels, 0 to 1; the largest first."""
-        shares: Counter[str] = Counter()
-        for index, count in zip(*np.unique(self.ids, return_counts=True)):
-            shares[self.id2label[int(index)]] += count / self.ids.size
-        return dict(shares.most_common())
 
 
 def with_scaling(
@@ -50,14 +39,14 @@ def with_scaling(
     Args:
         processor: Stays as it is.
         scaling: `intensity_scaling` of [`UnipImageProcessor`].
-        bounds: What becomes 0 and 1: for `"percentiles"` ranks from 0 to 100, for `"fixed_range"` values in the unit
-            of the image.
+        bounds: What becomes 0 and 1. For `"percentiles"` these are ranks from 0 to 100, for `"fixed_range"` values in
+            the unit of the image.
 
     Raises:
         ValueError: if the bounds do not fit the scaling, or the processor leaves values as they are.
     """
     if not processor.do_rescale:
-        raise ValueError("This model takes values as they are: how they are scaled cannot be chosen.")
+        raise ValueError("This model takes values as they are, so their scaling cannot be chosen.")
     settings = {
         **processor.to_dict(),
         "intensity_scaling": scaling,
@@ -71,6 +60,8 @@ def with_scaling(
 
 def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> SegmentedImage:
     """
+    Segments an image as `unip predict` does by default.
+
     Args:
         model: Of [`load_segmentation_model`].
         processor: Its image processor.
@@ -89,8 +80,8 @@ def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> Seg
 
 def differing_pixels(first: SegmentedImage, second: SegmentedImage) -> np.ndarray | None:
     """
-    Where two segmentations of an image name different classes, bool `(height, width)`; `None` if their classes are not
-    the same, whatever the order.
+    Where two segmentations of an image name different classes, bool `(height, width)`. The order of the classes does
+    not matter. `None` if the two models do not have the same classes.
     """
     if set(first.id2label.values()) != set(second.id2label.values()):
         return None
@@ -110,21 +101,22 @@ def difference_picture(image: np.ndarray, is_different: np.ndarray) -> Image.Ima
 
 
 def share_table(first: SegmentedImage, second: SegmentedImage) -> str:
-    """Shares of all classes that occur in either, beside each other, with their colours, as HTML."""
-    both = first, second
-    shares = [segmented.shares() for segmented in both]
-    names = sorted(
-        dict.fromkeys([*shares[0], *shares[1]]), key=lambda name: -max(of_one.get(name, 0) for of_one in shares)
-    )
-    rows = ["<tr><th></th><th>First</th><th>Second</th></tr>"]
-    for name in names:
-        cells = "".join(
-            f"<td>{swatch(segmented.index(name), segmented.id2label)} {percent(of_one[name])}</td>"
-            if name in of_one else "<td></td>"
-            for segmented, of_one in zip(both, shares)
-        )  # fmt: skip
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+    """The shares of all classes that occur in either image, beside each other, with their colours, as HTML."""
+
+    def cells(segmented: SegmentedImage) -> dict[str, tuple[float, str]]:
+        """Name of each class that occurs: its share, and the content of its cell."""
+        labels = segmented.id2label
+        return {
+            labels[index]: (share, f"{swatch(index, labels)} {percent(share)}")
+            for index, share in class_shares(segmented.ids).items()
+        }
+
+    columns = [cells(first), cells(second)]
+    rows = {name: [column.get(name, (0.0, "")) for column in columns] for column in columns for name in column}
+    table = "<tr><th></th><th>First</th><th>Second</th></tr>"
+    for name, row in sorted(rows.items(), key=lambda row: -max(share for share, _ in row[1])):
+        table += f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for _, cell in row)}</tr>"
+    return f"<table>{table}</table>"
 
 
 def agreement(is_different: np.ndarray | None) -> str:

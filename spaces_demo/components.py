@@ -1,10 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Parts of the page that stand in several tabs."""
+"""What several tabs show: the choice of a model, an image with examples, the colours and shares of classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from ..pictures import grey_picture, segmentation_palette
@@ -12,21 +13,26 @@ from .models import Models
 from .uploads import examples, read_upload
 
 
+# Keyword arguments of events: those that take no time, and those in which a model computes, one at a time.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+COMPUTING: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+
+
 def model_choice(models: Models) -> gr.Dropdown:
-    """The field for the model, hidden if there is only one."""
+    """The field that chooses a model, hidden where there is only one."""
     return gr.Dropdown(models.names, label="Model", visible=len(models.names) > 1, interactive=True)
 
 
-def result_picture(label: str, **settings: Any) -> gr.Image:
-    """A picture that cannot be edited, without loss."""
-    return gr.Image(label=label, format="png", interactive=False, buttons=["fullscreen"], **settings)
+def example_pictures() -> list[np.ndarray]:
+    """The examples as the eye can see them: uint8 arrays of shape `(height, width, 3)`."""
+    return [grey_picture(read_upload(path)) for path in examples()]
 
 
-def gallery(pictures: Sequence[Image.Image], label: str = "Examples", **settings: Any) -> gr.Dataset:
-    """Pictures to click on; its event `click` gives the number of the picture, from 0."""
+def example_gallery(pictures: Sequence[np.ndarray], label: str, **settings: Any) -> gr.Dataset:
+    """Pictures to click on; the value is the index of the one that was clicked."""
     return gr.Dataset(
         components=[gr.Image(visible=False)],
-        samples=[[picture] for picture in pictures],
+        samples=[[Image.fromarray(picture)] for picture in pictures],
         label=label,
         type="index",
         layout="gallery",
@@ -34,35 +40,45 @@ def gallery(pictures: Sequence[Image.Image], label: str = "Examples", **settings
     )
 
 
-def example_pictures() -> list[Image.Image]:
-    """What the eye can see of the examples."""
-    return [Image.fromarray(grey_picture(read_upload(path))) for path in examples()]
-
-
 def image_input() -> gr.File:
     """
-    The field for the upload of one image, with the examples below it, which fill it.
+    The field for one image, and the examples below it, which fill it.
 
     Returns:
-        The field. Its value is a path; its event `change` comes with uploads, with examples, and with `None`.
+        The field. Its value is a path. Its event `change` tells of uploads, of examples, and of `None`.
     """
     file = gr.File(label="Image", file_count="single", type="filepath", height=150)
-    pictures = gallery(example_pictures())
-    pictures.click(lambda index: examples()[index], pictures, file, show_progress="hidden", api_visibility="private")
+    gallery = example_gallery(example_pictures(), "Examples")
+    gallery.click(lambda index: examples()[index], gallery, file, **QUIET)
     return file
 
 
+def picture_output(**settings: Any) -> gr.Image:
+    """A picture that can be enlarged and not changed."""
+    return gr.Image(format="png", interactive=False, buttons=["fullscreen"], **settings)
+
+
 def swatch(index: int, labels: Mapping[int, str]) -> str:
-    """The colour of a class in overlays as HTML; a class named "background" has none."""
+    """The colour of a class as HTML. As in overlays, a class named "background" has none."""
     if labels[index].lower() == "background":
         return '<span class="swatch"></span>'
-    colour = tuple(segmentation_palette(max(labels) + 1)[index].tolist())
-    return f'<span class="swatch" style="background: rgb{colour}"></span>'
+    red, green, blue = segmentation_palette(max(labels) + 1)[index]
+    return f'<span class="swatch" style="background: rgb({red}, {green}, {blue})"></span>'
 
 
 def percent(share: float) -> str:
-    """A share of 0 to 1 in HTML."""
+    """A share of 0 to 1 as HTML."""
     return f"{share:.1%}" if share >= 0.001 else "&lt; 0.1%"
 
 
-__all__ = ["example_pictures", "gallery", "image_input", "model_choice", "percent", "result_picture", "swatch"]
+__all__ = [
+    "COMPUTING",
+    "QUIET",
+    "example_gallery",
+    "example_pictures",
+    "image_input",
+    "model_choice",
+    "percent",
+    "picture_output",
+    "swatch",
+]

@@ -1,18 +1,23 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The page: its tabs, its looks, and how it is served."""
 
-from collections.abc import Callable
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+from transformers.utils import logging
 
 from .about_tab import about_tab
 from .attention_tab import attention_tab
 from .compare_tab import compare_tab
 from .models import Models
 from .segment_tab import segment_tab
-from .temporary import KEPT_SECONDS, close_session
+from .temporary import KEPT_SECONDS, close_session, keep_deleting, temporary_folder
 from .uploads import MAX_FILE_SIZE
 
 
@@ -25,20 +30,13 @@ TABS: dict[str, Callable[[Models], None]] = {
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
 MAX_WAITING = 50  # requests in the queue
 MAX_SESSIONS = 60  # pages that are kept in memory, open or closed: more than can wait
+M_ARENA_MAX = -8  # of malloc.h of glibc, the C library of most Linux systems
 
 
 def build_interface(models: Models) -> gr.Blocks:
-    """
-    The page for some models. `launch` it with [`launch_settings`].
-
-    Args:
-        models: At least one.
-    """
-    with gr.Blocks(
-        title="UNIP: infrared segmentation",
-        analytics_enabled=False,
-        delete_cache=(60, KEPT_SECONDS),  # of uploads and of what gradio copied to show it
-    ) as blocks:
+    """The page for these models, of which there must be at least one."""
+    # delete_cache: how often uploads and the copies that gradio shows are looked through, and how long they are kept.
+    with gr.Blocks(title="UNIP: infrared segmentation", delete_cache=(60, KEPT_SECONDS)) as blocks:
         gr.Markdown("# Infrared semantic segmentation", elem_id="title")
         for name, build_tab in TABS.items():
             with gr.Tab(name):
@@ -47,18 +45,43 @@ def build_interface(models: Models) -> gr.Blocks:
     return blocks.queue(max_size=MAX_WAITING)
 
 
-def launch_settings() -> dict[str, Any]:
-    """Keyword arguments of `gr.Blocks.launch`: looks without a font from elsewhere, and limits."""
-    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=["monospace"])
-    return {
-        "theme": theme,
-        "css_paths": Path(__file__).with_name("style.css"),
-        "max_file_size": MAX_FILE_SIZE,
-        "state_session_capacity": MAX_SESSIONS,
-        "show_error": True,
-        "ssr_mode": False,
-        "footer_links": [],
-    }
+def serve(names: Sequence[str], host: str | None = None, port: int | None = None, share: bool = False) -> None:
+    """
+    Loads models and serves the page until the process is interrupted or terminated. Nothing is reported to anyone.
+
+    Args:
+        names: Of the models: folders, exported files, or names on the Hub. The first one is shown.
+        host (*optional*): Address to listen at. By default only this machine can reach the page.
+        port (*optional*): By default the first free one from 7860.
+        share: Whether to make the page public for a week, through gradio.live.
+
+    Raises:
+        OSError: if there is no such folder or model.
+        ValueError: if a model is not a segmentation model.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        # One memory pool for all threads: with one for each thread, memory grows with every round of requests.
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
+    logging.disable_progress_bar()
+    models = Models(names)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary_folder() / "gradio")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are deleted
+    blocks = build_interface(models)
+    keep_deleting()
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        # Looks without a font from elsewhere.
+        theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=["monospace"]),
+        css_paths=Path(__file__).with_name("style.css"),
+        max_file_size=MAX_FILE_SIZE,
+        state_session_capacity=MAX_SESSIONS,
+        show_error=True,
+        ssr_mode=False,
+        footer_links=[],
+    )
 
 
-__all__ = ["build_interface", "launch_settings"]
+__all__ = ["build_interface", "serve"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The models that the demo was started with, and the GPU of a Space on ZeroGPU."""
+"""The models that the demo was started with, and where they compute."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,20 +19,25 @@ from transformers import PreTrainedModel
 from ..inference import load_segmentation_model
 from ..inference.exported import ExportedModel
 from ..modeling.image_processing_unip import UnipImageProcessor
+from .uploads import visible_errors
 
 
 Function = TypeVar("Function", bound=Callable)
 
-# All computing in one thread: of several, each would keep the memory that it once needed.
+# All computing happens in one thread: each of several would keep the memory that it once needed.
 _THREAD = ThreadPoolExecutor(max_workers=1)
 
 
 def on_gpu(function: Function) -> Function:
     """
-    A function that computes with the models, made to run where it should: in a Space on ZeroGPU on the GPU that is
-    lent for each call, elsewhere in one thread that all share. Its arguments and results go from process to process
-    on ZeroGPU, so they are files, arrays and names; models come by its closure.
+    Makes a function that computes with the models run where it should: in a Space on ZeroGPU on the GPU that is lent
+    for each call, elsewhere in one thread that all calls share. Its errors become messages on the page, see
+    [`visible_errors`].
+
+    On ZeroGPU, arguments and results go from process to process, so they must be files, arrays and names. The function
+    gets models by its closure.
     """
+    function = visible_errors()(function)
     if spaces is not None and (lent := spaces.GPU(function)) is not function:
         return lent
 
@@ -45,27 +50,26 @@ def on_gpu(function: Function) -> Function:
 
 class Models:
     """
-    Segmentation models by the names that the app was started with, loaded once, on a GPU where there is one.
+    Segmentation models by the names that the demo was started with, loaded once, on a GPU where there is one.
 
     Args:
         names: Folders, exported files, or names on the Hub; see [`load_segmentation_model`].
 
     Raises:
         OSError: if there is no such folder or model.
-        ValueError: if one is no segmentation model.
+        ValueError: if a model is not a segmentation model.
     """
 
     def __init__(self, names: Sequence[str]):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._loaded = {
-            name: load_segmentation_model(name, device) for name in names
-        }  # only read later, by any thread
+        # Only read later, by any thread.
+        self._loaded = {name: load_segmentation_model(name, device) for name in names}
         self.names = list(self._loaded)
 
     def get(self, name: str) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
         """
         Raises:
-            ValueError: if the app was not started with this model.
+            ValueError: if the demo was not started with this model.
         """
         if name not in self._loaded:
             raise ValueError(f"There is no model {name!r} here, only {', '.join(self.names)}.")

@@ -1,10 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The tab that segments what is uploaded."""
+"""The tab that segments uploads."""
 
 import html
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,20 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from .components import example_pictures, gallery, model_choice, percent, result_picture, swatch
+from .components import (
+    COMPUTING,
+    QUIET,
+    example_gallery,
+    example_pictures,
+    model_choice,
+    percent,
+    picture_output,
+    swatch,
+)
 from .models import Models, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
-from .uploads import (
-    MAX_FILE_SIZE,
-    MAX_FRAMES,
-    MAX_PIXELS,
-    computing_errors,
-    describe_uploads,
-    error_message,
-    examples,
-)
+from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_uploads, error_message, examples
 
 
 LIMITS = (
@@ -36,77 +37,55 @@ CLICK = "click on the picture for the class and the value there."
 
 def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
     """HTML list of classes: colour, name, and share of the pixels."""
-    entries = [
+    entries = (
         f"<div>{swatch(index, labels)}{html.escape(labels[index])} <span>{percent(share)}</span></div>"
         for index, share in shares.items()
-    ]
+    )
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
-def example_uploads() -> tuple[list[Image.Image], list[str]]:
-    """Pictures and paths of the examples: scenes, and last a TIFF file of them all."""
-    scenes = examples()
+def example_uploads() -> tuple[list[np.ndarray], list[str]]:
+    """Pictures and paths of the examples: scenes, and at the end a TIFF file of them all."""
+    scenes, pictures = examples(), example_pictures()
     pages = temporary_folder() / "examples" / "scenes.tif"
     images = [Image.open(path) for path in scenes]
     images[0].save(pages, save_all=True, append_images=images[1:])
-    pictures = example_pictures()
     sheet = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:4])])
-    return [*pictures, Image.fromarray(sheet)], [*scenes, str(pages)]
+    return [*pictures, sheet], [*scenes, str(pages)]
 
 
-def segment_upload(models: Models, name: str, paths: Sequence[str], folder: Path, progress: Any) -> list[str]:
-    """
-    Segments an upload with a model of this name.
+def segment_tab(models: Models) -> None:
+    """Builds the tab inside the page under construction."""
+    example_arrays, example_paths = example_uploads()
 
-    Args:
-        folder: Empty, or to be made, for [`Segmentation`].
-        progress: Called as `gr.Progress`.
-
-    Returns:
-        Sentences on what was left out.
-
-    Raises:
-        gr.Error: if nothing could be segmented.
-    """
-    with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
-        sources, notes = describe_uploads(paths, Path(unpacked))
+    @on_gpu
+    def compute(name: str, paths: list[str], folder: str) -> list[str]:
+        progress = gr.Progress()
 
         def on_frame(done: int, total: int) -> None:
             if total > 1:
                 progress((done, total), desc="Segmenting", unit="frames")
 
-        with computing_errors():
-            return notes + segment_sources(*models.get(name), sources, folder, on_frame)
-
-
-def segment_tab(models: Models) -> None:
-    """The components of the tab and what they do; called while the page is built."""
-    pictures, example_paths = example_uploads()
-
-    @on_gpu
-    def compute(name: str, paths: list[str], folder: str) -> list[str]:
-        return segment_upload(models, name, paths, Path(folder), gr.Progress())
+        with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
+            sources, notes = describe_uploads(paths, Path(unpacked))
+            return notes + segment_sources(*models.get(name), sources, Path(folder), on_frame)
 
     def show(segmentation: Segmentation, frame: int, opacity: float) -> list[Any]:
-        """Of `shown`."""
+        """The values of `shown`."""
         classes = legend(segmentation.shares(frame), segmentation.labels)
         hint = f"{html.escape(segmentation.names[frame])}: {CLICK}"
         return [segmentation.picture(frame, opacity / 100), classes, hint]
 
     def segment(name: str, paths: list[str] | None, opacity: float, request: gr.Request) -> list[Any]:
-        """Of `shown` and `results`."""
+        """The values of `shown` and `results`."""
         if not paths:
             raise error_message("Upload an image first.")
-        # Each result has a folder of its own: another page event may still read the one before.
+        # Each result has a folder of its own, because another event of the page may still read the previous one.
         folders = session_folder(request) / "segmentations"
         folders.mkdir(parents=True, exist_ok=True)
         before = list(folders.iterdir())
         folder = tempfile.mkdtemp(dir=folders)
-        try:
-            notes = compute(name, paths, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        notes = compute(name, paths, folder)
         for old in before:
             shutil.rmtree(old, ignore_errors=True)
         segmentation = Segmentation(Path(folder))
@@ -124,7 +103,7 @@ def segment_tab(models: Models) -> None:
         ]
 
     def clear() -> list[Any]:
-        """Of `shown` and `results`: what is there belongs to another upload."""
+        """The values of `shown` and `results` without an upload."""
         unavailable = gr.update(value=None, interactive=False)
         return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, [], None]
 
@@ -151,14 +130,16 @@ def segment_tab(models: Models) -> None:
 
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or take an example.")
+            gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or choose an example.")
             model = model_choice(models)
             files = gr.File(file_count="multiple", label="Images, TIFF, zip, video", height=150, elem_id="uploads")
             directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
-            dataset = gallery(pictures, "Examples, the last one a TIFF file of four pages", elem_id="examples")
+            dataset = example_gallery(
+                example_arrays, "Examples, the last one a TIFF file of four pages", elem_id="examples"
+            )
             gr.Markdown(LIMITS, elem_classes="note")
         with gr.Column(scale=3, min_width=300):
-            picture = result_picture("Segmentation", elem_id="segmentation")
+            picture = picture_output(label="Segmentation", elem_id="segmentation")
             pixel = gr.HTML(CLICK.capitalize(), elem_id="pixel")
             frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frame")
             opacity = gr.Slider(0, 100, 50, step=5, label="Opacity of the classes, %", elem_id="opacity")
@@ -171,20 +152,19 @@ def segment_tab(models: Models) -> None:
     result = gr.State()  # folder of its segmentation
 
     shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest, result]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    light = {"show_progress": "hidden", "trigger_mode": "always_last", **private}
+    light: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     heavy: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture, "trigger_mode": "always_last"}
-    heavy |= {"concurrency_limit": 1, "concurrency_id": "model"}
-    cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "show_progress": "hidden", **private}
-    cleared["trigger_mode"] = "multiple"
-    files.upload(**cleared).then(segment, [model, files, opacity], api_name="segment", **heavy)
-    directory.upload(**cleared).then(segment, [model, directory, opacity], **private, **heavy)
-    dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **private, **heavy)
-    model.change(segment_again, [model, latest, opacity], **private, **heavy)
+    heavy |= COMPUTING
+    cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "trigger_mode": "multiple", **QUIET}
+    public = {**heavy, "api_visibility": "public", "api_name": "segment"}
+    files.upload(**cleared).then(segment, [model, files, opacity], **public)
+    directory.upload(**cleared).then(segment, [model, directory, opacity], **heavy)
+    dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **heavy)
+    model.change(segment_again, [model, latest, opacity], **heavy)
     frame.input(show_again, [result, frame, opacity], shown, **light)
     opacity.input(blend_again, [result, frame, opacity], picture, **light)
     opacity.input(write_overlays, [result, opacity], overlay, **light)
     picture.select(describe_pixel, [result, frame], pixel, **light)
 
 
-__all__ = ["legend", "segment_tab", "segment_upload"]
+__all__ = ["segment_tab"]

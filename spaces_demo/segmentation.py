@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Segments uploads, and keeps the frames with their masks in a folder for whatever the page shows of them."""
+"""Segments uploads, and keeps the frames and their masks in a folder, from which the page shows them."""
 
 import io
 import json
@@ -42,14 +42,14 @@ def segment_sources(
 
     Args:
         model, processor: Segmentation model and its processor.
-        sources: See `describe_uploads`.
-        folder: An empty folder, or a new one.
-        on_frame: Called with the number of frames done and an estimate of how many there are.
-        max_seconds: Seconds after which no further frame is begun.
+        sources: Of `describe_uploads`.
+        folder: Empty, or to be made.
+        on_frame: Called with the number of frames that are done, and with about how many there are.
+        max_seconds: Time after which no further frame is begun.
 
     Returns:
-        Sentences on frames that cannot be used, and on what came after [`MAX_FRAMES`], [`MAX_KEPT_PIXELS`] or the
-        time.
+        Sentences on frames that cannot be used, and on a limit that was reached: [`MAX_FRAMES`],
+        [`MAX_KEPT_PIXELS`] or the time.
 
     Raises:
         gr.Error: if no frame could be segmented.
@@ -95,21 +95,28 @@ def _within_limits(frames: Iterable[Frame], notes: list[str], max_seconds: float
         yield frame
 
 
+def class_shares(ids: np.ndarray) -> dict[int, float]:
+    """The class ids in a map of any shape, by their share of its pixels, 0 to 1, the largest first."""
+    present, counts = np.unique(ids, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {int(present[index]): float(counts[index] / ids.size) for index in order}
+
+
 def _display_factor(size: tuple[int, int]) -> float:
-    """How much a frame of this size is enlarged for the page, which itself enlarges nothing."""
+    """How much a frame of this size is enlarged for the page, because the browser does not enlarge it."""
     longest = max(size)
     return max(1, ENLARGED_SIDE // longest) if longest <= REDUCED_SIDE else REDUCED_SIDE / longest
 
 
 class Segmentation:
     """
-    What [`segment_sources`] wrote. Frames are numbered from 0 and read from their files when they are needed.
+    Reads what [`segment_sources`] wrote. Frames are numbered from 0, and read from their files when they are needed.
 
     Args:
         folder: Where it was written.
 
     Raises:
-        gr.Error: if it is no longer there.
+        gr.Error: if the files have been deleted.
     """
 
     def __init__(self, folder: Path):
@@ -117,13 +124,13 @@ class Segmentation:
         try:
             described = json.loads((folder / "segmentation.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise error_message("This result is no longer kept here: upload the image once more.") from None
+            raise error_message("This result is no longer kept here. Upload the image once more.") from None
         self.names: list[str] = described["names"]
         self.labels = {int(index): name for index, name in described["labels"].items()}
         self.counts_to_celsius: list[float] | None = described["counts_to_celsius"]
 
     def raw(self, frame: int) -> np.ndarray:
-        """Values `(height, width)` or `(height, width, 3)` of a frame, with the depth of its file."""
+        """Values of a frame, `(height, width)` or `(height, width, 3)`, with the depth of its file."""
         return np.load(self.folder / "frames" / f"{frame:06d}.npy", mmap_mode="r")
 
     def mask_path(self, frame: int) -> Path:
@@ -134,12 +141,12 @@ class Segmentation:
         return read_mask(self.mask_path(frame))
 
     def overlay(self, frame: int, opacity: float, with_legend: bool = False) -> Image.Image:
-        """The frame under the colours of its classes, RGB; with a legend as `unip predict` draws it."""
+        """The frame under the colours of its classes, RGB. The legend is that of `unip predict`."""
         ids = self.ids(frame)
         return overlay_picture(self.raw(frame), ids, self.labels, opacity, ignore_index=-1, with_legend=with_legend)
 
     def picture(self, frame: int, opacity: float) -> Image.Image:
-        """The overlay in a size for the page: few pixels enlarged by a whole factor, many reduced."""
+        """The overlay in a size for the page: small frames enlarged by a whole factor, large ones reduced."""
         overlay = self.overlay(frame, opacity)
         factor = _display_factor(overlay.size)
         return overlay.resize(
@@ -147,10 +154,8 @@ class Segmentation:
         )
 
     def shares(self, frame: int) -> dict[int, float]:
-        """The classes of a frame, by their share of its pixels, 0 to 1, the largest first."""
-        ids, counts = np.unique(self.ids(frame), return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return {int(ids[index]): float(counts[index] / counts.sum()) for index in order}
+        """The classes of a frame by their share of its pixels, see [`class_shares`]."""
+        return class_shares(self.ids(frame))
 
     def describe_pixel(self, frame: int, x: int, y: int) -> str:
         """The class and the raw value at a pixel of [`picture`], in words."""
@@ -174,20 +179,20 @@ class Segmentation:
         return f"{counts}, {factor * float(value) + offset:.1f} °C"
 
     def write_masks(self) -> Path:
-        """The mask as a file to download, as `unip predict` writes it; an archive if there are several frames."""
-        return self._write_download("mask", lambda frame: self.mask_path(frame).read_bytes())
+        """The mask as a file to download, as `unip predict` writes it; an archive of them if there are several."""
+        return self._write("mask", lambda frame: self.mask_path(frame).read_bytes())
 
     def write_overlays(self, opacity: float) -> Path:
-        """The overlay with its legend as a file to download; an archive if there are several frames."""
+        """The overlay with its legend as a file to download; an archive of them if there are several."""
 
         def encode(frame: int) -> bytes:
             encoded = io.BytesIO()
             self.overlay(frame, opacity, with_legend=True).save(encoded, "PNG", compress_level=1)
             return encoded.getvalue()
 
-        return self._write_download("overlay", encode)
+        return self._write("overlay", encode)
 
-    def _write_download(self, kind: str, encode: Callable[[int], bytes]) -> Path:
+    def _write(self, kind: str, encode: Callable[[int], bytes]) -> Path:
         if len(self.names) == 1:
             path = self.folder / f"{Path(self.names[0]).name}-{kind}.png"
             path.write_bytes(encode(0))
@@ -199,4 +204,4 @@ class Segmentation:
         return path
 
 
-__all__ = ["MAX_KEPT_PIXELS", "MAX_SECONDS", "Segmentation", "segment_sources"]
+__all__ = ["Segmentation", "class_shares", "segment_sources"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Where the demo keeps files: one folder of the process, emptied of what is old, gone with the process."""
+"""Where the demo keeps files: one folder, from which old files are deleted, and which is deleted with the process."""
 
 import atexit
 import hashlib
@@ -18,25 +18,26 @@ KEPT_SECONDS = 30 * 60  # for which uploads and results are kept while a page st
 
 @lru_cache(maxsize=1)
 def temporary_folder() -> Path:
-    """The folder, made when first asked for; it vanishes when the process ends."""
+    """The folder, which is made at the first call and deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="unip-demo-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def session_folder(request: gr.Request) -> Path:
-    """Where the results of a visitor's page lie; made by who writes there first."""
-    name = hashlib.sha256(str(request.session_hash).encode()).hexdigest()  # what a client sends is no name of a folder
+    """The folder with the results of a visitor's page. Whoever writes there first has to make it."""
+    # What a client sends is not used as the name of a folder.
+    name = hashlib.sha256(str(request.session_hash).encode()).hexdigest()
     return temporary_folder() / "sessions" / name
 
 
 def close_session(request: gr.Request) -> None:
-    """Deletes the results of a visitor's page; called when it is closed."""
+    """Deletes the results of a visitor's page when it is closed."""
     shutil.rmtree(session_folder(request), ignore_errors=True)
 
 
 def delete_old_files(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
-    """Deletes all that did not change for so long, with the folders that this empties; `kept` stays."""
+    """Deletes files that have not changed for so long, and folders that this empties. What is in `kept` stays."""
     now = time.time()
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         try:
@@ -49,8 +50,8 @@ def delete_old_files(folder: Path, seconds: float, kept: frozenset[Path] = froze
 
 def keep_deleting(every: float = 60, seconds: float = KEPT_SECONDS + 120) -> None:
     """
-    Starts to delete old files, in a thread; what is there now stays, since it belongs to the page. By default a little
-    later than gradio deletes the files that it knows of.
+    Starts a thread that deletes old files, by default a little later than gradio deletes the files that it knows of.
+    What is there now belongs to the page and stays.
     """
     kept = frozenset(temporary_folder().rglob("*"))
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What people upload, checked before it is decoded: images of any depth, TIFF files, videos, archives."""
+"""Uploads, which are checked before they are decoded: images of any depth, TIFF files, videos, archives."""
 
 import struct
 import zipfile
@@ -37,13 +37,13 @@ EXAMPLE_SEEDS = (500, 511, 523, 540)  # of the scenes' test split
 
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """An error in reading an upload becomes a sentence that names the file, but not its folder on this server."""
+    """Turns what goes wrong with an upload into a sentence that names the file, but not its folder on this server."""
     try:
         yield
     except gr.Error:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels(path) from error
+        raise _too_large(path, "too many") from error
     except (*DAMAGES, av.FFmpegError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         message = str(getattr(error, "strerror", None) or error).replace(f"{path.parent}/", "")
         message = message if path.name in message else f"{path.name!r} cannot be read: {message}"
@@ -51,14 +51,16 @@ def readable_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def computing_errors() -> Iterator[None]:
-    """An error while a model computes becomes a sentence for the page."""
+def visible_errors() -> Iterator[None]:
+    """Turns what goes wrong while a model computes into a message on the page."""
     try:
         yield
-    except ValueError as error:  # gr.Error is one, and quotes its message
-        raise error_message(getattr(error, "message", str(error))) from error
+    except gr.Error:  # which is a ValueError
+        raise
+    except ValueError as error:
+        raise error_message(str(error)) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise error_message("This image is too large for the memory here: send a part of it.") from error
+        raise error_message("This image is too large for the memory here. Send a part of it.") from error
 
 
 def error_message(message: str) -> gr.Error:
@@ -66,21 +68,20 @@ def error_message(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-def _too_many_pixels(path: Path, width: int = 0, height: int = 0) -> gr.Error:
-    size = f"{width}x{height} pixels" if width else "too many pixels"
+def _too_large(path: Path, size: str) -> gr.Error:
     return error_message(
-        f"{path.name!r} has {size}; up to {MAX_PIXELS // 10**6} million are taken here. Use `unip predict` on "
-        "your own machine, or send a part of it."
+        f"{path.name!r} has {size} pixels. At most {MAX_PIXELS // 10**6} million are allowed here. Use `unip predict` "
+        "on your own machine, or send a part of the image."
     )
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise _too_many_pixels(path, width, height)
+        raise _too_large(path, f"{width}x{height}")
 
 
 def _count_pages(path: Path) -> int:
-    """Pages of an image file, up to one more than [`MAX_FRAMES`], by their headers: no pixel is decoded."""
+    """Counts the pages of an image file, up to one more than [`MAX_FRAMES`], by their headers. Decodes no pixels."""
     with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
         _check_pixels(path, *image.size)
         if image.format != "TIFF":
@@ -103,13 +104,11 @@ def _describe_video(path: Path) -> Source:
 
 def describe_upload(path: str | Path) -> Source:
     """
-    What a file is and how many frames it has, from its header.
-
-    Returns:
-        `Source` of `num_frames` at most one above [`MAX_FRAMES`] for pages.
+    Says what a file is and how many frames it has, from its header. Pages are counted up to one more than
+    [`MAX_FRAMES`].
 
     Raises:
-        gr.Error: if it is neither an image nor a video, too big, or damaged.
+        gr.Error: if the file is neither an image nor a video, has more than [`MAX_PIXELS`], or is damaged.
     """
     path = Path(path)
     with readable_errors(path):
@@ -133,8 +132,7 @@ def read_upload(path: str | Path) -> np.ndarray:
         `np.ndarray` of shape `(height, width)` or `(height, width, 3)`, with the values and the depth of the file.
 
     Raises:
-        gr.Error: if it is neither an image nor a video, has more than [`MAX_PIXELS`] (which its header tells, before
-            anything is decoded), or is damaged.
+        gr.Error: as [`describe_upload`] says, or if the frame is damaged.
     """
     path = Path(path)
     source = describe_upload(path)
@@ -143,23 +141,23 @@ def read_upload(path: str | Path) -> np.ndarray:
 
 
 def _check_archive(path: Path) -> None:
-    """From the end of the file, before the list of its files is read, which itself may be huge."""
+    """Looks at the end of the file before its list of files is read, because that list may itself be huge."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 2**16))
         tail = file.read()
     at = tail.rfind(b"PK\5\6")
     size = struct.unpack("<L", tail[at + 12 : at + 16])[0] if at >= 0 and len(tail) >= at + 22 else 0
     if size > MAX_DIRECTORY_SIZE or b"PK\6\7" in tail[max(0, at - 20) : max(0, at)]:  # or sizes of 64 bits
-        raise error_message(f"{path.name!r} holds too many files or too large ones to be unpacked here.")
+        raise error_message(f"{path.name!r} holds too many files, or files that are too large, to be unpacked here.")
 
 
 def unpack_images(path: Path, folder: Path) -> list[Path]:
     """
-    The images and videos in a zip archive, unpacked into a folder; other files, archives among them, stay packed.
+    Unpacks the images and videos in a zip archive into a folder. Other files, such as further archives, stay packed.
 
     Raises:
-        gr.Error: if it would become larger than [`MAX_UNPACKED_SIZE`] or more than [`MAX_RATIO`] times as large, if it
-            has a password or is damaged.
+        gr.Error: if the files would take more than [`MAX_UNPACKED_SIZE`] or [`MAX_RATIO`] times the size of the
+            archive, or if the archive has a password or is damaged.
     """
     with readable_errors(path):
         _check_archive(path)
@@ -170,32 +168,32 @@ def unpack_images(path: Path, folder: Path) -> list[Path]:
             if unpacked > MAX_UNPACKED_SIZE or unpacked > MAX_RATIO * max(packed, 2**16):
                 raise error_message(
                     f"{path.name!r} is not unpacked: {unpacked / 2**20:,.0f} MB would come out of "
-                    f"{packed / 2**20:,.1f} MB, and up to {MAX_UNPACKED_SIZE // 2**20} MB and {MAX_RATIO} times "
-                    "its size are taken here."
+                    f"{packed / 2**20:,.1f} MB. At most {MAX_UNPACKED_SIZE // 2**20} MB and {MAX_RATIO} times the "
+                    "size of the archive are allowed here."
                 )
-            # zipfile reads no more of a file than its entry says, and takes ".." and the like out of its name.
+            # zipfile reads no more of a file than its entry says, and removes ".." and the like from its name.
             return [Path(archive.extract(entry, folder)) for entry in wanted]
 
 
 def _may_have_frames(path: Path) -> bool:
-    """By its name, as `unip predict` chooses files in folders."""
+    """Judges a file by its name, as `unip predict` does in folders."""
     is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not is_hidden
 
 
 def describe_uploads(paths: Sequence[str | Path], folder: Path) -> tuple[list[Source], list[str]]:
     """
-    The files with frames in an upload: images, TIFF files, videos, archives with such files, or the files of a folder.
+    Finds the files with frames in an upload: images, TIFF files, videos, archives of these, or the files of a folder.
 
     Args:
         paths: The upload.
         folder: Where archives are unpacked.
 
     Returns:
-        Sources, each of its own name, until they have more than [`MAX_FRAMES`]; and sentences on what cannot be read.
+        Sources with different names, until they have more than [`MAX_FRAMES`], and sentences on what cannot be read.
 
     Raises:
-        gr.Error: if there is none; for a single file as [`describe_upload`] and [`unpack_images`] say.
+        gr.Error: if there is no such file. For a single file also as [`describe_upload`] and [`unpack_images`] say.
     """
     files: list[Path] = []
     is_single = len(paths) == 1
@@ -233,7 +231,7 @@ def describe_uploads(paths: Sequence[str | Path], folder: Path) -> tuple[list[So
 
 @lru_cache(maxsize=1)
 def examples() -> list[str]:
-    """Paths of drawn scenes, 16-bit PNG of 256x320 pixels, made when first asked for; they vanish with the process."""
+    """Paths of drawn scenes, 16-bit PNG files of 256x320 pixels. They are made at the first call, for this process."""
     folder = temporary_folder() / "examples"
     folder.mkdir()
     paths = [folder / f"scene-{number}.png" for number in range(1, len(EXAMPLE_SEEDS) + 1)]
@@ -243,7 +241,6 @@ def examples() -> list[str]:
 
 
 __all__ = [
-    "computing_errors",
     "describe_upload",
     "describe_uploads",
     "error_message",

@@ -163,11 +163,7 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Imag
     Returns:
         `PIL.Image.Image` of mode RGB.
     """
-    pictures = [
-        panel.convert("RGB") if isinstance(panel, Image.Image) and panel.mode in ("L", "RGB", "P", "RGBA")
-        else Image.fromarray(grey_picture(panel))
-        for _, panel in panels
-    ]  # fmt: skip
+    pictures = [Image.fromarray(grey_picture(panel)) for _, panel in panels]
     size = max(14, max(picture.width for picture in pictures) // 28)
     font, gap = ImageFont.load_default(size), max(6, size // 2)
     widths = [max(picture.width, int(font.getlength(title)) + 1) for (title, _), picture in zip(panels, pictures)]

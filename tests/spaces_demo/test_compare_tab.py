@@ -67,7 +67,7 @@ def test_a_scaling_changes_what_the_network_sees_and_what_is_shown(make_config: 
     for segmentation, used in ((first, processor), (second, dark)):
         expected = segment_image(model, used, image, InferenceSettings.for_model(model)).argmax(dim=0)
         np.testing.assert_array_equal(segmentation.ids, expected)
-        assert segmentation.picture.size == (140, 100) and sum(segmentation.shares().values()) == pytest.approx(1)
+        assert segmentation.picture.size == (140, 100)
     # 16 bits of which the scene fills a sliver: below the colour of a class nothing is to be seen.
     contrasts = [np.asarray(s.picture)[s.ids == np.bincount(s.ids.ravel()).argmax()].std(axis=0).max()
                  for s in (first, second)]  # fmt: skip
@@ -112,7 +112,7 @@ def test_each_side_is_its_model_with_its_scaling(make_config: Callable, tmp_path
     with gr.Blocks() as blocks:
         compare_tab(models)
     compare = next(function.fn for function in blocks.fns.values() if function.name == "compare")
-    path, as_configured = examples()[0], (AS_CONFIGURED, 0, 100, None, None)
+    path, as_configured = examples()[0], (AS_CONFIGURED, 0, 100)
     image = read_image(path)
     expected = [segment(*models.get(name), image) for name in names]
     is_different = differing_pixels(*expected)
@@ -125,7 +125,7 @@ def test_each_side_is_its_model_with_its_scaling(make_config: Callable, tmp_path
     np.testing.assert_array_equal(np.asarray(where["value"]), np.asarray(difference_picture(image, is_different)))
 
     with pytest.raises(gr.Error, match="fill in both"):
-        compare(path, names[0], *as_configured, names[1], "fixed_range", 0, 100, 7000, None)
+        compare(path, names[0], *as_configured, names[1], "fixed_range", 7000, None)
 
 
 def test_two_scalings_in_a_browser(page: Any) -> None:

@@ -73,10 +73,10 @@ def test_requirements_are_those_of_the_project() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["me/demo", "--model", "model"], "'model' is a folder on this machine"),
-        (["me/demo", "--model", "exported"], "'exported' is a folder on this machine"),
-        (["demo", "--model", "me/tiny"], "'demo' is not a name on the Hub"),
-        (["me/demo", "--model", "tiny"], "'tiny' is not a name on the Hub"),
+        (["me/demo", "--model", "model"], "publish it first, with unip publish model USER/NAME"),
+        (["me/demo", "--model", "exported"], "'exported' is an exported model"),
+        (["demo", "--model", "me/tiny"], "'demo' is no name on the Hub"),
+        (["me/demo", "--model", "tiny"], "'tiny' is no name on the Hub"),
         (["me/demo", "--model", "me/tiny", "--dry_run", "model"], "'model' is not an empty folder"),
     ],
 )
@@ -101,11 +101,11 @@ def test_the_demo_says_which_model_it_needs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(demo.main, []) == 2
-    assert "run `unip quickstart` first" in capsys.readouterr().err
+    assert "Run `unip quickstart` first" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere"]) == 2
     assert "There is no checkpoint folder 'nowhere'" in capsys.readouterr().err
     assert cli.run(demo.main, ["--model", "nowhere", "--port", "70000"]) == 2
-    assert "--port must be from 1 to 65535" in capsys.readouterr().err
+    assert "--port must be a number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_publication_may_lie_here_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

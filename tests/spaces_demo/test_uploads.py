@@ -213,7 +213,7 @@ def test_an_upload_gets_so_many_frames_and_so_much_time(
 
     damaged = [sources[0]._replace(path=str(paths[3]))]
     assert "'3.png' is damaged" in refused(segment_sources, model, PROCESSOR, damaged, tmp_path / "none")
-    assert "upload the image once more" in refused(Segmentation, tmp_path / "never")
+    assert "Upload the image once more" in refused(Segmentation, tmp_path / "never")
 
 
 def test_pixels_are_described_by_class_and_value(model: UnipForSemanticSegmentation, tmp_path: Path) -> None:
