@@ -1,10 +1,12 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The page: its tabs, its looks, and how it is served."""
 
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import gradio as gr
@@ -28,6 +30,7 @@ TABS: dict[str, Callable[[Models], None]] = {
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
 MAX_WAITING = 50  # requests in the queue
 MAX_SESSIONS = 60  # pages that are kept in memory, open or closed: more than can wait
+M_ARENA_MAX = -8  # of malloc.h of glibc, the C library of most Linux systems
 
 
 def build_interface(models: Models) -> gr.Blocks:
@@ -56,6 +59,9 @@ def serve(names: Sequence[str], host: str | None = None, port: int | None = None
         OSError: if there is no such folder or model.
         ValueError: if a model is not a segmentation model.
     """
+    with suppress(OSError, AttributeError):  # another C library
+        # One memory pool for all threads: with one for each thread, memory grows with every round of requests.
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
     logging.disable_progress_bar()
     models = Models(names)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

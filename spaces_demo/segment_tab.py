@@ -85,11 +85,7 @@ def segment_tab(models: Models) -> None:
         folders.mkdir(parents=True, exist_ok=True)
         before = list(folders.iterdir())
         folder = tempfile.mkdtemp(dir=folders)
-        try:
-            notes = compute(name, paths, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        notes = compute(name, paths, folder)
         for old in before:
             shutil.rmtree(old, ignore_errors=True)
         segmentation = Segmentation(Path(folder))

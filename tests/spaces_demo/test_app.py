@@ -14,7 +14,7 @@ from PIL import Image
 from unip_hf.data import draw_scene
 from unip_hf.scripts import predict
 
-from ..conftest import wait_until
+from ..conftest import PATIENCE, wait_until
 from .conftest import Server, wait_until_idle
 
 
@@ -158,35 +158,40 @@ def test_the_page_fits_narrow_windows_and_shows_the_card(open_page: Callable, de
     assert "-40 °C to 60 °C" in facts and "<b>tree</b>" in facts and str(demo_model) in facts
 
 
-def resident(pid: int) -> int:
-    """Memory of a process in bytes."""
-    status = Path(f"/proc/{pid}/status")
-    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) * 1024 if status.is_file() else 0
+def resident(pid: int) -> float:
+    """Memory of a process in MB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
 
 @pytest.mark.slow
-def test_many_requests_at_once_are_answered_and_leave_nothing(demo: Server, demo_model: Path, tmp_path: Path) -> None:
+def test_memory_stays_flat_under_many_requests_at_once(demo: Server, demo_model: Path, tmp_path: Path) -> None:
+    """
+    Gradio keeps 60 pages, so memory may grow during three rounds of twenty requests, and not afterwards.
+
+    Measured after rounds 1 to 7: 1056, 1059, 1063, 1063, 1063, 1063, 1065 MB. With an arena of glibc for each thread,
+    it was 1087, 1104, 1145, 1146, 1155, 1149, 1173 MB, and 1184 MB after round 11. A request that left its image in
+    memory would add 13 MB in each round.
+    """
     image = Image.fromarray(draw_scene(11, 512, 640)[0])
     image.save(tmp_path / "scene.png")
     expected = pixels(predicted(demo_model, tmp_path / "scene.png", tmp_path) / "masks" / "scene.png")
 
     def request(number: int) -> np.ndarray:
-        client = gradio_client.Client(demo.url, verbose=False, download_files=tmp_path / str(number))
+        client = gradio_client.Client(
+            demo.url, verbose=False, download_files=tmp_path / str(number), httpx_kwargs={"timeout": PATIENCE}
+        )
         file = gradio_client.handle_file(tmp_path / "scene.png")
         mask = client.predict(str(demo_model), [file], 50, api_name="/segment")[5]
         ids = pixels(Path(mask["value"] if isinstance(mask, dict) else mask))
         client.close()
         return ids
 
-    request(-1)
-    before = resident(demo.process.pid)
-    with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(request, range(20)))
-    for ids in answers:
-        np.testing.assert_array_equal(ids, expected)
+    memory = []
+    for _ in range(5):
+        with ThreadPoolExecutor(20) as threads:
+            for ids in threads.map(request, range(20)):
+                np.testing.assert_array_equal(ids, expected)
+        memory.append(resident(demo.process.pid))
+    assert max(memory[3:]) <= max(memory[:3]) + 16, memory
     sessions = next(demo.temporary.glob("unip-demo-*")) / "sessions"
-
-    def is_left() -> dict[str, bool]:
-        return {"memory": resident(demo.process.pid) - before > 16 * 2**20, "files": any(sessions.iterdir())}
-
-    wait_until(lambda: not any(is_left().values()), "memory and files given back")
+    wait_until(lambda: not any(sessions.iterdir()), "files deleted")
