@@ -19,4 +19,7 @@ if __name__ == "__main__":
     models = SpaceCard.load(Path(__file__).with_name("README.md")).data.get("models")
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", nargs="+", default=models, required=not models, help="folders or names on the Hub")
-    serve(parser.parse_args().model)
+    try:
+        serve(parser.parse_args().model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
