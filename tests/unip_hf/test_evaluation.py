@@ -204,8 +204,8 @@ def test_checkpoints_of_any_segmentation_model_load_and_others_are_refused(
     SegformerModel(tiny_segformer().config).save_pretrained(tmp_path / "encoder")
     (tmp_path / "empty").mkdir()
     for name, kind, message in [
-        ("student", ValueError, "holds UnipForPreTraining, which is no.* trained segmentation model"),
-        ("encoder", ValueError, "holds SegformerModel, which is no.* trained segmentation model"),
+        ("student", ValueError, "UnipForPreTraining, which is no trained segmentation model"),
+        ("encoder", ValueError, "SegformerModel, which is no trained segmentation model"),
         ("empty", ValueError, "no config.json"),
         ("nowhere", OSError, "no checkpoint folder .*nowhere"),
     ]:
