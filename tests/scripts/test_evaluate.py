@@ -105,7 +105,7 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
     (["model", "--split", "test"], "no split 'test'"),
     (["model", "--data_dir", "nowhere"], "nowhere"),
     (["model", "--output_dir", "done"], "'done' holds results: choose another --output_dir or add --overwrite"),
-    (["model", "--stride", "600"], "stride from 1 to window_size"),
+    (["model", "--stride", "600"], "from 1 to window_size"),
     (["model", "--num_examples", "-1"], "--num_examples is 0 or above"),
     (["other"], "  model:   {0: 'ground', 1: 'lorry'}\n  dataset: {0: 'ground', 1: 'car'"),
 ])  # fmt: skip
