@@ -100,13 +100,8 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere"], "There is no folder 'nowhere': for a model on the Hub give --output_dir"),
-<<<<<<< HEAD
     (["data"], "'data' is not a checkpoint folder"),
     (["student"], "trained segmentation model"),
-=======
-    (["data"], "'data' is no checkpoint folder"),
-    (["student"], "no trained segmentation model"),
->>>>>>> publish
     (["model", "--split", "test"], "no split 'test'"),
     (["model", "--data_dir", "nowhere"], "nowhere"),
     (["model", "--output_dir", "done"], "'done' holds results: choose another --output_dir or add --overwrite"),

@@ -253,11 +253,7 @@ def test_numbers_of_other_weights_and_words_of_the_user_are_not_lost_silently(
     (["{best}", "me/yard"], "Nobody is logged in to the Hub: run `hf auth login`"),
     (["{run}", "me/yard", "--dry_run", "out"], "holds several checkpoints, best, last: choose one"),
     (["nowhere", "me/yard", "--dry_run", "out"], "There is no checkpoint folder 'nowhere'"),
-<<<<<<< HEAD
     (["{teacher}", "me/yard", "--dry_run", "out"], "ViTModel, which is not a semantic segmentation model"),
-=======
-    (["{teacher}", "me/yard", "--dry_run", "out"], "ViTModel, which is no semantic segmentation model"),
->>>>>>> publish
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_and_nothing_written(
     arguments: list[str],
