@@ -19,7 +19,9 @@ from .probing import UnipForLayerwiseProbing
 
 logger = logging.getLogger(__name__)
 
-TASKS = {model_class.task: model_class for model_class in (*SEGMENTATION_MODELS, UnipForLayerwiseProbing)}
+# Of every segmentation model, and of the one that is only trained.
+TASKS: dict[str, type[UnipSegmentationModel]] = {model_class.task: model_class for model_class in SEGMENTATION_MODELS}
+TASKS[UnipForLayerwiseProbing.task] = UnipForLayerwiseProbing
 
 
 def load_model(
