@@ -36,7 +36,7 @@ def command_parser() -> argparse.ArgumentParser:
     group = add_inference_options(parser)
     group.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
     group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", type=Path, help="default: the folder `evaluation` in the checkpoint's")
+    group.add_argument("--output_dir", type=Path, help="default: the folder `evaluation` in the checkpoint folder")
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
     group.add_argument(
         "--num_examples", type=int, default=4, help="best and worst images to show (default: %(default)s)"
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate import Accelerator
     from transformers.utils import logging
 
-    from unip_hf.data import load_id2label
+    from unip_hf.data.loading import load_id2label
     from unip_hf.evaluation import evaluate_dataset, format_result, update_model_card, write_results
     from unip_hf.inference import load_segmentation_model
     from unip_hf.inference.loading import fingerprint
@@ -109,14 +109,12 @@ def main(arguments: Sequence[str]) -> None:
             print(format_result(result, id2label), flush=True)
             write_results(options.output_dir, result, id2label, details, title)
             print(f"Wrote {options.output_dir / 'results.json'} and {options.output_dir / 'report.html'}")
-            if options.no_update_card:
-                pass
-            elif Path(options.checkpoint).is_dir():
+            if Path(options.checkpoint).is_dir() and not options.no_update_card:
                 card = update_model_card(
                     options.checkpoint, result, id2label, options.dataset, options.split, config_name
                 )
                 print(f"Wrote the numbers into {card}")
-            else:
+            elif not options.no_update_card:
                 print(f"{options.checkpoint!r} is on the Hub: its model card was left as it is.")
     finally:
         accelerator.end_training()

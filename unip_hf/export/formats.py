@@ -63,7 +63,8 @@ def trace(network: nn.Module, inputs: dict[str, torch.Tensor], dynamic_shapes: d
 
     try:
         with _quiet():
-            exported: Any = OnnxExporter().export(network.eval(), inputs, OnnxConfig(dynamic_shapes=dynamic_shapes))
+            exporter: Any = OnnxExporter()
+            exported = exporter.export(network.eval(), inputs, OnnxConfig(dynamic_shapes=dynamic_shapes))
     except Exception as error:  # of many kinds, from deep inside
         raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
     exported = getattr(exported, "program", exported)  # newer versions of transformers wrap it, some twice
