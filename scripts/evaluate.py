@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate import Accelerator
     from transformers.utils import logging
 
-    from unip_hf.data.loading import load_id2label
+    from unip_hf.data import load_id2label
     from unip_hf.evaluation import evaluate_dataset, format_result, update_model_card, write_results
     from unip_hf.inference import load_segmentation_model
     from unip_hf.inference.loading import fingerprint
