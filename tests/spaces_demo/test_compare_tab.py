@@ -49,7 +49,7 @@ def test_scalings_are_those_of_the_processor() -> None:
     assert processor.to_dict() == before
     with pytest.raises(ValueError, match="rise within 0 to 100"):
         with_scaling(processor, "percentiles", (60, 40))
-    with pytest.raises(ValueError, match="goes from low to high"):
+    with pytest.raises(ValueError, match="must go from low to high"):
         with_scaling(processor, "fixed_range", (5, 5))
     with pytest.raises(ValueError, match="takes values as they are"):
         with_scaling(UnipImageProcessor(do_rescale=False), "percentiles")
