@@ -107,7 +107,7 @@ def share_table(first: SegmentedImage, second: SegmentedImage) -> str:
         """Name of each class that occurs: its share, and the content of its cell."""
         labels = segmented.id2label
         return {
-            labels[index]: (share, f"{swatch(index, labels)} {percent(share)}")
+            labels[index]: (share, f'<span class="share">{swatch(index, labels)}{percent(share)}</span>')
             for index, share in class_shares(segmented.ids).items()
         }
 
