@@ -1,13 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a training process hears from outside: SIGTERM, and the other processes."""
+"""What a training process does when SIGTERM comes."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
 
 
 STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
@@ -49,18 +46,4 @@ class Termination:
             self.ends_at_once = False
 
 
-def make_sum_over_processes() -> Callable[[list[float]], list[float]]:
-    """Returns a function that adds up numbers over all processes on the CPU, without waiting for a device."""
-    if not torch.distributed.is_initialized():
-        return lambda numbers: numbers
-    group: Any = torch.distributed.new_group(backend="gloo")
-
-    def add_up(numbers: list[float]) -> list[float]:
-        sums = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-        torch.distributed.all_reduce(sums, group=group)
-        return sums.tolist()
-
-    return add_up
-
-
-__all__ = ["STOPPED_BY_SIGTERM", "Termination", "make_sum_over_processes"]
+__all__ = ["STOPPED_BY_SIGTERM", "Termination"]
