@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..files import write_whole
 from ..progress import Progress
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from .termination import STOPPED_BY_SIGTERM, Termination
+from .termination import STOPPED_BY_SIGTERM, on_sigterm
 
 
 @dataclass
@@ -113,7 +113,7 @@ class TrainingLoop:
             OSError: if a checkpoint cannot be written.
         """
         self.prepare(resume_from_checkpoint)
-        with Termination() as self.termination:
+        with on_sigterm(self.terminate):
             self.evaluate_if_due()  # a resumed run may have been interrupted before it
             while self.state["step"] < self.settings.num_steps:
                 self.step()
@@ -127,12 +127,23 @@ class TrainingLoop:
         batches, shares = self.read_batches()
         self.losses.append(self.accumulate_gradients(batches, shares))
         self.update_weights()
-        self.log_and_save_if_due()
+        saves = self.is_due(self.settings.save_every) or self.is_evaluation_due()
+        if saves or self.state["step"] % self.settings.log_every == 0:
+            self.log_losses()
+        if saves:
+            self.save_checkpoint()
         self.evaluate_if_due()
         self.progress.update("  ".join(f"{name} {value}" for name, value in self.shown.items()))
 
+    def terminate(self, *_: object) -> None:
+        """SIGTERM ends the run after this update; an evaluation, where nothing would be lost, at once."""
+        self.is_terminated = True
+        if self.is_evaluating:
+            raise SystemExit(STOPPED_BY_SIGTERM)
+
     def prepare(self, resume_from_checkpoint: str | None) -> None:
         accelerator, decay = self.accelerator, self.settings.ema_decay
+        self.is_terminated = self.is_evaluating = False
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = None
         if decay is not None:
@@ -164,14 +175,15 @@ class TrainingLoop:
         except (OSError, ValueError) as error:
             failure = error
         weights = [self.batch_weight(batch) for batch in batches]
+        sums = torch.tensor([sum(weights), self.is_terminated, failure is not None], dtype=torch.float64, device="cpu")
         try:
-            total, num_terminated, num_failed = self.sum_over_processes(
-                [sum(weights), self.termination.came, failure is not None]
-            )
+            if self.cpu_group is not None:  # which does not wait for a device
+                torch.distributed.all_reduce(sums, group=self.cpu_group)
         except RuntimeError:
-            if self.termination.came:  # another process was evaluating and ended at once
+            if self.is_terminated:  # another process was evaluating and ended at once
                 raise SystemExit(STOPPED_BY_SIGTERM) from None
             raise
+        total, num_terminated, num_failed = sums.tolist()
         if num_failed:  # all processes end with what one of them says
             raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
         if num_terminated:
@@ -180,14 +192,6 @@ class TrainingLoop:
             self.progress.say(f"Stopped by SIGTERM at step {self.state['step']}, where it can be resumed.")
             raise SystemExit(STOPPED_BY_SIGTERM)
         return batches, [weight / max(total, 1.0) for weight in weights]
-
-    def sum_over_processes(self, numbers: list[float]) -> list[float]:
-        """Adds up on the CPU, without waiting for a device."""
-        if self.cpu_group is None:
-            return numbers
-        sums = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-        torch.distributed.all_reduce(sums, group=self.cpu_group)
-        return sums.tolist()
 
     def accumulate_gradients(self, batches: list[Any], shares: list[float]) -> torch.Tensor:
         """This process's part of the losses, of shape `(accumulation steps, losses)`."""
@@ -220,20 +224,16 @@ class TrainingLoop:
     def is_evaluation_due(self) -> bool:
         return self.evaluate is not None and self.is_due(self.settings.evaluate_every)
 
-    def log_and_save_if_due(self) -> None:
-        saves = self.is_due(self.settings.save_every) or self.is_evaluation_due()
-        if saves or self.state["step"] % self.settings.log_every == 0:
-            self.log_losses()
-        if saves:
-            self.save_checkpoint()
-
     def evaluate_if_due(self) -> None:
         """Comes after the checkpoint, which then learns of the result: nothing is lost whatever happens meanwhile."""
         step = self.state["step"]
         if self.evaluate is None or not self.is_evaluation_due() or self.state["evaluated_step"] == step:
             return
-        with self.termination.at_once():
-            metrics = self.evaluate(self.trained_model().eval(), step)
+        self.is_evaluating = True
+        if self.is_terminated:
+            self.terminate()
+        metrics = self.evaluate(self.trained_model().eval(), step)
+        self.is_evaluating = False
         self.set_training_mode(self.model)
         self.log(metrics)
         if self.best_metric is not None:
