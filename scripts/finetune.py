@@ -32,14 +32,7 @@ from unip_hf.scripts.options import (
     make_window_settings,
     with_recipe,
 )
-from unip_hf.scripts.runs import (
-    divide_batch,
-    make_accelerator,
-    open_run,
-    save_with_processor,
-    start_run,
-    tracked,
-)
+from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
 
 
 if TYPE_CHECKING:
