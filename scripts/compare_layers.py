@@ -101,8 +101,7 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
         state = json.loads((checkpoint / "state.json").read_text())
         if state["step" if job == "distill" else "evaluated_step"] == num_steps:
             return
-    status = run_job(job, words)
-    if status:
+    if status := run_job(job, words):
         raise SystemExit(status)
 
 

@@ -49,9 +49,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model",
-        required=True,
-        help="folder, name on the Hub, or tiny, small, base, large for a random start",
+        "--model", required=True, help="folder, name on the Hub, or tiny, small, base, large for a random start"
     )
     model.add_argument("--task", help="which head is trained, by the task of its class (default: fine_tuning)")
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
