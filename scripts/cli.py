@@ -44,11 +44,7 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
 
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """
-    Runs the `main` of a script.
-
-    Args:
-        main: Takes command-line arguments and may return an exit status.
-        arguments: What the user typed. Options may be written with dashes or underscores.
+    Runs the `main` of a script with what the user typed. Options may be written with dashes or underscores.
 
     Returns:
         The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.

@@ -14,20 +14,16 @@ crop_size, num_steps, ...), except those given here.
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from unip_hf.scripts import distill, finetune
 from unip_hf.scripts.options import make_parser
 from unip_hf.scripts.runs import make_accelerator, open_run, save_with_processor
 
-
-if TYPE_CHECKING:
-    from unip_hf.distillation import LayerChoice
 
 WORDS = ("auto", "first-third", "last")
 
@@ -67,25 +63,19 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def measure_layers(options: argparse.Namespace) -> "LayerChoice":
-    """NMI of all blocks, as `unip distill` with these options measures it."""
+def choose_layers(words: Sequence[str], options: argparse.Namespace) -> tuple[list[int], dict[str, Any]]:
+    """Block numbers in ascending order, each once; and what `unip distill` with these options finds out."""
     from unip_hf.data.grey_crops import sample_crops
-    from unip_hf.distillation import LayerChoice
 
     options.teacher_layer = "auto"
     sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
     _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
-    return LayerChoice(found["teacher_layer"], found["teacher_nmi"])
-
-
-def choose_layers(words: Sequence[str], choice: "LayerChoice") -> list[int]:
-    """Block numbers in ascending order, each once."""
-    num_layers = len(choice.nmi)
-    known = {"auto": choice.layer, "first-third": max(1, round(num_layers / 3)), "last": num_layers}
+    last = len(found["teacher_nmi"])
+    known = {"auto": found["teacher_layer"], "first-third": max(1, round(last / 3)), "last": last}
     layers = sorted({known[word] if word in known else int(word) for word in words})
-    if not 1 <= layers[0] <= layers[-1] <= num_layers:
-        raise ValueError(f"--teacher_layers must be blocks of the teacher, 1 to {num_layers}, got {layers}.")
-    return layers
+    if not 1 <= layers[0] <= layers[-1] <= last:
+        raise ValueError(f"--teacher_layers must be blocks of the teacher, 1 to {last}, got {layers}.")
+    return layers, found
 
 
 def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
@@ -111,35 +101,23 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
         state = json.loads((checkpoint / "state.json").read_text())
         if state["step" if job == "distill" else "evaluated_step"] == num_steps:
             return
-    status = run_job(job, words)
-    if status:
+    if status := run_job(job, words):
         raise SystemExit(status)
 
 
 def run_job(job: str, arguments: Sequence[str]) -> int:
     """Runs a job in a process of its own, which SIGTERM and Ctrl-C reach. Returns its exit status."""
+    from unip_hf.training.termination import on_sigterm
+
     process = subprocess.Popen([sys.executable, "-m", "unip_hf.scripts.cli", job, *arguments])
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:  # of a terminal it has reached the job, too
-        process.terminate()
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with on_sigterm(lambda *_: process.terminate()):
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # of a terminal it has reached the job, too
+            process.terminate()
+            process.wait()
+            raise
     return status if status >= 0 else 128 - status
-
-
-def save_random_start(like: Path, seed: int, folder: Path) -> None:
-    """A student of the same configuration and image processor as a distilled one, untrained."""
-    import torch
-
-    from unip_hf import UnipConfig, UnipForPreTraining, UnipImageProcessor
-
-    torch.manual_seed(seed)
-    student = UnipForPreTraining(UnipConfig.from_pretrained(like))
-    save_with_processor(student, UnipImageProcessor.from_pretrained(like), folder)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -157,38 +135,35 @@ def main(arguments: Sequence[str]) -> None:
     if len(recipe.students) != 1:
         raise ValueError(f"'{options.distillation_config}' has several students, {recipe.students}: choose one.")
 
-    from unip_hf.analysis.comparison import write_comparison
-    from unip_hf.analysis.plots import nmi_curve
-    from unip_hf.evaluation.result_tables import read_run
-    from unip_hf.files import write_whole
+    import torch
 
-    choice = measure_layers(recipe)
-    layers = choose_layers(options.teacher_layers, choice)
-    print("NMI of the teacher's blocks: " + ", ".join(f"{n}: {v:.3f}" for n, v in enumerate(choice.nmi, start=1)))
-    print(f"Compared: blocks {', '.join(map(str, layers))}, and a random start. Nearest to 0.09: {choice.layer}")
-    with write_whole(output_dir / "teacher_layers.png") as staged:
-        nmi_curve(choice.nmi, choice.layer, title=options.teacher).savefig(staged, format="png", dpi=150)
+    from unip_hf import UnipConfig, UnipForPreTraining, UnipImageProcessor
+    from unip_hf.analysis.comparison import write_comparison
+    from unip_hf.evaluation.result_tables import read_run
+
+    layers, found = choose_layers(options.teacher_layers, recipe)
+    distill.show_layers(found, options.teacher, output_dir, title=options.teacher)
+    print(f"Compared: blocks {', '.join(map(str, layers))}, and a random start")
 
     mean_iou: dict[int | None, dict[int, float]] = {layer: {} for layer in (None, *layers)}
     for seed in options.seeds:
-        for layer in layers:
-            folder = output_dir / f"block-{layer:02d}" / f"seed-{seed}"
-            print(f"\nSeed {seed}, block {layer}: {folder}", flush=True)
-            run_once("distill", [*distillation, "--teacher_layer", layer, "--seed", seed], folder / "distillation")
-            student = folder / "distillation" / "last"
+        for layer in (*layers, None):
+            name = "random start" if layer is None else f"block {layer}"
+            folder = output_dir / ("random-start" if layer is None else f"block-{layer:02d}") / f"seed-{seed}"
+            print(f"\nSeed {seed}, {name}: {folder}", flush=True)
+            if layer is not None:
+                run_once("distill", [*distillation, "--teacher_layer", layer, "--seed", seed], folder / "distillation")
+                student = folder / "distillation" / "last"
+            else:
+                distilled, student = student, folder / "student"
+                if not student.exists():
+                    torch.manual_seed(seed)
+                    random_start = UnipForPreTraining(UnipConfig.from_pretrained(distilled))
+                    save_with_processor(random_start, UnipImageProcessor.from_pretrained(distilled), student)
             run_once("finetune", [*fine_tuning, "--model", student, "--seed", seed], folder / "fine-tuning")
             mean_iou[layer][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
-        folder = output_dir / "random-start" / f"seed-{seed}"
-        print(f"\nSeed {seed}, random start: {folder}", flush=True)
-        if not (folder / "student").exists():
-            save_random_start(student, seed, folder / "student")
-        run_once("finetune", [*fine_tuning, "--model", folder / "student", "--seed", seed], folder / "fine-tuning")
-        mean_iou[None][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
-        print(
-            "\n" + write_comparison(output_dir, options.teacher, choice.nmi, mean_iou, options.which),
-            end="",
-            flush=True,
-        )
+        table = write_comparison(output_dir, options.teacher, found["teacher_nmi"], mean_iou, options.which)
+        print(f"\n{table}", end="", flush=True)
 
 
 if __name__ == "__main__":

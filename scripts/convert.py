@@ -41,10 +41,6 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    return command_parser().parse_args(arguments)
-
-
 def model_classes() -> dict[str, Any]:
     """The models by the names that `--model` takes."""
     from unip_hf import UnipForPreTraining, UnipModel
@@ -67,10 +63,7 @@ def convert(options: argparse.Namespace) -> None:
     if options.model not in ("auto", *classes):
         raise ValueError(f"--model must be one of auto, {', '.join(classes)}, got {options.model}.")
     tensors, beside = read_checkpoint(options.source)
-    if options.model == "auto":
-        model_class = find_segmentation_model(tensors) or UnipForPreTraining
-    else:
-        model_class = classes[options.model]
+    model_class = classes.get(options.model) or find_segmentation_model(tensors) or UnipForPreTraining
     names = ("num_attention_heads", "last_layer_num_attention_heads", "feature_layers", "image_size", "num_channels")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
@@ -115,7 +108,7 @@ def convert_back(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
+    options = command_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("unip_hf").setLevel(logging.INFO)
     if not options.source.exists():

@@ -17,23 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unip_hf.scripts.options import (
+    DATASETS,
+    add_benchmark_options,
     add_recipe_options,
     add_training_options,
-    add_unlabelled_options,
     check_positive,
     check_training_options,
     make_image_processor,
     make_parser,
     with_recipe,
 )
-from unip_hf.scripts.runs import (
-    divide_batch,
-    make_accelerator,
-    open_run,
-    save_with_processor,
-    start_run,
-    tracked,
-)
+from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
 
 
 if TYPE_CHECKING:
@@ -48,7 +42,16 @@ if TYPE_CHECKING:
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
-    add_unlabelled_options(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
+    )
+    data.add_argument(
+        "--data_dir", type=Path, nargs="+", help="folders; for InfMix and benchmarks one folder or zip file"
+    )
+    add_benchmark_options(data)
+    data.add_argument("--split", help="of a data set (default: train); folders are read whole")
+    data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
 
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument(
@@ -165,14 +168,14 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
     from unip_hf.inference.loading import is_random_start, load_config
 
     patch_sizes = {getattr(load_config(name), "patch_size", 16) for name in options.students}
-    for size in patch_sizes:
-        if options.crop_size % size or options.crop_size < 2 * size:
-            raise ValueError(
-                f"--crop_size must be a multiple of the patch size, {size}, and at least {2 * size}, "
-                f"got {options.crop_size}."
-            )
     if len(patch_sizes) > 1:
         raise ValueError(f"Students that learn together must have the same patch size, got {sorted(patch_sizes)}.")
+    size = patch_sizes.pop()
+    if options.crop_size % size or options.crop_size < 2 * size:
+        raise ValueError(
+            f"--crop_size must be a multiple of the patch size, {size}, and at least {2 * size}, "
+            f"got {options.crop_size}."
+        )
     processors = [
         make_image_processor(options, None, options.num_channels)
         if is_random_start(name)
@@ -182,15 +185,7 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
     if len({(tuple(processor.image_mean), tuple(processor.image_std)) for processor in processors}) > 1:
         raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
     student_names(options.students)  # fails before the teacher is loaded
-    return patch_sizes.pop(), processors[0]
-
-
-def find_sharding() -> "FullyShardedDataParallelPlugin | None":
-    """How a configuration of Accelerate for FSDP divides the teacher. Each device has the small students."""
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
-    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return FullyShardedDataParallelPlugin(fsdp_version=2) if is_sharded else None
+    return size, processors[0]
 
 
 def prepare_teacher(
@@ -201,21 +196,14 @@ def prepare_teacher(
     sharding: "FullyShardedDataParallelPlugin | None" = None,
 ) -> tuple["DistillationInput", dict[str, Any]]:
     """
-    The teacher on its device, with the block that is learned as its last.
-
-    Args:
-        options: Of the command line.
-        accelerator: Its processes agree on the block.
-        sample: uint8 images `(number, 1, crop_size, crop_size)` to choose the block by.
-        found: What a resumed run found out before.
-        sharding (*optional*): How the teacher is divided among the processes.
-
-    Returns:
-        The [`DistillationInput`] with the teacher, and `teacher_layer` with, if it was searched, `teacher_nmi`.
+    The teacher on its device, with the block that is learned as its last; and `teacher_layer` with, if it was
+    searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
+    is what a resumed run found out before, `sharding` how the teacher is divided among the processes.
     """
     import torch
+    from accelerate.utils import broadcast_object_list
 
-    from unip_hf.distillation import DistillationInput, load_teacher
+    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
 
     patch_size, processor = look_at_students(options)
     found = found or {"teacher_layer": None if options.teacher_layer == "auto" else int(options.teacher_layer)}
@@ -228,7 +216,15 @@ def prepare_teacher(
     )
     inputs = DistillationInput(teacher, processor, options.teacher_normalization)
     if found["teacher_layer"] is None:
-        found = choose_layer(inputs, accelerator, sample, is_sharded=sharding is not None)
+        choice: Any = (None, None)
+        # A teacher that is to be divided may fit on no device: the first process measures it on its CPU.
+        if sharding is None or accelerator.is_main_process:
+            teacher.to(accelerator.device if sharding is None else "cpu")
+            with accelerator.autocast():
+                images = inputs.for_teacher(sample)
+                choice = select_layer(teacher, images, show_progress=accelerator.is_main_process)
+        found["teacher_layer"], found["teacher_nmi"] = broadcast_object_list(list(choice))
+        teacher.keep_layer(found["teacher_layer"])
     if options.last_layer_num_attention_heads not in (None, teacher.num_attention_heads):
         raise ValueError(
             f"--last_layer_num_attention_heads must be that of the teacher, {teacher.num_attention_heads}, got "
@@ -244,49 +240,24 @@ def prepare_teacher(
     return inputs, found
 
 
-def choose_layer(
-    inputs: "DistillationInput", accelerator: "Accelerator", sample: "torch.Tensor", is_sharded: bool
-) -> dict[str, Any]:
-    """Keeps the block that [`select_layer`] chooses; returns `teacher_layer`, the same for all, and `teacher_nmi`."""
-    from accelerate.utils import broadcast_object_list
-
-    from unip_hf.distillation import select_layer
-
-    choice: Any = (None, None)
-    # A teacher that is to be divided may fit on no device: the first process measures it on its CPU.
-    if not is_sharded or accelerator.is_main_process:
-        inputs.teacher.to("cpu" if is_sharded else accelerator.device)
-        with accelerator.autocast():
-            images = inputs.for_teacher(sample)
-            choice = select_layer(inputs.teacher, images, show_progress=accelerator.is_main_process)
-    layer, nmi = broadcast_object_list(list(choice))
-    inputs.teacher.keep_layer(layer)
-    return {"teacher_layer": layer, "teacher_nmi": nmi}
-
-
 def prepare_students(options: argparse.Namespace, num_teacher_heads: int) -> "Students":
     """The students, by the names that logs and folders give them."""
     from unip_hf.distillation import Students, load_student
     from unip_hf.distillation.students import student_names
 
-    students = Students(
-        {
-            name: load_student(
-                checkpoint, num_teacher_heads, options.crop_size, options.drop_path_rate, options.num_channels
-            )
-            for name, checkpoint in zip(student_names(options.students), options.students)
-        }
-    )
-    student: Any
-    for student in students.values():
+    students: dict[str, Any] = {}
+    for name, checkpoint in zip(student_names(options.students), options.students):
+        students[name] = student = load_student(
+            checkpoint, num_teacher_heads, options.crop_size, options.drop_path_rate, options.num_channels
+        )
         if options.gradient_checkpointing:
             student.gradient_checkpointing_enable()
         if options.compile:
             student.compile()
-    return students
+    return Students(students)
 
 
-def show_layers(found: dict[str, Any], teacher: str, output_dir: Path) -> None:
+def show_layers(found: dict[str, Any], teacher: str, output_dir: Path, title: str = "") -> None:
     """Prints and draws the curve that a layer was chosen by."""
     from unip_hf.analysis.attention import STABLE_NMI
     from unip_hf.analysis.plots import nmi_curve
@@ -299,20 +270,22 @@ def show_layers(found: dict[str, Any], teacher: str, output_dir: Path) -> None:
     if not lowest <= found["teacher_nmi"][found["teacher_layer"] - 1] <= highest:
         print(f"No block is hybrid ({lowest} to {highest}). Check --teacher and --teacher_normalization.")
     with write_whole(output_dir / "teacher_layers.png") as staged:
-        nmi_curve(found["teacher_nmi"], found["teacher_layer"]).savefig(staged, format="png", dpi=150)
+        nmi_curve(found["teacher_nmi"], found["teacher_layer"], title=title).savefig(staged, format="png", dpi=150)
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
     import torch
-    from accelerate.utils import set_seed
+    from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
 
     from unip_hf.data.grey_crops import GreyCrop, read_crops, sample_crops
     from unip_hf.distillation import AttentionMonitor
     from unip_hf.training import TrainingLoop, TrainingSettings, cosine_schedule, layer_decay_parameter_groups
 
-    sharding = find_sharding()
+    # A configuration of Accelerate for FSDP divides the teacher. Each device has the small students.
+    is_sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    sharding = FullyShardedDataParallelPlugin(fsdp_version=2) if is_sharded else None
     accelerator = make_accelerator(options)
     division = divide_batch(options, accelerator.num_processes)
     with accelerator.main_process_first():  # it fills the cache

@@ -32,14 +32,7 @@ from unip_hf.scripts.options import (
     make_window_settings,
     with_recipe,
 )
-from unip_hf.scripts.runs import (
-    divide_batch,
-    make_accelerator,
-    open_run,
-    save_with_processor,
-    start_run,
-    tracked,
-)
+from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
 
 
 if TYPE_CHECKING:
@@ -56,9 +49,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model",
-        required=True,
-        help="folder, name on the Hub, or tiny, small, base, large for a random start",
+        "--model", required=True, help="folder, name on the Hub, or tiny, small, base, large for a random start"
     )
     model.add_argument("--task", help="which head is trained, by the task of its class (default: fine_tuning)")
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")

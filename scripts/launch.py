@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
 def launch(job: str, arguments: Sequence[str]) -> int:
     """
-    Runs the script of a job in as many processes as the command line asks for; by default one for each GPU.
-
-    Args:
-        job (`str`): Name of a script.
-        arguments: What the user typed after it.
-
-    Returns:
-        The exit status.
+    Runs the script of a job in as many processes as the command line asks for; by default one for each GPU. Returns
+    the exit status.
 
     Raises:
         FileNotFoundError: if there is no such configuration of Accelerate.
@@ -101,10 +95,7 @@ def launch_with_accelerate(config: Path, num_processes: int | None, module: str,
 
 
 def read_config(config: Path) -> "ClusterConfig":
-    """
-    Raises:
-        ValueError: if the file is not a configuration of Accelerate.
-    """
+    """What a file of `accelerate config` says."""
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -164,6 +155,3 @@ def exit_status(start: Callable[[], object]) -> int:
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-__all__ = ["launch", "use_cpu_without_gpu"]

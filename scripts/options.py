@@ -73,12 +73,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, batch_size: int) -> Any:
 
 
 def check_training_options(options: argparse.Namespace) -> None:
-    """
-    Checks what [`add_training_options`] and [`add_recipe_options`] were given.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
+    """Checks what [`add_training_options`] and [`add_recipe_options`] were given."""
     check_positive(
         options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
         "max_gradient_norm", "save_every", "log_every",
@@ -113,25 +108,12 @@ def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = F
             "--dataset", default="folder", help=f'"folder" (default), images and masks of your own; or\n{DATASETS}'
         )
     data.add_argument("--data_dir", type=Path, help="the folder; for a benchmark also the zip file as downloaded")
-    _add_benchmark_options(data)
+    add_benchmark_options(data)
     return data
 
 
-def add_unlabelled_options(parser: argparse.ArgumentParser) -> None:
-    """Which images, for pre-training."""
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
-    )
-    data.add_argument(
-        "--data_dir", type=Path, nargs="+", help="folders; for InfMix and benchmarks one folder or zip file"
-    )
-    _add_benchmark_options(data)
-    data.add_argument("--split", help="of a data set (default: train); folders are read whole")
-    data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
-
-
-def _add_benchmark_options(data: Any) -> None:
+def add_benchmark_options(data: Any) -> None:
+    """Which part of a benchmark."""
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
     data.add_argument("--allow_partial", action="store_true", help="accept a benchmark that is not complete")
 
@@ -184,14 +166,12 @@ def make_image_processor(
     processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
     given = {name: value for name, value in vars(options).items() if value is not None}
-    intensities = ("intensity_scaling", "intensity_percentiles", "intensity_range", "counts_to_celsius")
-    settings |= {name: given[name] for name in (*intensities, "image_mean", "image_std") if name in given}
+    settings |= {name: value for name, value in given.items() if name.startswith(("intensity_", "image_", "counts_"))}
     if "image_mean" in given or "image_std" in given:
         settings["do_normalize"] = True
-    edges = {name: given[name] for name in ("shortest_edge", "longest_edge") if name in given}
     if given.get("no_antialias"):
         settings["antialias"] = False
-    if edges:
+    if edges := {name: given[name] for name in ("shortest_edge", "longest_edge") if name in given}:
         before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
         settings["size"] = {**before, **edges}
         settings["do_resize"] = True
@@ -253,15 +233,10 @@ def make_inference_settings(options: argparse.Namespace, model: "nn.Module") -> 
 
 def find_shipped(name: Path, folder: str, kind: str) -> Path:
     """
-    A YAML file: this path, or the one of this name that comes with the library.
-
-    Args:
-        name (`Path`): What the user typed.
-        folder (`str`): Folder beside this file, `"recipes"` or `"accelerate"`.
-        kind (`str`): What such a file is called in the error.
+    A YAML file: this path, or the one of this name that comes with the library, in a folder beside this file.
 
     Raises:
-        FileNotFoundError: if there is no such file. The message has the names that are most alike.
+        FileNotFoundError: if there is no such file. The message says its `kind` and the names that are most alike.
     """
     if name.is_file():
         return name
@@ -307,33 +282,8 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
 
 
 def check_positive(options: argparse.Namespace, *names: str, or_zero: bool = False) -> None:
-    """
-    Raises:
-        ValueError: if one of the options is given but not above 0, or below it with `or_zero`.
-    """
+    """Checks that options, if they are given, are above 0, or with `or_zero` at least 0."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not (value > 0 or (value == 0 and or_zero)):  # also if it is NaN
             raise ValueError(f"--{name} must be {'0 or above' if or_zero else 'above 0'}, got {value}.")
-
-
-__all__ = [
-    "add_dataset_options",
-    "add_image_options",
-    "add_inference_options",
-    "add_launch_options",
-    "add_recipe_options",
-    "add_training_options",
-    "add_unlabelled_options",
-    "add_window_options",
-    "check_positive",
-    "check_training_options",
-    "find_shipped",
-    "load_dataset",
-    "make_image_processor",
-    "make_inference_settings",
-    "make_parser",
-    "make_transform",
-    "make_window_settings",
-    "with_recipe",
-]

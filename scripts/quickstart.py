@@ -22,15 +22,10 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def main(arguments: Sequence[str]) -> None:
     options = command_parser().parse_args(arguments)
     if options.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {options.steps}.")
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
     import torch
     from PIL import Image
 

@@ -35,12 +35,8 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    return command_parser().parse_args(arguments)
-
-
 def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
+    options = command_parser().parse_args(arguments)
     from unip_hf.evaluation.result_tables import collect_scores, find_runs, read_run, tables_to_markdown
     from unip_hf.files import write_whole
 

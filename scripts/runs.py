@@ -30,12 +30,8 @@ def versions() -> dict[str, str]:
     import torch
     import transformers
 
-    modules = (torch, transformers, datasets, accelerate)
-    return {
-        "unip_hf": __version__,
-        "python": platform.python_version(),
-        **{m.__name__: m.__version__ for m in modules},
-    }
+    libraries = {library.__name__: library.__version__ for library in (torch, transformers, datasets, accelerate)}
+    return {"unip_hf": __version__, "python": platform.python_version(), **libraries}
 
 
 # Options that may differ when a run is resumed: they change what is written or how fast, not what is computed.
@@ -110,12 +106,7 @@ class BatchDivision(NamedTuple):
 
 
 def divide_batch(options: argparse.Namespace, num_processes: int) -> BatchDivision:
-    """
-    Divides `--batch_size` among devices, `--per_device_batch_size` and accumulation steps.
-
-    Raises:
-        ValueError: if it cannot be divided evenly.
-    """
+    """Divides `--batch_size` evenly among devices, `--per_device_batch_size` and accumulation steps."""
     share = max(1, options.batch_size // num_processes)
     largest = max(number for number in range(1, min(share, 256) + 1) if share % number == 0)  # 256: the published one
     per_device = options.per_device_batch_size or largest
@@ -130,12 +121,7 @@ def divide_batch(options: argparse.Namespace, num_processes: int) -> BatchDivisi
 def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool = False) -> "Accelerator":
     """
     Devices, precision and trackers. Also silences what libraries would log, in all processes but the first everything
-    but errors.
-
-    Args:
-        options: With what `add_training_options` adds.
-        finds_unused_parameters (`bool`, *optional*, defaults to `False`): Whether the model may have parts that the
-            loss does not reach.
+    but errors. `finds_unused_parameters` is for models with parts that the loss may not reach.
 
     Raises:
         ValueError: if this machine lacks what the precision or a tracker needs.
@@ -186,16 +172,3 @@ def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
         raise
     accelerator.wait_for_everyone()  # a process that leaves while another still talks to it may abort it
     accelerator.end_training()
-
-
-__all__ = [
-    "FREE_OPTIONS",
-    "BatchDivision",
-    "divide_batch",
-    "make_accelerator",
-    "open_run",
-    "save_with_processor",
-    "start_run",
-    "tracked",
-    "versions",
-]

@@ -5,10 +5,4 @@ from .attention import attention_distance, attention_map, normalized_mutual_info
 from .plots import attention_pictures, nmi_curve
 
 
-__all__ = [
-    "attention_distance",
-    "attention_map",
-    "attention_pictures",
-    "nmi_curve",
-    "normalized_mutual_information",
-]
+__all__ = ["attention_distance", "attention_map", "attention_pictures", "nmi_curve", "normalized_mutual_information"]

@@ -2,12 +2,10 @@
 """A comparison of students of different blocks of a teacher: a table, its numbers, and a figure."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..files import write_whole
 
@@ -43,19 +41,20 @@ def write_comparison(
         values = list(by_seed.values())
         if not values:
             continue
+        mean, deviation = fmean(values), stdev(values) if len(values) > 1 else None
         student = {
             "student": "random start" if layer is None else f"block {layer}",
             "layer": layer,
             "nmi": None if layer is None else nmi[layer - 1],
-            "mean_iou": fmean(values),
-            "standard_deviation": stdev(values) if len(values) > 1 else None,
+            "mean_iou": mean,
+            "standard_deviation": deviation,
             "mean_iou_by_seed": dict(by_seed),
         }
         students.append(student)
         of_block = "" if layer is None else f"{nmi[layer - 1]:.3f}"
-        spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+        spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
         each = ", ".join(f"{100 * value:.2f}" for value in values)
-        lines.append(f"| {student['student']} | {of_block} | {100 * fmean(values):.2f}{spread} | {each} |")
+        lines.append(f"| {student['student']} | {of_block} | {100 * mean:.2f}{spread} | {each} |")
     note = f"Of each run the {which} evaluation counts; ± is the standard deviation over seeds."
     table = "\n".join([*lines, "", note, ""])
     record = {"teacher": teacher, "teacher_nmi": list(nmi), "which": which, "students": students}
@@ -63,54 +62,33 @@ def write_comparison(
         staged.write_text(json.dumps(record, indent=1))
     with write_whole(output_dir / "comparison.md") as staged:
         staged.write_text(f"Students of {teacher}\n\n{table}", encoding="utf-8")
-    titles = [s["student"] + ("" if s["nmi"] is None else f"\nNMI {s['nmi']:.3f}") for s in students]
-    figure = score_figure({title: s["mean_iou_by_seed"].values() for title, s in zip(titles, students)})
+    figure = _score_figure(students)
     with write_whole(output_dir / "comparison.png") as staged:
         figure.savefig(staged, format="png", dpi=150)
     return table
 
 
-def score_figure(scores: Mapping[str, Iterable[float]], name: str = "mean IoU in percent") -> "Figure":
-    """
-    A figure of scores: a dot for each run, their mean, and the standard deviation of a single run.
-
-    Args:
-        scores (`dict`): Maps what was run to its scores, 0 to 1. Entries without any are left out.
-        name (`str`, *optional*): Name of the score.
-    """
+def _score_figure(students: list[dict[str, Any]]) -> "Figure":
+    """A dot for each run, their mean, and the standard deviation of a single run."""
     from matplotlib.figure import Figure
 
-    values = {title: 100 * np.array(list(of_runs)) for title, of_runs in scores.items()}
-    values = {title: of_runs for title, of_runs in values.items() if of_runs.size}
-    figure = Figure(figsize=(1.2 + 1.2 * len(values), 3.6), layout="constrained")
+    figure = Figure(figsize=(1.2 + 1.2 * len(students), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for place, of_runs in enumerate(values.values()):
-        deviation = of_runs.std(ddof=1) if of_runs.size > 1 else 0.0
-        axes.plot(np.full(of_runs.size, place), of_runs, "o", color="tab:blue", alpha=0.5, markersize=5, linewidth=0)
-        axes.errorbar(
-            place + 0.15,
-            of_runs.mean(),
-            deviation,
-            fmt="_",
-            color="black",
-            markersize=12,
-            markeredgewidth=2,
-            capsize=3,
-        )
-        axes.annotate(
-            f"{of_runs.mean():.1f}",
-            (place + 0.15, of_runs.mean()),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_xticks(range(len(values)), list(values))
-    axes.set_xlim(-0.5, len(values) - 0.3)
+    for place, student in enumerate(students):
+        values = [100 * value for value in student["mean_iou_by_seed"].values()]
+        mean, deviation = 100 * student["mean_iou"], 100 * (student["standard_deviation"] or 0.0)
+        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.5, markersize=5, linewidth=0)
+        line = {"color": "black", "markersize": 12, "markeredgewidth": 2, "capsize": 3}
+        axes.errorbar(place + 0.15, mean, deviation, fmt="_", **line)
+        axes.annotate(f"{mean:.1f}", (place + 0.15, mean), xytext=(9, 0), textcoords="offset points", va="center")
+    titles = [s["student"] + ("" if s["nmi"] is None else f"\nNMI {s['nmi']:.3f}") for s in students]
+    axes.set_xticks(range(len(students)), titles)
+    axes.set_xlim(-0.5, len(students) - 0.3)
     axes.margins(y=0.15)
-    axes.set_ylabel(name)
+    axes.set_ylabel("mean IoU in percent")
     axes.grid(axis="y", alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-__all__ = ["score_figure", "write_comparison"]
+__all__ = ["write_comparison"]

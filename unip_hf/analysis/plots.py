@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .attention import (
-    HYBRID_NMI,
-    STABLE_NMI,
-    attention_between_patches,
-    normalized_mutual_information,
-    patch_grid,
-)
+from .attention import HYBRID_NMI, STABLE_NMI, attention_between_patches, normalized_mutual_information, patch_grid
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -31,49 +31,24 @@ CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 # Last part of the names of parameters that are tokens, in transformers, timm and here: CLS, and others.
 CLS_TOKENS = ("cls_token", "class_embedding")
 OTHER_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_token")
+Triple = tuple[float, float, float]
 
 
-class LoadedModel(NamedTuple):
-    """A model, and the normalisation it was trained with, for images scaled to 0..1."""
-
-    model: nn.Module
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-
-
-def load_model(name: str, dtype: torch.dtype, num_attention_heads: int | None = None) -> LoadedModel:
-    """
-    Loads a pre-trained model by name, on the CPU, with weights of `dtype`. Arguments and errors are those of
-    [`load_teacher`].
-    """
-    is_file = Path(name).is_file() or (Path(name).suffix in CHECKPOINT_SUFFIXES and not name.startswith("timm:"))
-    if num_attention_heads is not None and not is_file:
-        raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
-    if is_file:
-        loaded = _load_published(name, num_attention_heads)
-    elif name.startswith("timm:"):
-        loaded = _load_timm(name.removeprefix("timm:"))
-    else:
-        loaded = _load_transformers(name, dtype)
-    return loaded._replace(model=loaded.model.to(dtype))
-
-
-def _load_published(path: str, num_attention_heads: int | None) -> LoadedModel:
+def load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Module, Triple, Triple]:
+    """A model from a file, and mean and deviation that it was trained with, for images scaled to 0..1."""
     tensors, beside = read_checkpoint(path)
-    overrides: dict[str, Any] = {"num_channels": 3}
-    if num_attention_heads is not None:
-        overrides["num_attention_heads"] = num_attention_heads
+    heads = {} if num_attention_heads is None else {"num_attention_heads": num_attention_heads}
     try:
-        model = convert_checkpoint({"model": tensors, **beside}, UnipModel, **overrides)
+        model = convert_checkpoint({"model": tensors, **beside}, UnipModel, num_channels=3, **heads)
     except ValueError as error:
         raise ValueError(f"{path!r} cannot be a teacher: {error}") from error
     if model.config.last_layer_num_attention_heads is not None:  # only UNIP's own files set it
         processor = UnipImageProcessor()
-        return LoadedModel(model, _three(processor.image_mean), _three(processor.image_std))
-    return LoadedModel(model, IMAGENET_MEAN, IMAGENET_STD)
+        return model, _three(processor.image_mean), _three(processor.image_std)
+    return model, IMAGENET_MEAN, IMAGENET_STD
 
 
-def _load_timm(name: str) -> LoadedModel:
+def load_timm(name: str) -> tuple[nn.Module, Triple, Triple]:
     import timm
 
     try:
@@ -90,11 +65,11 @@ def _load_timm(name: str) -> LoadedModel:
             hint = " Without network, give the folder of a model downloaded from the Hub: timm:local-dir:FOLDER."
         raise ValueError(f"timm cannot load {name!r}: {_one_line(error)}.{hint}") from error
     settings: Any = model.pretrained_cfg
-    return LoadedModel(model, _three(settings["mean"]), _three(settings["std"]))
+    return model, _three(settings["mean"]), _three(settings["std"])
 
 
-def _load_transformers(name: str, dtype: torch.dtype) -> LoadedModel:
-    from transformers import AutoConfig, AutoModel
+def load_transformers(name: str, dtype: torch.dtype) -> tuple[nn.Module, Triple, Triple]:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
     is_folder = Path(name).is_dir()
     try:
@@ -113,27 +88,21 @@ def _load_transformers(name: str, dtype: torch.dtype) -> LoadedModel:
         message = f"{name!r} cannot be a teacher: no model {where} can be loaded. {_one_line(error)}."
         raise ValueError(message) from error
     if config.model_type == "timm_wrapper":
-        return _load_timm(f"{'local-dir' if is_folder else 'hf-hub'}:{name}")
+        return load_timm(f"{'local-dir' if is_folder else 'hf-hub'}:{name}")
     problems = [f"{key}: not in the checkpoint" for key in sorted(report["missing_keys"]) if "pooler" not in key]
     for key, found, own in sorted(report["mismatched_keys"]):
         problems.append(f"{key}: {tuple(found)} in the checkpoint, {tuple(own)} in the model")
     if problems:
         raise ValueError(f"The weights of {name!r} do not match its {type(model).__name__}: {'; '.join(problems)}.")
-    return LoadedModel(model, *_find_normalisation(name))
-
-
-def _find_normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    from transformers import AutoImageProcessor
-
     try:
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        return _three(processor.image_mean), _three(processor.image_std)
+        return model, _three(processor.image_mean), _three(processor.image_std)
     except (AttributeError, ImportError, OSError, TypeError, ValueError):
         logger.warning("%r does not say how it normalises images: ImageNet's normalisation is assumed.", name)
-        return IMAGENET_MEAN, IMAGENET_STD
+        return model, IMAGENET_MEAN, IMAGENET_STD
 
 
-def _three(values: Iterable[float]) -> tuple[float, float, float]:
+def _three(values: Iterable[float]) -> Triple:
     """Values of three channels. A single value stands for all three."""
     values = [float(value) for value in values]
     red, green, blue = values * 3 if len(values) == 1 else values
@@ -154,12 +123,7 @@ def find_encoder(model: nn.Module) -> nn.Module:
 
 
 def find_block_list(model: nn.Module) -> str:
-    """
-    Name of the list of blocks.
-
-    Raises:
-        ValueError: if the model does not have one list of equal blocks.
-    """
+    """Name of the list of blocks."""
     name = find_blocks(model)
     if name is None and isinstance(getattr(model, "blocks", None), nn.Sequential):
         name = "blocks"  # as timm keeps them
@@ -171,12 +135,7 @@ def find_block_list(model: nn.Module) -> str:
 
 
 def count_special_tokens(model: nn.Module) -> int:
-    """
-    How many tokens are not patches: CLS, registers and the like.
-
-    Raises:
-        ValueError: if there is no CLS token.
-    """
+    """How many tokens are not patches: CLS, registers and the like."""
     counts = {}
     for path, parameter in model.named_parameters():
         name = path.rpartition(".")[2]
@@ -191,21 +150,15 @@ def count_special_tokens(model: nn.Module) -> int:
 
 
 def find_patch_embedding(model: nn.Module) -> tuple[str, int]:
-    """
-    Name of the convolution that embeds the patches, and their size in pixels.
-
-    Raises:
-        ValueError: if the first convolution does not cut images with 3 channels into squares.
-    """
-    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    for name, first in convolutions[:1]:
-        size = first.kernel_size
-        if first.in_channels == 3 and size == first.stride and size[0] == size[1]:
-            return name, size[0]
-    raise ValueError(
-        f"{type(model).__name__} does not cut images with 3 channels into adjacent square patches. Choose a plain "
-        "ViT, e.g. from MAE, DINO or iBOT."
-    )
+    """Name of the convolution that embeds the patches, and their size in pixels."""
+    convolutions = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    name, first = next(convolutions, ("", None))
+    if first is None or first.in_channels != 3 or first.kernel_size != first.stride or len({*first.stride}) > 1:
+        raise ValueError(
+            f"{type(model).__name__} does not cut images with 3 channels into adjacent square patches. Choose a plain "
+            "ViT, e.g. from MAE, DINO or iBOT."
+        )
+    return name, first.stride[0]
 
 
 def set_plain_attention(model: nn.Module) -> None:
@@ -230,17 +183,3 @@ def forward_options(model: nn.Module, batch_size: int, num_patches: int) -> dict
         device = next(model.parameters()).device
         options["noise"] = torch.arange(num_patches, dtype=torch.float32, device=device).expand(batch_size, -1)
     return options
-
-
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "LoadedModel",
-    "count_special_tokens",
-    "find_block_list",
-    "find_encoder",
-    "find_patch_embedding",
-    "forward_options",
-    "load_model",
-    "set_plain_attention",
-]

@@ -1,6 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What can be seen while students learn: how close they are to the teacher, and where both look."""
 
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from .inputs import DistillationInput
 from .students import Students
 
 
+@dataclass(frozen=True)
 class AttentionMonitor:
     """
     Compares students with their teacher on images that stay the same; [`unip_hf.training.TrainingLoop`] calls it.
@@ -28,21 +31,12 @@ class AttentionMonitor:
         batch_size (`int`, *optional*, defaults to 16): Images at once.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        inputs: DistillationInput,
-        images: torch.Tensor,
-        output_dir: Path,
-        num_pictures: int = 3,
-        batch_size: int = 16,
-    ):
-        self.accelerator = accelerator
-        self.inputs = inputs
-        self.images = images
-        self.output_dir = output_dir
-        self.num_pictures = num_pictures
-        self.batch_size = batch_size
+    accelerator: Accelerator
+    inputs: DistillationInput
+    images: torch.Tensor
+    output_dir: Path
+    num_pictures: int = 3
+    batch_size: int = 16
 
     @torch.no_grad()
     def __call__(self, students: nn.Module, step: int) -> dict[str, float]:
@@ -51,12 +45,8 @@ class AttentionMonitor:
         information of the attention of each student and of the teacher, averaged over images and heads.
         """
         assert isinstance(students, Students)
-        sums: dict[str, float] = {}
-        shown: dict[str, list[torch.Tensor]] = {}
-
-        def add(name: str, value: torch.Tensor | float, number: int) -> None:
-            sums[name] = sums.get(name, 0.0) + float(value) * number / len(self.images)
-
+        sums: dict[str, float] = defaultdict(float)
+        shown: dict[str, list[torch.Tensor]] = defaultdict(list)
         for images in self.images.to(self.accelerator.device).split(self.batch_size):
             with self.accelerator.autocast():
                 pixel_values, *from_teacher = self.inputs(images)
@@ -64,12 +54,13 @@ class AttentionMonitor:
                 for name, output, loss in students.compare(pixel_values, *from_teacher):
                     if not loss.isfinite():
                         return {}  # there is nothing to look at, and training will stop
-                    add(f"sample_loss/{name}", loss, len(images))
+                    sums[f"sample_loss/{name}"] += float(loss) * len(images) / len(self.images)
                     networks[name] = (output.query, output.key)
             for name, (query, key) in networks.items():
                 attention = attention_map(query, key)  # (B, heads, 1+N, 1+N)
-                add(f"nmi/{name}", normalized_mutual_information(attention).mean(), len(images))
-                shown.setdefault(name, []).append(attention[: self.num_pictures].cpu())
+                nmi = normalized_mutual_information(attention).mean()
+                sums[f"nmi/{name}"] += float(nmi) * len(images) / len(self.images)
+                shown[name].append(attention[: self.num_pictures].cpu())
         if self.accelerator.is_main_process:
             self._show({name: torch.cat(maps)[: self.num_pictures] for name, maps in shown.items()}, step)
         return sums

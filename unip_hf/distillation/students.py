@@ -132,9 +132,7 @@ def student_names(checkpoints: list[str]) -> list[str]:
     Raises:
         ValueError: if two students are the same.
     """
-    paths = [
-        Path(checkpoint).resolve() if Path(checkpoint).exists() else Path(checkpoint) for checkpoint in checkpoints
-    ]
+    paths = [path.resolve() if path.exists() else path for path in map(Path, checkpoints)]
     for length in range(1, 1 + max(len(path.parts) for path in paths)):
         names = [re.sub(r"[^\w-]+", "_", "-".join(path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names) and not any(name in RESERVED_NAMES for name in names):

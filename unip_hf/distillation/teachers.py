@@ -7,8 +7,9 @@ from this call, as they are multiplied: after rotary positions, norms and whatev
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,7 +72,13 @@ class Teacher(nn.Module):
         self._gives_one_layer = False
         if layer is not None:
             self.keep_layer(layer)
-        self._heads = self._probe()
+        image = next(self.model.parameters()).new_zeros(1, 3, 2 * patch_size, 3 * patch_size)
+        try:  # a model that cannot be a teacher fails here
+            with torch.no_grad():
+                caught = self._catch(image, list(range(1, len(self.blocks) + 1)), stops=False)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
+        self._heads = [query.shape[1] for query, _ in caught]  # of each block
 
     @property
     def blocks(self) -> Any:
@@ -115,10 +122,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def query_keys(self, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Queries and keys of every remaining block, from one pass; see [`~Teacher.query_key`]."""
-        layers = list(range(1, len(self.blocks) + 1))
-        for layer in layers:
-            self._check_layer(layer)
-        return self._catch(pixel_values, layers)
+        self._check_layer(1)  # compiled or sharded teachers give the chosen block only
+        return self._catch(pixel_values, list(range(1, len(self.blocks) + 1)))
 
     def keep_layer(self, layer: int) -> None:
         """
@@ -188,17 +193,6 @@ class Teacher(nn.Module):
                 f"{self.name} is compiled or sharded for block {self.layer}: ask for block {layer} before that."
             )
 
-    def _probe(self) -> list[int]:
-        """Heads of each block, from one small image. A model that cannot be a teacher fails here."""
-        size = self.student_patch_size
-        image = next(self.model.parameters()).new_zeros(1, 3, 2 * size, 3 * size)
-        try:
-            with torch.no_grad():
-                caught = self._catch(image, list(range(1, len(self.blocks) + 1)), stops=False)
-        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
-        return [query.shape[1] for query, _ in caught]
-
     def _catch(
         self, pixel_values: torch.Tensor, layers: list[int], stops: bool = True
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -208,17 +202,30 @@ class Teacher(nn.Module):
         num_patches = math.prod(grid_size)
         options = libraries.forward_options(self.model, len(pixel_values), num_patches)
         with ExitStack() as stack:
-            for layer, mode in modes.items():
-                stack.enter_context(_active_inside(self.blocks[layer - 1], mode))
+            for layer, mode in modes.items():  # each active while its block computes, and nowhere else
+                stack.enter_context(self.blocks[layer - 1].register_forward_pre_hook(mode.start))
+                stack.enter_context(self.blocks[layer - 1].register_forward_hook(mode.end, always_call=True))
             with suppress(_Stop):
                 self.model(pixel_values, **options)
+        num_tokens = self._num_special_tokens + num_patches
+        pairs = []
         for layer, mode in modes.items():
             if len(mode.found) != 1:
                 raise ValueError(
                     f"block {layer} calls scaled_dot_product_attention {len(mode.found)} times instead of once. "
                     "Choose a ViT whose blocks have one self-attention each."
                 )
-        return [self._drop_special_tokens(*modes[layer].found[0], num_patches) for layer in layers]
+            query, key = mode.found[0]
+            if query.ndim != 4 or query.shape != key.shape or query.shape[2] != num_tokens:
+                raise ValueError(
+                    f"queries and keys must have the shape (batch, heads, {num_tokens}, head_dim), for "
+                    f"{self._num_special_tokens} special tokens and {num_patches} patches, got {tuple(query.shape)} "
+                    f"and {tuple(key.shape)}. Choose a ViT whose blocks attend to all patches and to nothing else."
+                )
+            if self._num_special_tokens > 1:
+                query, key = (torch.cat([x[:, :, :1], x[:, :, -num_patches:]], dim=2) for x in (query, key))
+            pairs.append((query, key))  # (B, heads, 1+N, head_dim)
+        return pairs
 
     def _prepare(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The images in the teacher's size and dtype, and rows and columns of the grid."""
@@ -238,20 +245,6 @@ class Teacher(nn.Module):
         patches: Any = self.model.get_submodule(self._patches_name)
         return pixel_values.to(patches.weight.dtype), (rows, columns)
 
-    def _drop_special_tokens(
-        self, query: torch.Tensor, key: torch.Tensor, num_patches: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_tokens = self._num_special_tokens + num_patches
-        if query.ndim != 4 or query.shape != key.shape or query.shape[2] != num_tokens:
-            raise ValueError(
-                f"queries and keys must have the shape (batch, heads, {num_tokens}, head_dim), for "
-                f"{self._num_special_tokens} special tokens and {num_patches} patches, got {tuple(query.shape)} and "
-                f"{tuple(key.shape)}. Choose a ViT whose blocks attend to all patches and to nothing else."
-            )
-        if self._num_special_tokens > 1:
-            query, key = (torch.cat([x[:, :, :1], x[:, :, -num_patches:]], dim=2) for x in (query, key))
-        return query, key  # (B, heads, 1+N, head_dim)
-
 
 class _Stop(Exception):
     """Ends a forward pass from inside, once everything is found."""
@@ -264,6 +257,12 @@ class _AttentionInputs(TorchFunctionMode):
         super().__init__()
         self.stops = stops
         self.found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def start(self, *_: object) -> None:
+        self.__enter__()
+
+    def end(self, *_: object) -> None:
+        self.__exit__(None, None, None)
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -298,24 +297,6 @@ def _query_key(
     return query, key
 
 
-@contextmanager
-def _active_inside(block: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
-    """Makes a mode active while a block computes, and nowhere else."""
-    forward, own = block.forward, vars(block).get("forward")
-
-    def forward_in_mode(*args: Any, **kwargs: Any) -> Any:
-        with mode:
-            return forward(*args, **kwargs)
-
-    block.forward = forward_in_mode
-    try:
-        yield
-    finally:
-        del block.forward
-        if own is not None:
-            block.forward = own
-
-
 def load_teacher(
     name: str,
     layer: int | None = None,
@@ -348,10 +329,18 @@ def load_teacher(
         ValueError: if it cannot be loaded, its tensors do not match the model (the message lists them), or it is not a
             plain ViT with a CLS token.
     """
-    source = libraries.load_model(name, dtype or torch.float32, num_attention_heads)
-    return Teacher(
-        source.model, layer, name=name, patch_size=patch_size, image_mean=source.image_mean, image_std=source.image_std
-    )
+    path = Path(name)
+    is_file = path.is_file() or (path.suffix in libraries.CHECKPOINT_SUFFIXES and not name.startswith("timm:"))
+    if num_attention_heads is not None and not is_file:
+        raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
+    dtype = dtype or torch.float32
+    if is_file:
+        model, mean, std = libraries.load_published(name, num_attention_heads)
+    elif name.startswith("timm:"):
+        model, mean, std = libraries.load_timm(name.removeprefix("timm:"))
+    else:
+        model, mean, std = libraries.load_transformers(name, dtype)
+    return Teacher(model.to(dtype), layer, name=name, patch_size=patch_size, image_mean=mean, image_std=std)
 
 
 __all__ = ["Teacher", "load_teacher"]

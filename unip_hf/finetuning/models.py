@@ -160,9 +160,4 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
             module.eval()
 
 
-__all__ = [
-    "TASKS",
-    "load_model",
-    "segmentation_loss",
-    "set_training_mode",
-]
+__all__ = ["TASKS", "load_model", "segmentation_loss", "set_training_mode"]

@@ -41,8 +41,8 @@ def save_checkpoint(
     accelerator: Accelerator, output_dir: Path, state: dict[str, Any], averaged_model: nn.Module | None = None
 ) -> None:
     """
-    Writes `output_dir/checkpoints/step-...` whole, unless it exists, and then removes older checkpoints. Every process
-    calls this. All machines must see the folder.
+    Writes `output_dir/checkpoints/step-...` whole, and then removes older checkpoints. If it exists, only its plain
+    values are replaced. Every process calls this. All machines must see the folder.
 
     Args:
         accelerator: Its prepared models and optimizers are written, with the random states of all processes.
@@ -55,6 +55,9 @@ def save_checkpoint(
     """
     target = output_dir / "checkpoints" / f"step-{state['step']:08d}"
     if (target / "state.json").is_file():
+        if accelerator.is_main_process:
+            with write_whole(target / "state.json") as file:
+                file.write_text(json.dumps(state))
         return
     staged = target.with_name(f".incomplete-{target.name}")
     if accelerator.is_main_process:
@@ -78,13 +81,6 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def update_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict[str, Any]) -> None:
-    """Replaces the plain values in the checkpoint of this step."""
-    if accelerator.is_main_process:
-        with write_whole(output_dir / "checkpoints" / f"step-{state['step']:08d}" / "state.json") as staged:
-            staged.write_text(json.dumps(state))
-
-
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, averaged_model: nn.Module | None = None
 ) -> dict[str, Any]:
@@ -104,4 +100,4 @@ def load_checkpoint(
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
 
 
-__all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint", "update_checkpoint"]
+__all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint"]

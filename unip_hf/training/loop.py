@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The training loop. It does not know what is trained: model, batches, loss and evaluation are handed to it."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -18,9 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import write_whole
 from ..progress import Progress
-from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, update_checkpoint
-from .metrics_log import MetricsLog
-from .processes import STOPPED_BY_SIGTERM, Termination, make_sum_over_processes
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .termination import STOPPED_BY_SIGTERM, on_sigterm
 
 
 @dataclass
@@ -113,7 +113,7 @@ class TrainingLoop:
             OSError: if a checkpoint cannot be written.
         """
         self.prepare(resume_from_checkpoint)
-        with Termination() as self.termination:
+        with on_sigterm(self.terminate):
             self.evaluate_if_due()  # a resumed run may have been interrupted before it
             while self.state["step"] < self.settings.num_steps:
                 self.step()
@@ -127,12 +127,23 @@ class TrainingLoop:
         batches, shares = self.read_batches()
         self.losses.append(self.accumulate_gradients(batches, shares))
         self.update_weights()
-        self.log_and_save_if_due()
+        saves = self.is_due(self.settings.save_every) or self.is_evaluation_due()
+        if saves or self.state["step"] % self.settings.log_every == 0:
+            self.log_losses()
+        if saves:
+            self.save_checkpoint()
         self.evaluate_if_due()
         self.progress.update("  ".join(f"{name} {value}" for name, value in self.shown.items()))
 
+    def terminate(self, *_: object) -> None:
+        """SIGTERM ends the run after this update; an evaluation, where nothing would be lost, at once."""
+        self.is_terminated = True
+        if self.is_evaluating:
+            raise SystemExit(STOPPED_BY_SIGTERM)
+
     def prepare(self, resume_from_checkpoint: str | None) -> None:
         accelerator, decay = self.accelerator, self.settings.ema_decay
+        self.is_terminated = self.is_evaluating = False
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = None
         if decay is not None:
@@ -145,16 +156,13 @@ class TrainingLoop:
         if resume_from_checkpoint is not None:
             self.load(find_checkpoint(self.output_dir, resume_from_checkpoint))
         self.first_step = step = self.state["step"]
-        is_evaluated = self.state["evaluated_step"] == step
-        self.log = MetricsLog(
-            accelerator,
-            self.output_dir / "metrics.jsonl",
-            lambda line: line["step"] < step or (line["step"] == step and ("loss" in line or is_evaluated)),
-        )
+        if accelerator.is_main_process and self.log_file.exists():
+            self.shorten_log()
         self.progress = Progress("step", self.settings.num_steps, step, accelerator.is_main_process)
         if resume_from_checkpoint is not None:
             self.progress.say(f"Resumed at step {step} of {self.settings.num_steps}.")
-        self.sum_over_processes = make_sum_over_processes()
+        is_distributed = torch.distributed.is_initialized()
+        self.cpu_group: Any = torch.distributed.new_group(backend="gloo") if is_distributed else None
         self.iterator = iter(self.batches(step))
         self.set_training_mode(self.model)
 
@@ -167,14 +175,15 @@ class TrainingLoop:
         except (OSError, ValueError) as error:
             failure = error
         weights = [self.batch_weight(batch) for batch in batches]
+        sums = torch.tensor([sum(weights), self.is_terminated, failure is not None], dtype=torch.float64, device="cpu")
         try:
-            total, num_terminated, num_failed = self.sum_over_processes(
-                [sum(weights), self.termination.came, failure is not None]
-            )
+            if self.cpu_group is not None:  # which does not wait for a device
+                torch.distributed.all_reduce(sums, group=self.cpu_group)
         except RuntimeError:
-            if self.termination.came:  # another process was evaluating and ended at once
+            if self.is_terminated:  # another process was evaluating and ended at once
                 raise SystemExit(STOPPED_BY_SIGTERM) from None
             raise
+        total, num_terminated, num_failed = sums.tolist()
         if num_failed:  # all processes end with what one of them says
             raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
         if num_terminated:
@@ -215,22 +224,18 @@ class TrainingLoop:
     def is_evaluation_due(self) -> bool:
         return self.evaluate is not None and self.is_due(self.settings.evaluate_every)
 
-    def log_and_save_if_due(self) -> None:
-        saves = self.is_due(self.settings.save_every) or self.is_evaluation_due()
-        if saves or self.state["step"] % self.settings.log_every == 0:
-            self.log_losses()
-        if saves:
-            self.save_checkpoint()
-
     def evaluate_if_due(self) -> None:
         """Comes after the checkpoint, which then learns of the result: nothing is lost whatever happens meanwhile."""
         step = self.state["step"]
         if self.evaluate is None or not self.is_evaluation_due() or self.state["evaluated_step"] == step:
             return
-        with self.termination.at_once():
-            metrics = self.evaluate(self.trained_model().eval(), step)
+        self.is_evaluating = True
+        if self.is_terminated:
+            self.terminate()
+        metrics = self.evaluate(self.trained_model().eval(), step)
+        self.is_evaluating = False
         self.set_training_mode(self.model)
-        self.log.write(step, metrics)
+        self.log(metrics)
         if self.best_metric is not None:
             score = metrics[self.best_metric]
             self.shown[self.best_metric] = f"{score:.4f}"
@@ -238,7 +243,7 @@ class TrainingLoop:
                 self.state.update(best=score, best_step=step)
                 self.save("best")
         self.state["evaluated_step"] = step
-        update_checkpoint(self.accelerator, self.output_dir, self.state)
+        save_checkpoint(self.accelerator, self.output_dir, self.state, self.averaged)
 
     def log_losses(self) -> None:
         """Logs the mean losses of the updates since the last time."""
@@ -254,7 +259,32 @@ class TrainingLoop:
         self.losses.clear()
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         self.shown.update({"loss": f"{sum(means):.4f}", "lr": f"{rate:.2e}"})
-        self.log.write(step, {"loss": sum(means), **dict(zip(self.loss_names, means)), "learning_rate": rate})
+        self.log({"loss": sum(means), **dict(zip(self.loss_names, means)), "learning_rate": rate})
+
+    @property
+    def log_file(self) -> Path:
+        return self.output_dir / "metrics.jsonl"
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Adds a line. JSON has no NaN: it becomes `null`. Trackers get numbers only."""
+        step = self.state["step"]
+        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+        if self.accelerator.is_main_process:
+            defined = {name: None if value != value else value for name, value in values.items()}
+            with open(self.log_file, "a") as file:
+                file.write(json.dumps({"step": step, **defined}) + "\n")
+
+    def shorten_log(self) -> None:
+        """Removes the lines that a run that was interrupted will write again."""
+        kept = []
+        for text in self.log_file.read_text().splitlines(keepends=True):
+            if text.endswith("\n"):
+                line, step = json.loads(text), self.state["step"]
+                is_done = "loss" in line or self.state["evaluated_step"] == step
+                if line["step"] < step or (line["step"] == step and is_done):
+                    kept.append(text)
+        with write_whole(self.log_file) as staged:
+            staged.write_text("".join(kept))
 
     def trained_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.module
