@@ -1,16 +1,30 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Where a checkpoint comes from, in sentences: what it started from, and how it was trained."""
 
+import re
 from pathlib import Path
 
 from ..evaluation.metrics import MAIN_METRIC
+from ..evaluation.runs import TrainingRun
 from ..modeling.configuration_unip import UNIP_SIZES
-from .data_facts import data_facts
-from .public_names import checkpoint_name, is_hub_name, without_folders
-from .training_run import CheckpointRun, find_run
+from .public_names import checkpoint_name, data_facts, is_hub_name, without_folders
+from .training_run import find_run
 
 
-def describe_origin(run: CheckpointRun | None) -> str:
+def plain(text: object) -> str:
+    """Text that Markdown and its tables show as it is."""
+    escaped = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped)  # within a word it means nothing
+
+
+def trained_on(run: TrainingRun) -> str:
+    """What a run did with the network, and on which data, in Markdown."""
+    is_random = run.options.get("model") in UNIP_SIZES
+    kind = "pre-trained" if run.is_pretraining else "trained" if is_random else "fine-tuned"
+    return f"{kind} on the data *{plain(data_facts(run.options).title)}*"
+
+
+def describe_origin(run: TrainingRun | None) -> str:
     """What training started from, and, as far as there are records, how that was trained."""
     if run is None:
         return "not recorded"
@@ -22,11 +36,10 @@ def describe_origin(run: CheckpointRun | None) -> str:
     before = find_run(Path(model)) if Path(model).is_dir() else None
     if before is None or _started(before) > _started(run):  # another run has replaced the one it started from
         return _start(model)
-    data = f"{before.kind} on the data *{data_facts(before.options).title}*"
-    return f"`{checkpoint_name(model)}`, {_distillation(before) if before.is_pretraining else data}"
+    return f"`{checkpoint_name(model)}`, {_distillation(before) if before.is_pretraining else trained_on(before)}"
 
 
-def _started(run: CheckpointRun) -> int:
+def _started(run: TrainingRun) -> int:
     return (run.folder / "run.json").stat().st_mtime_ns
 
 
@@ -38,16 +51,16 @@ def _start(model: str) -> str:
     return f"`{checkpoint_name(model)}`, of which nothing more is recorded"
 
 
-def _distillation(run: CheckpointRun) -> str:
+def _distillation(run: TrainingRun) -> str:
     teacher, layer = without_folders(run.options["teacher"], is_checkpoint=True), run.found.get("teacher_layer")
     nmi = f" (NMI {run.found['teacher_nmi'][layer - 1]:.3f})" if layer and "teacher_nmi" in run.found else ""
+    data = data_facts(run.options).title
     return (
-        f"pre-trained on the attention (NMI-HAD) of block {layer}{nmi} of the teacher "
-        f"`{teacher}` on the data *{data_facts(run.options).title}*"
+        f"pre-trained on the attention (NMI-HAD) of block {layer}{nmi} of the teacher `{teacher}` on the data *{data}*"
     )
 
 
-def describe_training(run: CheckpointRun | None) -> str:
+def describe_training(run: TrainingRun | None) -> str:
     """A paragraph of Markdown."""
     if run is None:
         return "How it was trained is not recorded."
@@ -88,7 +101,7 @@ def describe_training(run: CheckpointRun | None) -> str:
     return " ".join(sentences)
 
 
-def _student_attention(run: CheckpointRun) -> list[str]:
+def _student_attention(run: TrainingRun) -> list[str]:
     """A sentence on the last comparison with the teacher, if there was one."""
     values = {name: value for line in run.metrics for name, value in line.items() if name.startswith("nmi/")}
     students = [name for name in values if name != "nmi/teacher"]
@@ -101,4 +114,4 @@ def _student_attention(run: CheckpointRun) -> list[str]:
     ]
 
 
-__all__ = ["describe_origin", "describe_training"]
+__all__ = ["describe_origin", "describe_training", "plain", "trained_on"]

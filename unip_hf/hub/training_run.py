@@ -2,7 +2,6 @@
 """The training run that left a checkpoint: what is published of it beside the card."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import pandas as pd
 
 from ..evaluation.metrics import MAIN_METRIC
 from ..evaluation.runs import TrainingRun, read_training_run
-from ..modeling.configuration_unip import UNIP_SIZES
 from .public_names import without_folders
 
 
@@ -18,44 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class CheckpointRun(TrainingRun):
-    """
-    A training run and one of its checkpoints.
-
-    Args:
-        checkpoint: Name of the checkpoint's folder: `"best"`, `"last"`, or that of one of several students.
-    """
-
-    checkpoint: str
-
-    @property
-    def kind(self) -> str:
-        """What the run did with the network, in words."""
-        is_random = self.options.get("model") in UNIP_SIZES
-        return "pre-trained" if self.is_pretraining else "trained" if is_random else "fine-tuned"
-
-    @property
-    def validation_scores(self) -> dict[int, float]:
-        """The main metric by step, where it is defined."""
-        return {line["step"]: line[MAIN_METRIC.key] for line in self.evaluations if line[MAIN_METRIC.key] is not None}
-
-    @property
-    def evaluated_step(self) -> int | None:
-        """The step at which this checkpoint was evaluated: of `best` the first with the highest score."""
-        scores = self.validation_scores
-        return max(scores, key=scores.__getitem__ if self.checkpoint == "best" else None, default=None)
-
-    @property
-    def samples(self) -> Path | None:
-        """The picture of this checkpoint's predictions on validation images, if there is one."""
-        if self.checkpoint != "best" and self.evaluated_step != self.num_steps:
-            return None  # training went on after the evaluation
-        picture = self.folder / "predictions" / f"step-{self.evaluated_step or 0:08d}.png"
-        return picture if picture.is_file() else None
-
-
-def find_run(checkpoint: Path) -> CheckpointRun | None:
+def find_run(checkpoint: Path) -> TrainingRun | None:
     """
     The run that left a checkpoint: the folder that holds it as `best` or `last`, or as one of several students in
     `last`. `None` if there is no such run.
@@ -68,7 +29,7 @@ def find_run(checkpoint: Path) -> CheckpointRun | None:
     folder = checkpoint.parent.parent if is_student else checkpoint.parent
     if not (is_student or checkpoint.name in ("best", "last")) or not (folder / "run.json").is_file():
         return None
-    return CheckpointRun(**vars(read_training_run(folder)), checkpoint=checkpoint.name)
+    return read_training_run(folder, checkpoint.name)
 
 
 def make_recipe(run: TrainingRun, ignored_options: Collection[str]) -> dict[str, Any]:
@@ -130,4 +91,4 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> "Figure | None":
     return figure
 
 
-__all__ = ["CheckpointRun", "find_run", "make_recipe", "training_curve"]
+__all__ = ["find_run", "make_recipe", "training_curve"]
