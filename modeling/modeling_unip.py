@@ -34,6 +34,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     base_model_prefix = "unip"
     main_input_name = "pixel_values"
     input_modalities = ["image"]
+    _input_embed_layer = "patch_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules = ["UnipEmbeddings", "UnipLayer"]
     _supports_sdpa = True
@@ -158,9 +159,6 @@ class UnipModel(UnipPreTrainedModel):
         self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if add_final_norm else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embeddings
 
     def feature_maps(self, pixel_values: torch.Tensor, layers: Sequence[int], **kwargs: Any) -> list[torch.Tensor]:
         """

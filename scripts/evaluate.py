@@ -109,15 +109,13 @@ def main(arguments: Sequence[str]) -> None:
             print(format_result(result, id2label), flush=True)
             write_results(options.output_dir, result, id2label, details, title)
             print(f"Wrote {options.output_dir / 'results.json'} and {options.output_dir / 'report.html'}")
-            if options.no_update_card:
-                pass
-            elif Path(options.checkpoint).is_dir():
+            if not Path(options.checkpoint).is_dir():
+                print(f"{options.checkpoint!r} is on the Hub: its model card was left as it is.")
+            elif not options.no_update_card:
                 card = update_model_card(
                     options.checkpoint, result, id2label, options.dataset, options.split, config_name
                 )
                 print(f"Wrote the numbers into {card}")
-            else:
-                print(f"{options.checkpoint!r} is on the Hub: its model card was left as it is.")
     finally:
         accelerator.end_training()
 

@@ -31,25 +31,20 @@ def make_record(result: EvaluationResult, id2label: Mapping[int, str]) -> dict[s
     The numbers of `results.json`: the number of images, the table of metrics, that of each class with its `id` and
     `name`, and the confusion matrix. `None` stands for what is undefined.
     """
-    names = {metric.key: f"per_category_{metric.key}" for metric in CLASS_METRICS}
+
+    def defined(value: float) -> float | None:
+        return None if math.isnan(value) else float(value)
+
+    of_classes = {metric.key: result.metrics[f"per_category_{metric.key}"] for metric in CLASS_METRICS}
     return {
         "num_images": result.num_images,
-        **{metric.key: none_if_undefined(result.metrics[metric.key]) for metric in METRICS},
+        **{metric.key: defined(result.metrics[metric.key]) for metric in METRICS},
         "classes": [
-            {
-                "id": index,
-                "name": id2label[index],
-                **{key: none_if_undefined(result.metrics[name][index]) for key, name in names.items()},
-            }
+            {"id": index, "name": id2label[index], **{key: defined(of_classes[key][index]) for key in of_classes}}
             for index in range(len(id2label))
         ],
         "confusion_matrix": result.confusion_matrix.tolist(),
     }
-
-
-def none_if_undefined(value: float) -> float | None:
-    """A metric as a float, or `None` if it is NaN."""
-    return None if math.isnan(value) else float(value)
 
 
 def class_table(record: Mapping[str, Any]) -> Table:

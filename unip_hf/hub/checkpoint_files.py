@@ -78,10 +78,8 @@ def find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor],
         if isinstance(content.get(entry), Mapping):
             tensors, beside = find_state_dict(content[entry], source)
             return tensors, {name: content[name] for name in ("args", "meta") if name in content} | beside
-    tensors = {}
-    for name, tensor in content.items():
-        if isinstance(tensor, torch.Tensor):
-            tensors[re.sub(r"^((module|model|backbone|encoder)\.)+", "", name)] = tensor
+    prefix = re.compile(r"^((module|model|backbone|encoder)\.)+")
+    tensors = {prefix.sub("", name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError(
             f"There are no weights in {source}: it holds {sorted(map(str, content))[:10]}, but neither tensors nor "

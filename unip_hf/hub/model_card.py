@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from .. import paper
 from .._version import __version__
+from ..evaluation import results
 from ..evaluation.reports import format_cell
-from ..evaluation.results import absent_classes, class_table, summary_table
 from ..evaluation.runs import TrainingRun
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..modeling.image_processing_unip import UnipImageProcessor
@@ -110,9 +110,7 @@ def make_model_card(
         plain=plain,
         format_cell=format_cell,
         describe_settings=describe_settings,
-        summary_table=summary_table,
-        class_table=class_table,
-        absent_classes=absent_classes,
+        results=results,
     )
 
 

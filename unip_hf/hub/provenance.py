@@ -54,10 +54,8 @@ def _start(model: str) -> str:
 def _distillation(run: TrainingRun) -> str:
     teacher, layer = without_folders(run.options["teacher"], is_checkpoint=True), run.found.get("teacher_layer")
     nmi = f" (NMI {run.found['teacher_nmi'][layer - 1]:.3f})" if layer and "teacher_nmi" in run.found else ""
-    data = data_facts(run.options).title
-    return (
-        f"pre-trained on the attention (NMI-HAD) of block {layer}{nmi} of the teacher `{teacher}` on the data *{data}*"
-    )
+    attention = f"the attention (NMI-HAD) of block {layer}{nmi} of the teacher `{teacher}`"
+    return f"pre-trained on {attention} on the data *{data_facts(run.options).title}*"
 
 
 def describe_training(run: TrainingRun | None) -> str:
