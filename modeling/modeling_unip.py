@@ -127,18 +127,12 @@ class UnipPreTrainedModel(PreTrainedModel):
         from .modeling_unip_pretraining import UnipForPreTraining
 
         segmentation = next((kind for kind in SEGMENTATION_MODELS if isinstance(self, kind)), SEGMENTATION_MODELS[0])
-        classes: dict[str, type] = {
-            "AutoConfig": UnipConfig,
-            "AutoModel": UnipModel,
-            "AutoBackbone": UnipBackbone,
-            "AutoModelForPreTraining": UnipForPreTraining,
-            "AutoModelForSemanticSegmentation": segmentation,
-        }
         # File and class, as in "modeling_unip.UnipModel": the package differs where this is code out of a checkpoint.
-        self.config.auto_map = {
-            auto_class: f"{found.__module__.rpartition('.')[2]}.{found.__name__}"
-            for auto_class, found in classes.items()
+        files = {
+            kind._auto_class: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+            for kind in (UnipModel, UnipBackbone, UnipForPreTraining, segmentation)
         }
+        self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}
         super().save_pretrained(save_directory, *args, **kwargs)
 
 

@@ -106,7 +106,7 @@ def segment_dataset(
         rank, world = accelerator.process_index, accelerator.num_processes
         # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
         model = accelerator.unwrap_model(model).to(accelerator.device)
-    loader = DataLoader(
+    loader: DataLoader = DataLoader(
         range(rank, len(dataset), world) if numbers is None else numbers,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=num_workers,

@@ -37,6 +37,10 @@ class TrainingRun:
         return "teacher" in self.options
 
     @property
+    def command(self) -> str:
+        return "distill" if self.is_pretraining else "finetune"
+
+    @property
     def num_steps(self) -> int | None:
         """Updates that were made, as far as the log goes; `None` if nothing was logged."""
         return max((line["step"] for line in self.metrics), default=None)

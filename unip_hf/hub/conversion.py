@@ -253,15 +253,20 @@ def convert_checkpoint(
     unused: dict[str, list[str]] = {}
     used: dict[str, torch.Tensor] = {}
     pairs = _names_for(model_class)
+    layers: Any = model.base_model.layers
+    of_other_heads = ("decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
     for name, tensor in tensors.items():
         target = _rename(name, pairs)
-        if target in shapes:
+        if target is not None and target in shapes:
             used[target] = tensor
             if shapes[target] != tensor.shape:
                 problems.append(f"{name}: {tuple(tensor.shape)} in the file, {shapes[target]} here")
             continue
         reason = next((text for pattern, text in KNOWN_UNUSED.items() if re.fullmatch(pattern, name)), None)
-        if reason is None or _is_read(name, model_class, config):
+        block = re.match(r"blocks\.(\d+)\.", name)
+        # Without a block that the model reads, or with another head, results would not be those of the file.
+        is_read = name.startswith(of_other_heads) or (block is not None and int(block[1]) < len(layers))
+        if reason is None or is_read:
             problems.append(f"{name}: unexpected")
         else:
             unused.setdefault(reason, []).append(name)
@@ -283,18 +288,6 @@ def convert_checkpoint(
         if names:
             logger.warning("Not in the file, newly initialised: %s (%d tensors).", part.rstrip("."), len(names))
     return model
-
-
-def _is_read(name: str, model_class: type[UnipPreTrainedModel], config: UnipConfig) -> bool:
-    """Whether a tensor belongs to a part that the model reads, so that leaving it out would change results."""
-    is_segmentation = issubclass(model_class, UnipSegmentationModel)
-    if is_segmentation and name.startswith(("decode_head.", "fpn")):
-        return True  # it belongs to another head
-    match = re.match(r"blocks\.(\d+)\.", name)
-    if match is None:
-        return False
-    last = max(config.feature_layers or [config.num_hidden_layers]) if is_segmentation else config.num_hidden_layers
-    return int(match.group(1)) < last
 
 
 def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tensor]:

@@ -20,9 +20,9 @@ from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .evaluations import describe_settings, evaluation_results
 from .loading import ENCODERS
-from .provenance import describe_origin, describe_training, plain, trained_on
-from .public_names import data_facts, is_hub_name
+from .public_names import data_facts, is_hub_name, plain
 from .speed import Speed
+from .training_run import describe_origin, describe_training, trained_on
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"

@@ -45,6 +45,12 @@ def without_folders(value: Any, is_checkpoint: bool = False) -> Any:
     return checkpoint_name(value) if is_checkpoint else path_name(value)
 
 
+def plain(text: object) -> str:
+    """Text that Markdown and its tables show as it is."""
+    escaped = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped)  # within a word it means nothing
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """
@@ -85,4 +91,4 @@ def data_facts(record: Mapping[str, Any]) -> DataFacts:
     return DataFacts(name, name)
 
 
-__all__ = ["DataFacts", "checkpoint_name", "data_facts", "is_hub_name", "path_name", "without_folders"]
+__all__ = ["DataFacts", "checkpoint_name", "data_facts", "is_hub_name", "path_name", "plain", "without_folders"]

@@ -118,11 +118,9 @@ def write_publication(
         notes=notes,
     )
     if run is not None:
-        command = "distill" if run.is_pretraining else "finetune"
         recipe = yaml.safe_dump(make_recipe(run, ignored_options), sort_keys=False, allow_unicode=True)
-        head = (
-            f"# unip {command} --config {RECIPE} --output_dir ...\n# Of folders and files only the names are given.\n"
-        )
+        head = f"# unip {run.command} --config {RECIPE} --output_dir ...\n"
+        head += "# Of folders and files only the names are given.\n"
         counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
         environment = json.dumps({"versions": run.versions, **counts, **run.found}, indent=2)
         files |= {RECIPE: head + recipe, ENVIRONMENT: environment + "\n"}
