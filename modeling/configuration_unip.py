@@ -149,13 +149,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         if size not in UNIP_SIZES:
             raise ValueError(f"There is no UNIP size {size!r}: choose one of {', '.join(UNIP_SIZES)}.")
-        hidden_size, num_hidden_layers, num_attention_heads = UNIP_SIZES[size]
-        sized = {
-            "hidden_size": hidden_size,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-        }
-        return cls(**{**sized, **kwargs})
+        sized = zip(("hidden_size", "num_hidden_layers", "num_attention_heads"), UNIP_SIZES[size])
+        return cls(**{**dict(sized), **kwargs})
 
     @property
     def grid_size(self) -> tuple[int, int]:

@@ -107,9 +107,8 @@ class UnipImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        unknown = sorted(
-            set(kwargs) - {"auto_map", "image_processor_type", "processor_class", "feature_extractor_type"}
-        )
+        not_ours = {"auto_map", "image_processor_type", "processor_class", "feature_extractor_type"}
+        unknown = sorted(set(kwargs) - not_ours)
         if unknown:
             logger.warning(f"{type(self).__name__} has no settings {unknown}. They are ignored.")
         self.num_channels = num_channels
@@ -130,7 +129,7 @@ class UnipImageProcessor(BaseImageProcessor):
         self._check_settings()
 
     def _check_settings(self) -> None:
-        def check(holds: bool, message: str) -> None:
+        def check(holds: Any, message: str) -> None:
             if not holds:
                 raise ValueError(message)
 
@@ -141,8 +140,7 @@ class UnipImageProcessor(BaseImageProcessor):
             f"{sorted(self.size)}.",
         )
         check(min(self.size.values()) > 0, f"size must be at least 1 pixel, got {self.size}.")
-        modes = list(RESAMPLING_MODES)
-        check(self.resample in modes, f"resample must be one of {modes}, got {self.resample}.")
+        check(self.resample in RESAMPLING_MODES, f"resample must be 0, 2 or 3, got {self.resample}.")
         check(
             self.intensity_scaling in (None, *INTENSITY_SCALINGS),
             f"intensity_scaling must be None or one of {INTENSITY_SCALINGS}, got {self.intensity_scaling!r}.",
@@ -150,22 +148,21 @@ class UnipImageProcessor(BaseImageProcessor):
         for name in ("intensity_percentiles", "intensity_range", "counts_to_celsius"):
             pair = getattr(self, name)
             check(
-                pair is None or (len(pair) == 2 and bool(np.isfinite(pair).all())),
+                pair is None or (len(pair) == 2 and np.isfinite(pair).all()),
                 f"{name} must be a pair of finite numbers, got {pair}.",
             )
         low, high = self.intensity_percentiles
         check(0 <= low < high <= 100, f"intensity_percentiles must rise within 0 to 100, got {low, high}.")
+        low, high = self.intensity_range or (0, 1)
+        check(low < high, f"intensity_range must go from low to high, got {low, high}.")
         is_fixed = self.intensity_scaling == "fixed_range"
         check(
             is_fixed == (self.intensity_range is not None),
             'intensity_scaling="fixed_range" and intensity_range=(lowest, highest) must be given together.',
         )
         check(is_fixed or self.counts_to_celsius is None, 'counts_to_celsius needs intensity_scaling="fixed_range".')
-        if self.intensity_range is not None:
-            low, high = self.intensity_range
-            check(low < high, f"intensity_range must go from low to high, got {low, high}.")
-        if self.counts_to_celsius is not None:
-            check(self.counts_to_celsius[0] != 0, "The factor of counts_to_celsius must not be 0.")
+        factor, _ = self.counts_to_celsius or (1, 0)
+        check(factor != 0, "The factor of counts_to_celsius must not be 0.")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             check(
@@ -253,10 +250,8 @@ class UnipImageProcessor(BaseImageProcessor):
                 logger.warning_once(
                     f"More than 1 % of an image lies outside intensity_range={self.intensity_range} and is clipped."
                 )
-        pixels = torch.from_numpy(np.array(array, order="C"))
-        # float64 where float32 would round the counts
-        pixels = pixels.float() if array.dtype.itemsize <= 2 else pixels.double()
-        return scale_between(pixels, limits).numpy()
+        exact = np.float32 if array.dtype.itemsize <= 2 else np.float64  # no rounded counts
+        return scale_between(torch.from_numpy(array.astype(exact, order="C")), limits).numpy()
 
     def scale_image(self, array: np.ndarray) -> torch.Tensor:
         """
@@ -308,15 +303,6 @@ class UnipImageProcessor(BaseImageProcessor):
         if self.do_reduce_labels:
             labels = torch.where((labels == 0) | (labels == 255), 255, labels - 1)
         return labels  # (h, w)
-
-    def __call__(  # type: ignore[override]
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        segmentation_maps: ImageLike | Sequence[ImageLike] | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """See [`UnipImageProcessor.preprocess`]."""
-        return self.preprocess(images, segmentation_maps, **kwargs)
 
     def preprocess(
         self,

@@ -99,22 +99,21 @@ def to_channels_last(array: np.ndarray, input_data_format: str | None = None) ->
         return array[..., None]
     if array.ndim != 3 or array.size == 0:
         raise ValueError(f"An image must have 2 or 3 dimensions, got an array of shape {array.shape}.")
-    first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
-    if input_data_format is None and first and last:
+    if input_data_format not in (None, "channels_first", "channels_last"):
+        raise ValueError(f'input_data_format must be "channels_first" or "channels_last", got {input_data_format!r}.')
+    is_first = array.shape[0] in (1, 3) and input_data_format != "channels_last"
+    is_last = array.shape[2] in (1, 3) and input_data_format != "channels_first"
+    if is_first and is_last:
         raise ValueError(
             f"The channels of an array of shape {array.shape} may be the first or the last dimension. "
             'Pass input_data_format="channels_first" or "channels_last".'
         )
-    if input_data_format not in (None, "channels_first", "channels_last"):
-        raise ValueError(f'input_data_format must be "channels_first" or "channels_last", got {input_data_format!r}.')
-    fits = {None: first or last, "channels_first": first, "channels_last": last}
-    if not fits[input_data_format]:
+    if not (is_first or is_last):
         raise ValueError(
             f"An array of shape {array.shape} has neither 1 nor 3 {input_data_format or 'channels'}. Pass one image "
             "or a list of images. Of more channels, pass those you mean (MFNet: image[..., 3] is thermal)."
         )
-    channels_first = first if input_data_format is None else input_data_format == "channels_first"
-    return np.moveaxis(array, 0, 2) if channels_first else array
+    return np.moveaxis(array, 0, 2) if is_first else array
 
 
 def read_mask(mask: ImageLike) -> np.ndarray:
@@ -138,13 +137,9 @@ def read_mask(mask: ImageLike) -> np.ndarray:
 
 def as_list(images: Any) -> list:
     """Makes a list of one image or several. An array of four dimensions is a batch."""
-    if isinstance(images, (list, tuple)):
-        if not images:
-            raise ValueError("There are no images: the list is empty.")
-        return list(images)
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        return list(images)
-    return [images]
+    if isinstance(images, (list, tuple)) and not images:
+        raise ValueError("There are no images: the list is empty.")
+    return list(images) if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
 
 
 __all__ = ["ImageLike", "as_list", "read_image", "read_mask", "to_channels_last"]

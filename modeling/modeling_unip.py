@@ -34,6 +34,7 @@ class UnipPreTrainedModel(PreTrainedModel):
     base_model_prefix = "unip"
     main_input_name = "pixel_values"
     input_modalities = ["image"]
+    _input_embed_layer = "patch_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules = ["UnipEmbeddings", "UnipLayer"]
     _supports_sdpa = True
@@ -126,18 +127,12 @@ class UnipPreTrainedModel(PreTrainedModel):
         from .modeling_unip_pretraining import UnipForPreTraining
 
         segmentation = next((kind for kind in SEGMENTATION_MODELS if isinstance(self, kind)), SEGMENTATION_MODELS[0])
-        classes: dict[str, type] = {
-            "AutoConfig": UnipConfig,
-            "AutoModel": UnipModel,
-            "AutoBackbone": UnipBackbone,
-            "AutoModelForPreTraining": UnipForPreTraining,
-            "AutoModelForSemanticSegmentation": segmentation,
-        }
         # File and class, as in "modeling_unip.UnipModel": the package differs where this is code out of a checkpoint.
-        self.config.auto_map = {
-            auto_class: f"{found.__module__.rpartition('.')[2]}.{found.__name__}"
-            for auto_class, found in classes.items()
+        files = {
+            kind._auto_class: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+            for kind in (UnipModel, UnipBackbone, UnipForPreTraining, segmentation)
         }
+        self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -158,9 +153,6 @@ class UnipModel(UnipPreTrainedModel):
         self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if add_final_norm else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embeddings
 
     def feature_maps(self, pixel_values: torch.Tensor, layers: Sequence[int], **kwargs: Any) -> list[torch.Tensor]:
         """

@@ -154,18 +154,14 @@ class UnipAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.projection = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def _split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        batch_size, num_tokens, _ = projected.shape
-        projected = projected.reshape(batch_size, num_tokens, -1, self.num_attention_heads, self.head_dim)
-        return projected.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
-
-    def query_key(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries and keys alone, each `(batch_size, num_heads, num_tokens, head_dim)`."""
-        query, key, _ = self._split(self.qkv(hidden_states))
-        return query, key
+    def query_key_value(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values, each `(batch_size, num_heads, num_tokens, head_dim)`."""
+        projected = self.qkv(hidden_states)
+        projected = projected.reshape(*projected.shape[:2], -1, self.num_attention_heads, self.head_dim)
+        return projected.permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self._split(self.qkv(hidden_states))
+        query, key, value = self.query_key_value(hidden_states)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -243,7 +239,7 @@ class UnipLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, only_query_key: bool = False, **kwargs: Any) -> Any:
         normed = self.layernorm_before(hidden_states)
         if only_query_key:
-            return None, *self.attention.query_key(normed)
+            return None, *self.attention.query_key_value(normed)[:2]
         context, _ = self.attention(normed, **kwargs)
         hidden_states = hidden_states + self.drop_path(self.layer_scale1(context))
         update = self.mlp(self.layernorm_after(hidden_states))

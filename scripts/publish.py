@@ -47,12 +47,8 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    return command_parser().parse_args(arguments)
-
-
 def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
+    options = command_parser().parse_args(arguments)
     from transformers.utils import logging
 
     from unip_hf.hub.publishing import REPLACED_PATTERNS, write_publication

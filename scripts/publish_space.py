@@ -18,9 +18,6 @@ from pathlib import Path
 from unip_hf.scripts.options import make_parser
 
 
-SUBPACKAGES = ("modeling", "scripts", "spaces_demo")  # they lie elsewhere in a checkout
-
-
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("publish-space", __doc__)
     parser.add_argument("repo_id", metavar="USER/NAME", help="the Space")
@@ -30,10 +27,6 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", type=Path, metavar="OUT_DIR", help="new folder for the files, instead of the Hub")
     parser.add_argument("--public", action="store_true", help="make a new Space public (default: private)")
     return parser
-
-
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    return command_parser().parse_args(arguments)
 
 
 def write_space(folder: Path, models: Sequence[str]) -> None:
@@ -57,12 +50,11 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
 
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} is not an empty folder: choose another.")
-    packages = {name: importlib.import_module(name) for name in ("unip_hf", *(f"unip_hf.{s}" for s in SUBPACKAGES))}
     with write_whole(folder) as staged:
-        for name, package in packages.items():
-            assert package.__file__ is not None
+        # In a checkout, the last three lie elsewhere.
+        for name in ("unip_hf", "unip_hf.modeling", "unip_hf.scripts", "unip_hf.spaces_demo"):
             shutil.copytree(
-                Path(package.__file__).parent,
+                importlib.import_module(name).__path__[0],
                 staged / name.replace(".", "/"),
                 ignore=shutil.ignore_patterns("__pycache__", ".*"),
                 dirs_exist_ok=True,
@@ -75,7 +67,7 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse_arguments(arguments)
+    options = command_parser().parse_args(arguments)
     from unip_hf.hub.uploading import check_login, check_repo_id, upload_folder
 
     check_repo_id(options.repo_id)

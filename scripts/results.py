@@ -37,11 +37,17 @@ def command_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     options = command_parser().parse_args(arguments)
-    from unip_hf.evaluation.result_tables import collect_scores, find_runs, read_run, tables_to_markdown
+    from unip_hf.evaluation.result_tables import collect_scores, read_run, tables_to_markdown
     from unip_hf.files import write_whole
 
+    folders: dict[Path, Path] = {}  # each once
+    for run_dir in options.run_dirs:
+        if not run_dir.is_dir():
+            raise FileNotFoundError(f"There is no folder '{run_dir}'.")
+        for file in sorted(run_dir.rglob("run.json")):
+            folders.setdefault(file.parent.resolve(), file.parent)
     runs = []
-    for folder in find_runs(options.run_dirs):
+    for folder in folders.values():
         try:
             runs.append(read_run(folder, options.which))
         except (OSError, ValueError) as error:

@@ -8,12 +8,14 @@ with needs torch: two seconds and 500 MB. So each registration waits until its m
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
 
+@dataclass(eq=False)
 class LazyClasses(list):
     """
     Model classes that are imported when an Auto class looks at them.
@@ -27,10 +29,8 @@ class LazyClasses(list):
             where it names none.
     """
 
-    def __init__(self, module: str, name: str):
-        super().__init__()
-        self.module = module
-        self.name = name
+    module: str
+    name: str
 
     def load(self) -> tuple[type, ...]:
         found = getattr(importlib.import_module(self.module, __package__), self.name)

@@ -244,7 +244,7 @@ RGBA, GREY = Image.new("RGBA", (32, 32)), np.zeros((32, 32), np.uint8)
     ([GREY, GREY[:16]], None, {}, "do not fit one batch"),
     (GREY, None, {"num_channels": 2}, "num_channels must be 1 or 3, got 2"),
     (GREY, None, {"size": {"edge": 3}}, '"shortest_edge" and "longest_edge"'),
-    (GREY, None, {"resample": 9}, "resample must be one of"),
+    (GREY, None, {"resample": 9}, "resample must be 0, 2 or 3, got 9"),
     (GREY, None, {"intensity_scaling": "guess"}, "one of .*percentiles"),
     (GREY, None, {"intensity_scaling": "fixed_range"}, "must be given together"),
     (GREY, None, {"intensity_range": (5, 6)}, "must be given together"),

@@ -73,8 +73,8 @@ def test_requirements_are_those_of_the_project() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["me/demo", "--model", "model"], "'model' is a folder on this machine"),
-        (["me/demo", "--model", "exported"], "'exported' is a folder on this machine"),
+        (["me/demo", "--model", "model"], "Publish its checkpoint first, with unip publish CHECKPOINT USER/NAME"),
+        (["me/demo", "--model", "exported"], "'exported' is a folder on this machine, where a Space cannot read it"),
         (["demo", "--model", "me/tiny"], "'demo' is not a name on the Hub"),
         (["me/demo", "--model", "tiny"], "'tiny' is not a name on the Hub"),
         (["me/demo", "--model", "me/tiny", "--dry_run", "model"], "'model' is not an empty folder"),

@@ -24,12 +24,10 @@ from unip_hf.hub.loading import load_publishable
 from unip_hf.hub.model_card import describe_intensities, make_model_card
 from unip_hf.hub.public_names import path_name
 from unip_hf.hub.publishing import write_publication
-from unip_hf.hub.speed import Speed, measure_here
+from unip_hf.hub.speed import Speed, measure_speed
 from unip_hf.hub.training_run import find_run, make_recipe, training_curve
 from unip_hf.inference import load_segmentation_model
 from unip_hf.inference.loading import fingerprint
-
-from ..conftest import save_checkpoint
 
 
 def evaluation(**fields: Any) -> dict[str, Any]:
@@ -354,13 +352,11 @@ def test_a_card_warns_of_images_scaled_one_by_one(
     assert ("Each image is scaled by itself" in text) == is_said
 
 
-def test_speed_is_the_median_after_the_first_pass(
-    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_checkpoint(UnipForSemanticSegmentation(make_config()), tmp_path)
+def test_speed_is_the_median_after_the_first_pass(make_config: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     clock = iter([0, 50, 100, 103, 200, 201, 300, 302, 400, 404, 500, 505])  # 50 s, then 3, 1, 2, 4, 5
     monkeypatch.setattr("unip_hf.hub.speed.time.perf_counter", lambda: next(clock))
-    speed = measure_here(tmp_path, 64, "cpu")
+    (speed,) = measure_speed(UnipForSemanticSegmentation(make_config()).eval(), 64)
     assert speed.seconds == 3 and speed.size == 64 and speed.dtype == "float32"
     assert speed.megabytes is None or 50 < speed.megabytes < 50_000
 

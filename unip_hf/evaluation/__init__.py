@@ -1,12 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Evaluation: the mean-IoU metric, whole data sets, and reports."""
 
-from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example, evaluate_dataset, segment_dataset
 from .mean_iou import MeanIoU, count_confusions
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, segmentation_scores
 from .reports import Heading, Picture, Table, Text, write_report
-from .results import format_result, update_model_card, write_results
+from .results import confusion_matrix_figure, format_result, update_model_card, write_results
 
 
 __all__ = [

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -17,7 +18,7 @@ from ..data.reading import Sample, check_ids, ignore_sigterm, read_sample, witho
 from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
-from .mean_iou import MeanIoU, count_confusions
+from .mean_iou import count_confusions
 from .metrics import segmentation_scores
 
 
@@ -64,29 +65,12 @@ class EvaluationResult:
     worst: list[Example] = field(default_factory=list)
 
 
-class _Rows(torch.utils.data.Dataset):
-    """
-    Some rows of a dataset as numbers and samples. An error is returned rather than raised, since a worker process
-    would wrap its message.
-    """
-
-    def __init__(self, dataset: datasets.Dataset, numbers: Sequence[int]):
-        self.dataset = without_decoding(dataset)
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> tuple[int, Sample | Exception]:
-        number = self.numbers[index]
-        try:
-            return number, read_sample(self.dataset[number], number)
-        except (OSError, ValueError) as error:
-            return number, error
-
-
-def _unchanged(item: Any) -> Any:
-    return item
+def _read_row(dataset: datasets.Dataset, number: int) -> tuple[int, Sample | Exception]:
+    """An error is returned rather than raised, since a worker process would wrap its message."""
+    try:
+        return number, read_sample(dataset[number], number)
+    except (OSError, ValueError) as error:
+        return number, error
 
 
 def segment_dataset(
@@ -122,11 +106,11 @@ def segment_dataset(
         rank, world = accelerator.process_index, accelerator.num_processes
         # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
         model = accelerator.unwrap_model(model).to(accelerator.device)
-    loader = DataLoader(
-        _Rows(dataset, range(rank, len(dataset), world) if numbers is None else numbers),
+    loader: DataLoader = DataLoader(
+        range(rank, len(dataset), world) if numbers is None else numbers,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=num_workers,
-        collate_fn=_unchanged,
+        collate_fn=partial(_read_row, without_decoding(dataset)),
         worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
     )
@@ -171,17 +155,17 @@ def evaluate_dataset(
         raise ValueError("There is nothing to evaluate: the dataset has no rows.")
     is_main = accelerator is None or accelerator.is_main_process
     world = 1 if accelerator is None else accelerator.num_processes
-    metric = MeanIoU(len(id2label))
+    confusion_matrix = np.zeros((len(id2label),) * 2, np.int64)
     image_scores: list[tuple[float, int]] = []
     errors: list[str] = []
     # The main process has at least as many images as any other, so its share shows how far all of them are.
     progress = Progress("Evaluating: image", math.ceil(len(dataset) / world), is_shown=is_main)
     try:
         for number, sample, scores in segment_dataset(model, processor, dataset, settings, accelerator, num_workers):
-            ids, predicted = _checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
-            metric.add(prediction=predicted, reference=ids)
-            alone = segmentation_scores(count_confusions(predicted, ids, len(id2label)))
-            image_scores.append((alone["mean_iou"], number))
+            ids, predicted = checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
+            counts = count_confusions(predicted, ids, len(id2label))
+            confusion_matrix += counts
+            image_scores.append((segmentation_scores(counts)["mean_iou"], number))
             progress.update()
     except (OSError, ValueError) as error:
         if world == 1:
@@ -195,10 +179,9 @@ def evaluate_dataset(
         errors = gather_object(errors)
         if errors:
             raise ValueError(errors[0])
-        metric.synchronize()
+        confusion_matrix = sum(gather_object([confusion_matrix]))
         image_scores = gather_object(image_scores)
-    confusion_matrix = metric.confusion_matrix
-    result = EvaluationResult(metric.compute(), confusion_matrix, len(image_scores))
+    result = EvaluationResult(segmentation_scores(confusion_matrix), confusion_matrix, len(image_scores))
     if not is_main:
         return result
 
@@ -208,7 +191,7 @@ def evaluate_dataset(
     # Predictions were not kept, so these few images are segmented once more.
     again = segment_dataset(model, processor, dataset, settings, accelerator, numbers=list(chosen))
     examples = [
-        Example(sample.name, sample.image, _checked_ids(sample, id2label), _predicted_ids(scores), chosen[number])
+        Example(sample.name, sample.image, checked_ids(sample, id2label), _predicted_ids(scores), chosen[number])
         for number, sample, scores in again
     ]
     result.worst.extend(examples[:num_worst])
@@ -216,7 +199,13 @@ def evaluate_dataset(
     return result
 
 
-def _checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
+def checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
+    """
+    The ids in the mask of a sample, `(height, width)`.
+
+    Raises:
+        ValueError: if it has no mask, or one with unknown ids; the message names the sample.
+    """
     if sample.ids is None:
         raise ValueError(f"{sample.name} has no mask to compare with: the dataset needs the column `annotation`.")
     check_ids(sample.ids, id2label, sample.name)
@@ -228,4 +217,4 @@ def _predicted_ids(scores: torch.Tensor) -> np.ndarray:
     return scores.argmax(dim=0).to(torch.uint8 if len(scores) <= 256 else torch.int64).cpu().numpy()
 
 
-__all__ = ["EvaluationResult", "Example", "evaluate_dataset", "segment_dataset"]
+__all__ = ["EvaluationResult", "Example", "checked_ids", "evaluate_dataset", "segment_dataset"]

@@ -57,22 +57,6 @@ class Run:
     options: dict[str, Any]
 
 
-def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """
-    Finds all folders with a `run.json`, at any depth, each once.
-
-    Raises:
-        FileNotFoundError: if a folder does not exist.
-    """
-    found: dict[Path, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder '{folder}'.")
-        for file in sorted(folder.rglob("run.json")):
-            found.setdefault(file.parent.resolve(), file.parent)
-    return list(found.values())
-
-
 def read_run(folder: Path, which: str = "best") -> Run:
     """
     Reads what a run left: `run.json`, `metrics.jsonl` and `best/config.json`.
@@ -239,7 +223,6 @@ def _markdown(table: pd.DataFrame, num_text_columns: int) -> str:
 __all__ = [
     "Run",
     "collect_scores",
-    "find_runs",
     "method_name",
     "read_run",
     "tables_to_markdown",

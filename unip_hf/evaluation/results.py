@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.reading import IGNORE_INDEX
 from ..files import write_whole
 from ..pictures import overlay_picture, side_by_side
-from .confusion_matrix import confusion_matrix_figure
 from .evaluator import EvaluationResult, Example
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, Metric
 from .reports import Block, Heading, Picture, Table, Text, format_cell, write_report
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CARD_TEXT = "Segments infrared images."  # of a new card, below its heading
 LONGEST_PICTURE_SIDE = 1920  # pixels; keeps the report small
@@ -31,25 +33,20 @@ def make_record(result: EvaluationResult, id2label: Mapping[int, str]) -> dict[s
     The numbers of `results.json`: the number of images, the table of metrics, that of each class with its `id` and
     `name`, and the confusion matrix. `None` stands for what is undefined.
     """
-    names = {metric.key: f"per_category_{metric.key}" for metric in CLASS_METRICS}
+
+    def defined(value: float) -> float | None:
+        return None if math.isnan(value) else float(value)
+
+    of_classes = {metric.key: result.metrics[f"per_category_{metric.key}"] for metric in CLASS_METRICS}
     return {
         "num_images": result.num_images,
-        **{metric.key: none_if_undefined(result.metrics[metric.key]) for metric in METRICS},
+        **{metric.key: defined(result.metrics[metric.key]) for metric in METRICS},
         "classes": [
-            {
-                "id": index,
-                "name": id2label[index],
-                **{key: none_if_undefined(result.metrics[name][index]) for key, name in names.items()},
-            }
+            {"id": index, "name": id2label[index], **{key: defined(of_classes[key][index]) for key in of_classes}}
             for index in range(len(id2label))
         ],
         "confusion_matrix": result.confusion_matrix.tolist(),
     }
-
-
-def none_if_undefined(value: float) -> float | None:
-    """A metric as a float, or `None` if it is NaN."""
-    return None if math.isnan(value) else float(value)
 
 
 def class_table(record: Mapping[str, Any]) -> Table:
@@ -100,6 +97,40 @@ def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
     picture.thumbnail((LONGEST_PICTURE_SIDE, LONGEST_PICTURE_SIDE))
     caption = f"{os.path.basename(example.name)}: {MAIN_METRIC.label} {format_cell(example.mean_iou)}"
     return Picture(picture, caption, alt=f"Image, truth and prediction of {caption}")
+
+
+def confusion_matrix_figure(confusion_matrix: np.ndarray, id2label: Mapping[int, str]) -> "Figure":
+    """
+    Plots how the pixels of each class were classified.
+
+    Args:
+        confusion_matrix: Pixel counts, `(num_labels, num_labels)`, rows truth, columns prediction.
+        id2label: Names of the classes.
+
+    Returns:
+        `matplotlib.figure.Figure`: Each row is in percent of the pixels of its class. Rows without pixels are empty.
+    """
+    from matplotlib.figure import Figure
+
+    classes = len(confusion_matrix)
+    totals = confusion_matrix.sum(axis=1, keepdims=True)
+    percent = np.divide(100.0 * confusion_matrix, totals, out=np.full((classes, classes), np.nan), where=totals > 0)
+    side = min(2 + 0.6 * classes, 16)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    names = [id2label[index] for index in range(classes)]
+    axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), names)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    if classes <= 30:  # more numbers would not be legible
+        for row, column in zip(*np.nonzero(np.isfinite(percent))):
+            value = percent[row, column]
+            colour = "white" if value > 55 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(shown, ax=axes, label="percent of the class's pixels", shrink=0.8)
+    return figure
 
 
 def write_results(
@@ -253,6 +284,7 @@ __all__ = [
     "CARD_TEXT",
     "absent_classes",
     "class_table",
+    "confusion_matrix_figure",
     "format_result",
     "headline_scores",
     "load_card",

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reads what a training run left in its folder: options, versions and log."""
+"""Reads what a training run left in its folder: options, versions, log, and pictures of predictions."""
 
 import json
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from .metrics import MAIN_METRIC
 @dataclass(frozen=True)
 class TrainingRun:
     """
-    A run of `unip finetune` or `unip distill`.
+    A run of `unip finetune` or `unip distill`, and one of its checkpoints.
 
     Args:
         folder: Folder of the run.
+        checkpoint: Name of the checkpoint's folder: `"best"`, `"last"`, or that of one of several students.
         options: What it was started with.
         versions: Versions of the libraries.
         found: What it found out itself: `teacher_layer`, `teacher_nmi`, `num_images` of pre-training.
@@ -24,6 +25,7 @@ class TrainingRun:
     """
 
     folder: Path
+    checkpoint: str
     options: dict[str, Any]
     versions: dict[str, str]
     found: dict[str, Any]
@@ -35,6 +37,10 @@ class TrainingRun:
         return "teacher" in self.options
 
     @property
+    def command(self) -> str:
+        return "distill" if self.is_pretraining else "finetune"
+
+    @property
     def num_steps(self) -> int | None:
         """Updates that were made, as far as the log goes; `None` if nothing was logged."""
         return max((line["step"] for line in self.metrics), default=None)
@@ -44,8 +50,27 @@ class TrainingRun:
         """The lines of the log that an evaluation wrote."""
         return [line for line in self.metrics if MAIN_METRIC.key in line]
 
+    @property
+    def validation_scores(self) -> dict[int, float]:
+        """The main metric by step, where it is defined."""
+        return {line["step"]: line[MAIN_METRIC.key] for line in self.evaluations if line[MAIN_METRIC.key] is not None}
 
-def read_training_run(folder: Path) -> TrainingRun:
+    @property
+    def evaluated_step(self) -> int | None:
+        """The step at which this checkpoint was evaluated: of `best` the first with the highest score."""
+        scores = self.validation_scores
+        return max(scores, key=scores.__getitem__ if self.checkpoint == "best" else None, default=None)
+
+    @property
+    def samples(self) -> Path | None:
+        """The picture of this checkpoint's predictions on validation images, if there is one."""
+        if self.checkpoint != "best" and self.evaluated_step != self.num_steps:
+            return None  # training went on after the evaluation
+        picture = self.folder / "predictions" / f"step-{self.evaluated_step or 0:08d}.png"
+        return picture if picture.is_file() else None
+
+
+def read_training_run(folder: Path, checkpoint: str = "best") -> TrainingRun:
     """
     Reads `run.json` and `metrics.jsonl` in the folder of a run.
 
@@ -60,7 +85,7 @@ def read_training_run(folder: Path) -> TrainingRun:
         num_steps = record.get("num_steps") or options.get("num_steps")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or it is not from a training run of this library.") from error
-    return TrainingRun(folder, options, versions, found, num_steps, read_metrics(folder / "metrics.jsonl"))
+    return TrainingRun(folder, checkpoint, options, versions, found, num_steps, read_metrics(folder / "metrics.jsonl"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from PIL import Image
 from torch import nn
 
-from ..evaluation import MAIN_METRIC, Example, MeanIoU, evaluate_dataset, segment_dataset
+from ..evaluation import MAIN_METRIC, Example, count_confusions, evaluate_dataset, segment_dataset, segmentation_scores
+from ..evaluation.evaluator import checked_ids
 from ..evaluation.results import headline_scores, make_record
 from ..files import write_whole
 from ..inference import InferenceSettings
@@ -82,21 +84,16 @@ class Validation:
 
     def _evaluate_layers(self, model: UnipForLayerwiseProbing) -> dict[str, Any]:
         num_labels = len(self.id2label)
-        metrics = [MeanIoU(num_labels) for _ in model.feature_layers]
+        counts = np.zeros((len(model.feature_layers), num_labels, num_labels), np.int64)
         outputs = segment_dataset(
             model, self.processor, self.rows, self.settings, self.accelerator, self.num_workers
         )  # (layers * classes, H, W) for each image
         for _, sample, scores in outputs:
-            if sample.ids is None:
-                raise ValueError(
-                    f"{sample.name} has no mask to compare with: the dataset needs the column `annotation`."
-                )
-            for metric, one in zip(metrics, scores.split(num_labels)):
-                metric.add(prediction=one.argmax(dim=0), reference=sample.ids)
-        mean_iou = {}
-        for layer, metric in zip(model.feature_layers, metrics):
-            metric.synchronize()
-            mean_iou[layer] = float(metric.compute()["mean_iou"])
+            ids = checked_ids(sample, self.id2label)
+            for of_layer, one in zip(counts, scores.split(num_labels)):
+                of_layer += count_confusions(one.argmax(dim=0), ids, num_labels)
+        counts = sum(gather_object([counts]))  # of all processes
+        mean_iou = {n: segmentation_scores(part)["mean_iou"] for n, part in zip(model.feature_layers, counts)}
         best = max(mean_iou, key=mean_iou.__getitem__)
         model.best_layer = best
         if self.accelerator.is_main_process:

@@ -62,14 +62,10 @@ def _name_objects(path: Path) -> str:
 
 def find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
-    The weights in what a checkpoint file holds, and what was stored beside them.
-
-    Args:
-        content: A state dict, or a training state that holds one.
-        source: Where it comes from, for messages.
+    The weights in a state dict, or in a training state that holds one, and what was stored beside them.
 
     Raises:
-        ValueError: if there are no weights.
+        ValueError: if there are no weights; the message names the `source`.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"There are no weights in {source}: it holds a {type(content).__name__}, not a state dict.")
@@ -78,10 +74,8 @@ def find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor],
         if isinstance(content.get(entry), Mapping):
             tensors, beside = find_state_dict(content[entry], source)
             return tensors, {name: content[name] for name in ("args", "meta") if name in content} | beside
-    tensors = {}
-    for name, tensor in content.items():
-        if isinstance(tensor, torch.Tensor):
-            tensors[re.sub(r"^((module|model|backbone|encoder)\.)+", "", name)] = tensor
+    prefix = re.compile(r"^((module|model|backbone|encoder)\.)+")
+    tensors = {prefix.sub("", name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError(
             f"There are no weights in {source}: it holds {sorted(map(str, content))[:10]}, but neither tensors nor "

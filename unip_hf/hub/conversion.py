@@ -140,7 +140,8 @@ def _infer_config(
         )
     arguments = beside.get("args") or {}
     arguments = arguments if isinstance(arguments, Mapping) else vars(arguments)
-    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    table = tensors["pos_embed"].float()
+    side = math.isqrt(table.shape[1])  # with or without a row for CLS
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
@@ -154,9 +155,8 @@ def _infer_config(
         "image_size": side * patch_size,
         "position_embedding_type": "learned",
     }
-    table = tensors["pos_embed"].float()
-    if hidden_size % 4 == 0 and table.shape[1] == 1 + side**2:
-        fixed = sine_cosine_position_embeddings(hidden_size, (side, side))
+    if hidden_size % 4 == 0 and table.shape[1] in (side**2, 1 + side**2):
+        fixed = sine_cosine_position_embeddings(hidden_size, (side, side))[:, -table.shape[1] :]
         if torch.allclose(table, fixed, atol=1e-4):
             config["position_embedding_type"] = "sincos"
 
@@ -198,27 +198,6 @@ def _find_feature_layers(
     return default if default is not None and len(default) == count else None
 
 
-def _add_cls_position(table: torch.Tensor, image_size: Any, patch_size: int) -> torch.Tensor:
-    """DeiT III adds positions before CLS is put in front: a row of zeros for CLS amounts to the same."""
-    if isinstance(image_size, (list, tuple)) and table.shape[1] == 1 + math.prod(s // patch_size for s in image_size):
-        return table
-    if math.isqrt(table.shape[1]) ** 2 == table.shape[1]:
-        return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
-    return table
-
-
-def _fit_position_embeddings(table: torch.Tensor, config: UnipConfig) -> torch.Tensor:
-    rows, side = table.shape[1] - 1, math.isqrt(table.shape[1] - 1)
-    if rows == math.prod(config.grid_size):
-        return table
-    if side * side != rows:
-        raise ValueError(
-            f"The position table has {rows} rows beside CLS, which do not make a square grid. For another grid give "
-            "image_size=(height, width). Files of distilled DeiT have a second token and cannot be used."
-        )
-    return resize_position_embeddings(table, (side, side), config.grid_size)
-
-
 def convert_checkpoint(
     path_or_state_dict: str | os.PathLike | Mapping[str, Any],
     model_class: type[ModelType],
@@ -251,62 +230,64 @@ def convert_checkpoint(
         tensors, beside = find_state_dict(path_or_state_dict, "the state dict")
     else:
         tensors, beside = read_checkpoint(path_or_state_dict)
-    if "pos_embed" in tensors and PATCHES in tensors:
-        patch_size, image_size = tensors[PATCHES].shape[-1], config_overrides.get("image_size")
-        tensors["pos_embed"] = _add_cls_position(tensors["pos_embed"], image_size, patch_size)
     config = _infer_config(tensors, beside, model_class, config_overrides)
     model = model_class(config).eval()
-    tensors["pos_embed"] = _fit_position_embeddings(tensors["pos_embed"], config)
+    table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
+    tokens = 1 + math.prod(config.grid_size)
+    if table.shape[1] != tokens and side**2 == table.shape[1]:
+        # DeiT III adds positions before CLS is put in front: a row of zeros for CLS amounts to the same.
+        table = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
+    if table.shape[1] not in (tokens, 1 + side**2):
+        raise ValueError(
+            f"The position table has {table.shape[1] - 1} rows beside CLS, which do not make a square grid. For "
+            "another grid give image_size=(height, width). Files of distilled DeiT have a second token and cannot be "
+            "used."
+        )
+    if table.shape[1] != tokens:
+        table = resize_position_embeddings(table, (side, side), config.grid_size)
+    tensors["pos_embed"] = table
     tensors[PATCHES] = adapt_input_channels(tensors[PATCHES], config.num_channels)
 
-    state_dict = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     problems: list[str] = []
     unused: dict[str, list[str]] = {}
+    used: dict[str, torch.Tensor] = {}
     pairs = _names_for(model_class)
-    missing = set(state_dict)
+    layers: Any = model.base_model.layers
+    of_other_heads = ("decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
     for name, tensor in tensors.items():
         target = _rename(name, pairs)
-        if target is None or target not in state_dict:
-            reason = next((text for pattern, text in KNOWN_UNUSED.items() if re.fullmatch(pattern, name)), None)
-            if reason is None or _is_read(name, model_class, config):
-                problems.append(f"{name}: unexpected")
-            else:
-                unused.setdefault(reason, []).append(name)
-        elif state_dict[target].shape != tensor.shape:
-            problems.append(f"{name}: {tuple(tensor.shape)} in the file, {tuple(state_dict[target].shape)} here")
+        if target is not None and target in shapes:
+            used[target] = tensor
+            if shapes[target] != tensor.shape:
+                problems.append(f"{name}: {tuple(tensor.shape)} in the file, {shapes[target]} here")
+            continue
+        reason = next((text for pattern, text in KNOWN_UNUSED.items() if re.fullmatch(pattern, name)), None)
+        block = re.match(r"blocks\.(\d+)\.", name)
+        # Without a block that the model reads, or with another head, results would not be those of the file.
+        is_read = name.startswith(of_other_heads) or (block is not None and int(block[1]) < len(layers))
+        if reason is None or is_read:
+            problems.append(f"{name}: unexpected")
         else:
-            state_dict[target] = tensor.to(state_dict[target].dtype)
-            missing.discard(target)
-    of_head = (new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", []))
+            unused.setdefault(reason, []).append(name)
+    of_head = [new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", [])]
     parts = dict.fromkeys((*of_head, *OPTIONAL_PARTS))
-    new_parts = [part for part in parts if not any(part in name for name in set(state_dict) - missing)]
-    lacking = sorted(name for name in missing if not any(part in name for part in new_parts))
-    problems += [f"{name}: not in the file" for name in lacking]
+    new_parts = [part for part in parts if not any(part in name for name in used)]
+    missing = sorted(set(shapes) - set(used))
+    problems += [f"{name}: not in the file" for name in missing if not any(part in name for part in new_parts)]
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"The checkpoint does not fit {model_class.__name__}: {'; '.join(problems[:20])}{more}.")
 
-    model.load_state_dict(state_dict)
-    logger.info("Used %d of %d tensors.", len(state_dict) - len(missing), len(tensors))
+    model.load_state_dict(used, strict=False)
+    logger.info("Used %d of %d tensors.", len(used), len(tensors))
     for reason, names in unused.items():
         logger.warning("Not used: %s (%d tensors, e.g. %s).", reason, len(names), names[0])
-    for part in parts:
-        names = sorted(name for name in missing if part in name)
+    for part in new_parts:
+        names = [name for name in missing if part in name]
         if names:
             logger.warning("Not in the file, newly initialised: %s (%d tensors).", part.rstrip("."), len(names))
     return model
-
-
-def _is_read(name: str, model_class: type[UnipPreTrainedModel], config: UnipConfig) -> bool:
-    """Whether a tensor belongs to a part that the model reads, so that leaving it out would change results."""
-    is_segmentation = issubclass(model_class, UnipSegmentationModel)
-    if is_segmentation and name.startswith(("decode_head.", "fpn")):
-        return True  # it belongs to another head
-    match = re.match(r"blocks\.(\d+)\.", name)
-    if match is None:
-        return False
-    last = max(config.feature_layers or [config.num_hidden_layers]) if is_segmentation else config.num_hidden_layers
-    return int(match.group(1)) < last
 
 
 def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tensor]:

@@ -10,8 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..evaluation.results import to_eval_results
-from .data_facts import data_facts
-from .public_names import without_folders
+from .public_names import data_facts, without_folders
 
 
 def read_evaluation(path: Path, fingerprint: str) -> dict[str, Any]:

@@ -12,18 +12,17 @@ from transformers import PreTrainedModel
 
 from .. import paper
 from .._version import __version__
+from ..evaluation import results
 from ..evaluation.reports import format_cell
-from ..evaluation.results import absent_classes, class_table, summary_table
+from ..evaluation.runs import TrainingRun
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
-from .data_facts import data_facts
 from .evaluations import describe_settings, evaluation_results
 from .loading import ENCODERS
-from .provenance import describe_origin, describe_training
-from .public_names import is_hub_name
+from .public_names import data_facts, is_hub_name, plain
 from .speed import Speed
-from .training_run import CheckpointRun
+from .training_run import describe_origin, describe_training, trained_on
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -33,7 +32,7 @@ def make_model_card(
     repo_id: str,
     model: PreTrainedModel,
     processor: UnipImageProcessor,
-    run: CheckpointRun | None = None,
+    run: TrainingRun | None = None,
     evaluations: Sequence[tuple[str, dict[str, Any]]] = (),
     speeds: Sequence[Speed] = (),
     *,
@@ -83,9 +82,6 @@ def make_model_card(
         eval_results=evaluation_results(evaluations) or None,
     )
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else describe_origin(run)
-    trained = ""
-    if run is not None and data is not None:
-        trained = f"{run.kind} on the data *{plain(data.title)}*"
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
@@ -100,7 +96,7 @@ def make_model_card(
         notes=notes.strip(),
         intensities=describe_intensities(processor),
         scales_each_image=processor.do_rescale and processor.intensity_scaling in (None, "percentiles"),
-        trained=trained,
+        trained="" if run is None else trained_on(run),
         training=describe_training(run),
         curve=curve,
         samples=samples,
@@ -114,16 +110,8 @@ def make_model_card(
         plain=plain,
         format_cell=format_cell,
         describe_settings=describe_settings,
-        summary_table=summary_table,
-        class_table=class_table,
-        absent_classes=absent_classes,
+        results=results,
     )
-
-
-def plain(text: object) -> str:
-    """Text that Markdown and its tables show as it is."""
-    escaped = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))
-    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped)  # within a word it means nothing
 
 
 def describe_intensities(processor: UnipImageProcessor) -> str:
@@ -197,4 +185,4 @@ def _architecture(model: PreTrainedModel) -> dict[str, str]:
     return rows
 
 
-__all__ = ["describe_intensities", "make_model_card", "plain"]
+__all__ = ["describe_intensities", "make_model_card"]

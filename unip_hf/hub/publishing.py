@@ -15,10 +15,10 @@ from ..evaluation.results import CARD_TEXT, load_card
 from ..files import write_whole
 from ..inference.loading import fingerprint
 from ..inference.windows import InferenceSettings
-from .data_facts import data_facts
 from .evaluations import evaluation_name, find_evaluations, public_record
 from .loading import load_publishable
 from .model_card import make_model_card
+from .public_names import data_facts
 from .speed import measure_speed
 from .training_run import find_run, make_recipe, training_curve
 from .uploading import check_repo_id
@@ -109,7 +109,7 @@ def write_publication(
         processor,
         run,
         list(zip(files, records)),
-        measure_speed(checkpoint, size) if with_speed else (),
+        measure_speed(model, size) if with_speed else (),
         curve=CURVE if figure is not None else None,
         samples=SAMPLES if picture is not None else None,
         license=license,
@@ -118,11 +118,9 @@ def write_publication(
         notes=notes,
     )
     if run is not None:
-        command = "distill" if run.is_pretraining else "finetune"
         recipe = yaml.safe_dump(make_recipe(run, ignored_options), sort_keys=False, allow_unicode=True)
-        head = (
-            f"# unip {command} --config {RECIPE} --output_dir ...\n# Of folders and files only the names are given.\n"
-        )
+        head = f"# unip {run.command} --config {RECIPE} --output_dir ...\n"
+        head += "# Of folders and files only the names are given.\n"
         counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
         environment = json.dumps({"versions": run.versions, **counts, **run.found}, indent=2)
         files |= {RECIPE: head + recipe, ENVIRONMENT: environment + "\n"}

@@ -1,19 +1,15 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""How long a saved model takes for an image, and how much memory it needs, measured in a process of its own."""
+"""How long a model takes for an image, and how much memory it needs, measured on this machine."""
 
-import json
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..hardware import cpu_name, peak_megabytes
-from .loading import load_publishable
 
 
 @dataclass(frozen=True)
@@ -37,56 +33,50 @@ class Speed:
     megabytes: float | None
 
 
-def measure_speed(checkpoint: Path, size: int) -> list[Speed]:
+def measure_speed(model: PreTrainedModel, size: int, repeats: int = 5) -> list[Speed]:
     """
-    Measures a saved model on the CPU, and on the GPU if there is one.
+    Measures a model on the CPU, and on the GPU if there is one.
 
     Args:
-        checkpoint: Folder of the model.
+        model: In evaluation mode, on the CPU, where it is again afterwards.
         size: Side of the image in pixels.
+        repeats: Forward passes that are measured, after a first one that warms up.
 
     Raises:
         ValueError: if the model does not run here.
     """
-    found = []
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        command = [sys.executable, "-m", __name__, str(checkpoint), str(size), device]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise ValueError(f"The speed on {device} cannot be measured (--no_speed leaves it out): {reason}")
-        found.append(Speed(**json.loads(done.stdout.splitlines()[-1])))
-    return found
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    try:
+        return [_measure_on(device, model, size, repeats) for device in devices]
+    except RuntimeError as error:
+        raise ValueError(f"The speed cannot be measured (--no_speed leaves it out): {error}") from error
+    finally:
+        model.cpu()
 
 
-def measure_here(checkpoint: Path, size: int, device: str, repeats: int = 5) -> Speed:
-    """Loads a model and measures it in this process, see [`measure_speed`]."""
-    loaded: Any = load_publishable(checkpoint)[0]
-    model = loaded.to(device)
-    dtype = next(model.parameters()).dtype
-    pixel_values = torch.zeros(1, getattr(model.config, "num_channels", 3), size, size, device=device, dtype=dtype)
+def _measure_on(device: str, model: Any, size: int, repeats: int) -> Speed:
+    is_cpu = device == "cpu"
+    if not is_cpu:
+        torch.cuda.reset_peak_memory_stats()
+    model.to(device)
+    shape = (1, getattr(model.config, "num_channels", 3), size, size)
+    pixel_values = torch.zeros(shape, device=device, dtype=model.dtype)
     seconds = []
     with torch.inference_mode():
         for _ in range(1 + repeats):
             started = time.perf_counter()
             model(pixel_values)
-            if device == "cuda":
+            if not is_cpu:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-    is_cpu = device == "cpu"
     return Speed(
         hardware=cpu_name() if is_cpu else torch.cuda.get_device_name(),
         threads=torch.get_num_threads() if is_cpu else None,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         size=size,
-        seconds=statistics.median(seconds[1:]),  # the first pass warms up
+        seconds=statistics.median(seconds[1:]),
         megabytes=peak_megabytes() if is_cpu else torch.cuda.max_memory_allocated() / 2**20,
     )
 
 
-__all__ = ["Speed", "measure_here", "measure_speed"]
-
-
-if __name__ == "__main__":
-    folder, side, device_name = sys.argv[1:]
-    print(json.dumps(asdict(measure_here(Path(folder), int(side), device_name))))
+__all__ = ["Speed", "measure_speed"]
