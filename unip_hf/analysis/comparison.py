@@ -78,7 +78,7 @@ def _score_figure(students: list[dict[str, Any]]) -> "Figure":
         values = [100 * value for value in student["mean_iou_by_seed"].values()]
         mean, deviation = 100 * student["mean_iou"], 100 * (student["standard_deviation"] or 0.0)
         axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.5, markersize=5, linewidth=0)
-        line = {"color": "black", "markersize": 12, "markeredgewidth": 2, "capsize": 3}
+        line: dict[str, Any] = {"color": "black", "markersize": 12, "markeredgewidth": 2, "capsize": 3}
         axes.errorbar(place + 0.15, mean, deviation, fmt="_", **line)
         axes.annotate(f"{mean:.1f}", (place + 0.15, mean), xytext=(9, 0), textcoords="offset points", va="center")
     titles = [s["student"] + ("" if s["nmi"] is None else f"\nNMI {s['nmi']:.3f}") for s in students]
