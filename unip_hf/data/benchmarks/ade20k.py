@@ -15,6 +15,7 @@ class ADE20K(InfraredBenchmark):
     none of them. As is usual, 1 is subtracted from the ids, and 0 becomes 255 (ignore).
     """
 
+    NAME = "ade20k"
     TITLE = "ADE20K (scene parsing challenge, 150 classes)"
     HOMEPAGE = "https://groups.csail.mit.edu/vision/datasets/ADE20K"
     LICENSE = "images for non-commercial research and education only, annotations BSD-3-Clause; see the homepage"

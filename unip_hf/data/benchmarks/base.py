@@ -87,6 +87,7 @@ class InfraredBenchmark(ChunkedBuilder):
     VERSION = VERSION
 
     # Facts that a subclass states.
+    NAME: str  # what load_infrared_dataset calls it
     TITLE: str
     HOMEPAGE: str
     LICENSE: str

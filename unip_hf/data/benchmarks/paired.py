@@ -44,6 +44,7 @@ class MSRS(PairedBenchmark):
     classes, and thermal images of higher contrast: 8-bit, 640x480 pixels, 1,083 train and 361 test.
     """
 
+    NAME = "msrs"
     TITLE = "MSRS (multi-spectral road scenarios)"
     HOMEPAGE = "https://github.com/Linfeng-Tang/MSRS"
     LICENSE = "see the homepage"
@@ -77,6 +78,7 @@ class PST900(PairedBenchmark):
     size is accepted, too.
     """
 
+    NAME = "pst900"
     TITLE = "PST900 (Penn subterranean thermal 900)"
     HOMEPAGE = "https://github.com/ShreyasSkandanS/pst900_thermal_rgb"
     LICENSE = "see the homepage"
@@ -115,6 +117,7 @@ class FMB(PairedBenchmark):
     The masks hold id 0 where there is none of them, which is the class "background" here.
     """
 
+    NAME = "fmb"
     TITLE = "FMB (full-time multi-modality benchmark)"
     HOMEPAGE = "https://github.com/JinyuanLiu-CV/SegMiF"
     LICENSE = "see the homepage"

@@ -45,6 +45,7 @@ class SCUTSeg(InfraredBenchmark):
     ]
     DEFAULT_CONFIG_NAME = "raw"
 
+    NAME = "scut-seg"
     TITLE = "SCUT-Seg"
     HOMEPAGE = "https://doi.org/10.1016/j.infrared.2020.103628"
     LICENSE = "not stated by the authors; for research"
