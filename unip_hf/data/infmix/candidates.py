@@ -25,19 +25,21 @@ from .sources import THERMAL, InfMixSource, is_image
 
 
 class Candidate(NamedTuple):
-    """One image of a source: the file `name` in a folder or a zip file, or the row of that number in a dataset."""
+    """One image of a source: a file, or the row of a dataset whose number is the name of the file."""
 
     source: InfMixSource
-    container: str
-    name: str
-    is_zipped: bool
+    file: SourceFile
+
+    @property
+    def name(self) -> str:
+        return self.file.name
 
     @property
     def path(self) -> str:
         """What messages call it."""
         if self.source.dataset is not None:
             return f"row {int(self.name)} of the dataset {self.source.dataset}"
-        return SourceFile(self.container, self.name, self.is_zipped).path
+        return self.file.path
 
     def read(self) -> bytes:
         """
@@ -46,7 +48,7 @@ class Candidate(NamedTuple):
             ValueError: if the member of a zip file is damaged.
         """
         if self.source.dataset is None:
-            return SourceFile(self.container, self.name, self.is_zipped).read()
+            return self.file.read()
         return encoded_bytes(_open_dataset(self.source)[int(self.name)]["image"])
 
 
@@ -71,9 +73,8 @@ class Candidates:
     def __iter__(self) -> Iterator[Candidate]:
         for batch in self.table.to_batches(max_chunksize=1000):
             for source, container, name in zip(*(column.to_pylist() for column in batch.columns)):
-                yield Candidate(
-                    self.sources[source], self.containers[container][0], name, self.containers[container][1]
-                )
+                path, is_zipped = self.containers[container]
+                yield Candidate(self.sources[source], SourceFile(path, name, is_zipped))
 
     @property
     def source_numbers(self) -> np.ndarray:
@@ -148,7 +149,8 @@ def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
         classes, small_classes = len(class_sizes), sum(size < source.images_per_class for size in class_sizes)
         fingerprint = hashlib.sha256()
     else:
-        images = SourceFiles(_thermal_folder(str(source.path))).images(".").values()
+        inner = os.path.join(str(source.path), THERMAL)
+        images = SourceFiles(inner if os.path.isdir(inner) else str(source.path)).images(".").values()
         thermal = [file for file in images if THERMAL in file.name.split("/")[:-1]]
         files = thermal or list(images)
         found, fingerprint = len(files), hashlib.sha256()
@@ -164,11 +166,6 @@ def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
                 archives.add(path)
             fingerprint.update(f"{file.name}\0".encode())
     return files, SourceCount(found, len(files), fingerprint.hexdigest()[:16], classes, small_classes)
-
-
-def _thermal_folder(path: str) -> str:
-    inner = os.path.join(path, THERMAL)
-    return inner if os.path.isdir(inner) else path
 
 
 def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int]]:
