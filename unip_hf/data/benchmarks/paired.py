@@ -28,13 +28,10 @@ class PairedBenchmark(InfraredBenchmark):
     ANNOTATIONS: str
 
     def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
-        is_whole, modality = not self.config.allow_partial, self.config.modality
         splits = {}
         for split in self.NUM_EXAMPLES:
-            thermal = self.find_images(files, f"{split}/{self.THERMAL}", is_required=is_whole and modality != "rgb")
-            rgb = self.find_images(files, f"{split}/{self.RGB}", is_required=is_whole and modality != "thermal")
-            annotations = self.find_images(files, f"{split}/{self.ANNOTATIONS}", is_required=is_whole)
-            splits[split] = self.pair_folders(f"the folder {split!r}", thermal, annotations, rgb)
+            folders = ([f"{split}/{folder}"] for folder in (self.THERMAL, self.ANNOTATIONS, self.RGB))
+            splits[split] = self.pair_folders(files, f"the folder {split!r}", *folders)
         return splits
 
 

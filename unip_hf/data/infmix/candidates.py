@@ -139,21 +139,22 @@ def list_candidates(sources: Sequence[InfMixSource]) -> tuple[Candidates, list[S
 
 
 def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
-    classes, small_classes = None, 0
+    classes, small_classes, fingerprint = None, 0, hashlib.sha256()
     if source.dataset is not None:
         rows = _open_dataset(source)
         files = [SourceFile("", f"{number:07d}", False) for number in range(len(rows))]
-        found, fingerprint = len(files), hashlib.sha256(_fingerprint_of_dataset(source, rows).encode())
+        found = len(files)
+        fingerprint.update(_fingerprint_of_dataset(source, rows).encode())
     elif source.images_per_class is not None:
-        files, found, class_sizes = _list_classes(source)
+        files, class_sizes = _list_classes(source)
+        found = sum(class_sizes)
         classes, small_classes = len(class_sizes), sum(size < source.images_per_class for size in class_sizes)
-        fingerprint = hashlib.sha256()
     else:
         inner = os.path.join(str(source.path), THERMAL)
         images = SourceFiles(inner if os.path.isdir(inner) else str(source.path)).images(".").values()
         thermal = [file for file in images if THERMAL in file.name.split("/")[:-1]]
         files = thermal or list(images)
-        found, fingerprint = len(files), hashlib.sha256()
+        found = len(files)
     files = files[:: source.every][: source.limit]
     if source.path is not None:
         archives = set()
@@ -168,8 +169,8 @@ def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
     return files, SourceCount(found, len(files), fingerprint.hexdigest()[:16], classes, small_classes)
 
 
-def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int]]:
-    """The wanted files, how many there are, and how many in each class. It holds the names of one class at a time."""
+def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], list[int]]:
+    """The wanted files, and how many there are in each class. It holds the names of one class at a time."""
     root = os.path.abspath(str(source.path))
     if not os.path.isdir(root):
         raise ValueError(
@@ -185,7 +186,7 @@ def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int
             raise ValueError(f"The folder {os.path.join(root, folder)!r} has several images {stem!r}. Remove one.")
         class_sizes.append(len(names))
         files += [SourceFile(root, f"{folder}/{name}", False) for name in names[: source.images_per_class]]
-    return files, sum(class_sizes), class_sizes
+    return files, class_sizes
 
 
 @functools.cache
