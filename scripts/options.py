@@ -95,7 +95,7 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-DATASETS = "scenes, soda, mfnet, scut-seg, msrs, pst900, fmb,\nnyuv2-depth, sun-rgbd-depth, ade20k"
+DATASETS = "scenes, or a benchmark such as soda or mfnet;\nan unknown name lists all"
 
 
 def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = False) -> Any:

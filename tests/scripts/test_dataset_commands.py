@@ -13,7 +13,6 @@ from unip_hf.data import draw_scene
 from unip_hf.data.labelled import BUILDERS
 from unip_hf.scripts import check_dataset, show_dataset
 from unip_hf.scripts.cli import run
-from unip_hf.scripts.options import DATASETS
 
 
 @pytest.fixture
@@ -29,8 +28,9 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
-def test_the_help_names_every_labelled_dataset() -> None:
-    assert re.split(r",\s+", DATASETS) == list(BUILDERS)
+def test_an_unknown_name_lists_every_labelled_dataset(capsys: pytest.CaptureFixture) -> None:
+    assert run(check_dataset.main, ["--dataset", "sodda"]) == 2
+    assert f"There are folder, {', '.join(BUILDERS)}, and" in " ".join(capsys.readouterr().err.split())
 
 
 def test_check_dataset_prints_a_table_and_writes_reports(folder: Path, capsys: pytest.CaptureFixture) -> None:

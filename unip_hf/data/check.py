@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,9 +110,7 @@ class DatasetReport:
         """
         if not self.has_errors:
             return
-        first = " ".join(
-            str(Problem(e.severity, e.message, e.split, e.files[:1], e.num_files)) for e in self.errors[:3]
-        )
+        first = " ".join(str(replace(error, files=error.files[:1])) for error in self.errors[:3])
         more = f" There are {len(self.errors)} kinds of error." if len(self.errors) > 3 else ""
         raise ValueError(f"The dataset cannot be used. {first}{more} `unip check-dataset` shows all.")
 

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .samples import read_batches
 
 
+BUFFER_SIZE = 1000  # rows that each worker shuffles with one another
 ReadImages = Callable[[Sequence[dict[str, Any]], Sequence[str], Sequence[str]], torch.Tensor]
 
 
@@ -31,7 +32,6 @@ class StreamPass(IterableDataset):
         seed, epoch (`int`): Determine the order and the random numbers.
         key (`str`): Start of the keys of the random numbers.
         num_skipped (`int`): Pieces of each worker that are not decoded.
-        buffer_size (`int`): Rows that are shuffled with one another.
 
     Yields:
         What `read_images` returns. For a skipped piece, the number of its images as an `int`. An error is yielded as
@@ -47,7 +47,6 @@ class StreamPass(IterableDataset):
     epoch: int
     key: str
     num_skipped: int
-    buffer_size: int
 
     def __iter__(self) -> Iterator[torch.Tensor | int | Exception]:
         worker = get_worker_info()
@@ -55,7 +54,7 @@ class StreamPass(IterableDataset):
         rows = self.share.shard(num_workers, index, contiguous=False)  # before shuffling, so that it stays the same
         generator = np.random.default_rng((self.seed, self.epoch, index))  # the same in all processes
         # With several shards at a time, datasets 5.2 sleeps for five seconds at the end.
-        rows = rows.shuffle(generator=generator, buffer_size=self.buffer_size, max_buffer_input_shards=1)
+        rows = rows.shuffle(generator=generator, buffer_size=BUFFER_SIZE, max_buffer_input_shards=1)
         try:
             for number, batch in enumerate(rows.iter(self.batch_size * self.every)):
                 images = batch["image"][self.offset :: self.every]
@@ -78,7 +77,6 @@ def read_stream(
     seed: int = 0,
     first_batch: int = 0,
     num_workers: int = 2,
-    buffer_size: int = 1000,
 ) -> Iterator[torch.Tensor]:
     """
     Endless shuffled batches for one of several processes, epoch after epoch. One batch may hold images of two epochs.
@@ -96,7 +94,6 @@ def read_stream(
             read, to count its images, and hardly any of it is decoded.
         num_workers (`int`, *optional*, defaults to 2): Processes that read, at most one for each shard, or 0 to read
             in this process.
-        buffer_size (`int`, *optional*, defaults to 1000): Rows that each worker shuffles with one another.
 
     Yields:
         Tensors from `read_images`, joined and cut to `batch_size`.
@@ -115,8 +112,8 @@ def read_stream(
         # A DataLoader takes pieces from its workers in turn, so these come before the first batch.
         num_skipped = num_before // (batch_size * max(1, num_workers))
         key, num_images = f"{seed} {epoch} {process_index}", 0
-        settings = (every, offset, seed, epoch, key, num_skipped, buffer_size)
-        for piece in read_batches(StreamPass(share, read_images, batch_size, *settings), num_workers=num_workers):
+        pieces = StreamPass(share, read_images, batch_size, every, offset, seed, epoch, key, num_skipped)
+        for piece in read_batches(pieces, num_workers=num_workers):
             length = piece if isinstance(piece, int) else len(piece)
             num_images += length
             start = min(num_before, length)

@@ -243,22 +243,14 @@ def read_crops(
     Raises:
         ValueError: if there are no images, or a file cannot be used. The message names it.
     """
+    place = process_index, num_processes, seed, first_batch
     if isinstance(rows, datasets.IterableDataset):
-        stream = read_stream(
-            without_decoding(rows.select_columns(["image"])),
-            crop.batch,
-            batch_size,
-            process_index,
-            num_processes,
-            seed,
-            first_batch,
-            num_workers,
-        )
-        for images in stream:
+        encoded = without_decoding(rows.select_columns(["image"]))
+        for images in read_stream(encoded, crop.batch, batch_size, *place, num_workers):
             yield {"images": images.pin_memory() if pin_memory else images}
     else:
         samples = CropSamples(rows, crop, seed)
-        order = ShuffledBatches(len(samples), batch_size, process_index, num_processes, seed, first_batch)
+        order = ShuffledBatches(len(samples), batch_size, *place)
         yield from read_batches(samples, order, num_workers=num_workers, pin_memory=pin_memory)
 
 

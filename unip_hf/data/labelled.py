@@ -38,7 +38,12 @@ def load_labelled(
         check_prepared(data_dir, name, config_name, default_config_name, allow_partial)
         return load_parquet(files, data_dir, streaming, num_proc)
     if name == "folder":
-        loaded = dataset_from_scan(_scan_without_problems(_given(data_dir)))
+        scan = scan_folder(_given(data_dir))
+        if scan.problems:
+            count = len(scan.problems)
+            more = f" There are {count} such problems; `unip check-dataset` lists all." if count > 3 else ""
+            raise ValueError(" ".join(scan.problems[:3]) + more)
+        loaded = dataset_from_scan(scan)
         if streaming:
             return datasets.IterableDatasetDict(
                 {split: rows.to_iterable_dataset(num_shards=min(64, len(rows))) for split, rows in loaded.items()}
@@ -140,15 +145,6 @@ def _given(data_dir: str | os.PathLike | None) -> Path:
     if data_dir is None:
         raise ValueError('The dataset "folder" needs data_dir, the folder that holds images and masks.')
     return Path(data_dir)
-
-
-def _scan_without_problems(data_dir: Path) -> FolderScan:
-    scan = scan_folder(data_dir)
-    if scan.problems:
-        count = len(scan.problems)
-        more = f" There are {count} such problems; `unip check-dataset` lists all." if count > 3 else ""
-        raise ValueError(" ".join(scan.problems[:3]) + more)
-    return scan
 
 
 __all__ = ["BUILDERS", "LABELLED_NAMES", "dataset_from_scan", "load_id2label", "load_labelled", "select_split"]

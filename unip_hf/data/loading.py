@@ -28,8 +28,7 @@ def load_infrared_dataset(
         name (`str`):
             - "folder": your own images and masks in one of the layouts of [`scan_folder`], read in place.
             - "scenes": drawn street scenes (400 train, 50 validation, 50 test).
-            - "soda", "mfnet", "scut-seg", "msrs", "pst900", "fmb", "nyuv2-depth", "sun-rgbd-depth", "ade20k": the
-              benchmarks, from the files that you downloaded.
+            - "soda", "mfnet" and the other keys of `BENCHMARKS`: the benchmarks, from the files that you downloaded.
             - "infmix": unlabelled images for pre-training, the published set or what `unip prepare-infmix` wrote.
 
             Scenes and benchmarks are checked and copied into the cache of `datasets` once, unless `streaming`.

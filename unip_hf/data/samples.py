@@ -7,6 +7,7 @@ workers and interruptions do not change a training.
 import atexit
 import weakref
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,7 @@ def _collate_or_hand_on(samples: Any) -> Any:
     return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
 
 
+@dataclass(eq=False)
 class ShuffledBatches(Sampler[list[tuple[int, int]]]):
     """
     Endless batches of keys `(epoch, row)` for one of several processes. All processes together walk through one
@@ -135,23 +137,16 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         ValueError: if there are no rows.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        process_index: int = 0,
-        num_processes: int = 1,
-        seed: int = 0,
-        first_batch: int = 0,
-    ):
-        if num_rows < 1:
+    num_rows: int
+    batch_size: int
+    process_index: int = 0
+    num_processes: int = 1
+    seed: int = 0
+    first_batch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
             raise ValueError("There is nothing to train on, because the dataset is empty.")
-        self.num_rows = num_rows
-        self.batch_size = batch_size
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.seed = seed
-        self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)

@@ -99,21 +99,14 @@ def _person(canvas: _Canvas, generator: np.random.Generator, x: float, y: float,
     height = 0.55 * size
     clothes, stride = max(ambient + 2, generator.uniform(20, 29)), generator.uniform(0.02, 0.12) * height
     for leg in (-1, 1):
-        foot = x + leg * stride
-        points = [
-            (x - 0.07 * height, y - 0.5 * height),
-            (x + 0.07 * height, y - 0.5 * height),
-            (foot + 1, y),
-            (foot - 1, y),
-        ]
+        foot, hip = x + leg * stride, y - 0.5 * height
+        points = [(x - 0.07 * height, hip), (x + 0.07 * height, hip), (foot + 1, y), (foot - 1, y)]
         canvas.paint("polygon", points, "person", clothes - 2, 0.97)
-    canvas.paint(
-        "ellipse", [(x - 0.13 * height, y - 0.85 * height), (x + 0.13 * height, y - 0.4 * height)], "person", clothes
-    )
+    trunk = [(x - 0.13 * height, y - 0.85 * height), (x + 0.13 * height, y - 0.4 * height)]
+    canvas.paint("ellipse", trunk, "person", clothes)
     r = 0.075 * height
-    canvas.paint(
-        "ellipse", [(x - r, y - height), (x + r, y - height + 2.2 * r)], "person", generator.uniform(31, 35), 0.98
-    )
+    head = [(x - r, y - height), (x + r, y - height + 2.2 * r)]
+    canvas.paint("ellipse", head, "person", generator.uniform(31, 35), 0.98)
 
 
 def draw_scene(seed: int, height: int = 256, width: int = 320) -> tuple[np.ndarray, np.ndarray]:

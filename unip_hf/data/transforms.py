@@ -102,35 +102,18 @@ class PhotometricDistortion(v2.Transform):
     """
     Changes brightness, contrast, saturation and hue, each with probability one half. Contrast comes before or after
     the last two at random. Images of one channel have neither saturation nor hue. Values are clipped to 0..1.
-
-    Args:
-        brightness (`float`, *optional*, defaults to 32 / 255): Largest value that is added or subtracted.
-        contrast, saturation (`tuple[float, float]`, *optional*, default to `(0.5, 1.5)`): Range of the factor.
-        hue (`float`, *optional*, defaults to 0.1): Largest shift, as a share of the colour circle.
     """
 
-    def __init__(
-        self,
-        brightness: float = 32 / 255,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        saturation: tuple[float, float] = (0.5, 1.5),
-        hue: float = 0.1,
-    ):
-        super().__init__()
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
+    RANGES = {  # of the summand, of two factors, and of the shift as a share of the colour circle
+        "brightness": (-32 / 255, 32 / 255),
+        "contrast": (0.5, 1.5),
+        "saturation": (0.5, 1.5),
+        "hue": (-0.1, 0.1),
+    }
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        ranges = {
-            "brightness": (-self.brightness, self.brightness),
-            "contrast": self.contrast,
-            "saturation": self.saturation,
-            "hue": (-self.hue, self.hue),
-        }
         params: dict[str, Any] = {
-            name: uniform(*limits) if torch.rand(()) < 0.5 else None for name, limits in ranges.items()
+            name: uniform(*limits) if torch.rand(()) < 0.5 else None for name, limits in self.RANGES.items()
         }
         return {**params, "contrast_comes_first": torch.rand(()) < 0.5}
 

@@ -1,5 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Published benchmarks, read from the files that their authors distribute."""
+"""
+Published benchmarks, read from the files that their authors distribute. A class with a `NAME` that is imported here is
+a data set of that name.
+"""
+# ruff: noqa: F401
 
 from .ade20k import ADE20K
 from .base import BenchmarkConfig, InfraredBenchmark, Row
@@ -11,15 +15,7 @@ from .soda import SODA
 
 
 BENCHMARKS: dict[str, type[InfraredBenchmark]] = {
-    "soda": SODA,
-    "mfnet": MFNet,
-    "scut-seg": SCUTSeg,
-    "msrs": MSRS,
-    "pst900": PST900,
-    "fmb": FMB,
-    "nyuv2-depth": NYUv2Depth,
-    "sun-rgbd-depth": SUNRGBDDepth,
-    "ade20k": ADE20K,
+    value.NAME: value for value in list(globals().values()) if hasattr(value, "NAME")
 }
 
 __all__ = ["BENCHMARKS", "BenchmarkConfig", "InfraredBenchmark", "Row"]

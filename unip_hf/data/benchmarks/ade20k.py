@@ -15,6 +15,7 @@ class ADE20K(InfraredBenchmark):
     none of them. As is usual, 1 is subtracted from the ids, and 0 becomes 255 (ignore).
     """
 
+    NAME = "ade20k"
     TITLE = "ADE20K (scene parsing challenge, 150 classes)"
     HOMEPAGE = "https://groups.csail.mit.edu/vision/datasets/ADE20K"
     LICENSE = "images for non-commercial research and education only, annotations BSD-3-Clause; see the homepage"
@@ -53,13 +54,12 @@ class ADE20K(InfraredBenchmark):
     DEFAULT_CONFIG_NAME = "rgb"
 
     def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
-        is_whole = not self.config.allow_partial
-        splits = {}
-        for split, folder in {"train": "training", "validation": "validation"}.items():
-            images = self.find_images(files, f"images/{folder}", is_required=is_whole)
-            annotations = self.find_images(files, f"annotations/{folder}", is_required=is_whole)
-            splits[split] = self.pair_folders(f"the folder {folder!r}", {}, annotations, images)
-        return splits
+        return {
+            split: self.pair_folders(
+                files, f"the folder {folder!r}", [], [f"annotations/{folder}"], [f"images/{folder}"]
+            )
+            for split, folder in {"train": "training", "validation": "validation"}.items()
+        }
 
 
 __all__ = ["ADE20K"]

@@ -87,6 +87,7 @@ class InfraredBenchmark(ChunkedBuilder):
     VERSION = VERSION
 
     # Facts that a subclass states.
+    NAME: str  # what load_infrared_dataset calls it
     TITLE: str
     HOMEPAGE: str
     LICENSE: str
@@ -210,10 +211,20 @@ class InfraredBenchmark(ChunkedBuilder):
         self.leave_out(f"names in {source} without files", missing)
         return rows
 
-    def pair_folders(self, source: str, thermal: Images, annotations: Images, rgb: Images | None = None) -> list[Row]:
-        """As [`pair`], for all names that occur in any of the folders."""
-        names = sorted({*thermal, *annotations, *(rgb or {})})
-        return self.pair(names, thermal, annotations, rgb, source)
+    def pair_folders(
+        self,
+        files: SourceFiles,
+        source: str,
+        thermal: Iterable[str],
+        annotations: Iterable[str],
+        rgb: Iterable[str] = (),
+    ) -> list[Row]:
+        """As [`pair`], for all files in the first of these folders each that exists, as in [`find_images`]."""
+        is_whole, modality = not self.config.allow_partial, self.config.modality
+        images = self.find_images(files, *thermal, is_required=is_whole and modality != "rgb")
+        visible = self.find_images(files, *rgb, is_required=is_whole and modality in ("rgb", "both"))
+        masks = self.find_images(files, *annotations, is_required=is_whole)
+        return self.pair(sorted({*images, *visible, *masks}), images, masks, visible, source)
 
     def leave_out(self, reason: str, names: Iterable[str]) -> None:
         """Counts what is left out, for the warning. `reason` says in the plural what it is, such as "copies"."""

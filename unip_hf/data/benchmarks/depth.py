@@ -93,6 +93,7 @@ class NYUv2Depth(DepthBenchmark):
     CVPR 2013.
     """
 
+    NAME = "nyuv2-depth"
     TITLE = "NYU Depth V2"
     HOMEPAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
     LICENSE = "see the homepage"
@@ -118,6 +119,7 @@ class SUNRGBDDepth(DepthBenchmark):
     The 37 classes are the first 37 of the 40 of NYU Depth V2.
     """
 
+    NAME = "sun-rgbd-depth"
     TITLE = "SUN RGB-D"
     HOMEPAGE = "https://rgbd.cs.princeton.edu"
     LICENSE = "see the homepage"

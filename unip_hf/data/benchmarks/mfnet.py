@@ -49,6 +49,7 @@ class MFNet(InfraredBenchmark):
     ]
     DEFAULT_CONFIG_NAME = "thermal"
 
+    NAME = "mfnet"
     TITLE = "MFNet"
     HOMEPAGE = "https://www.mi.t.u-tokyo.ac.jp/static/projects/mil_multispectral/"
     LICENSE = "not stated by the authors; for research"

@@ -28,13 +28,10 @@ class PairedBenchmark(InfraredBenchmark):
     ANNOTATIONS: str
 
     def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
-        is_whole, modality = not self.config.allow_partial, self.config.modality
         splits = {}
         for split in self.NUM_EXAMPLES:
-            thermal = self.find_images(files, f"{split}/{self.THERMAL}", is_required=is_whole and modality != "rgb")
-            rgb = self.find_images(files, f"{split}/{self.RGB}", is_required=is_whole and modality != "thermal")
-            annotations = self.find_images(files, f"{split}/{self.ANNOTATIONS}", is_required=is_whole)
-            splits[split] = self.pair_folders(f"the folder {split!r}", thermal, annotations, rgb)
+            folders = ([f"{split}/{folder}"] for folder in (self.THERMAL, self.ANNOTATIONS, self.RGB))
+            splits[split] = self.pair_folders(files, f"the folder {split!r}", *folders)
         return splits
 
 
@@ -44,6 +41,7 @@ class MSRS(PairedBenchmark):
     classes, and thermal images of higher contrast: 8-bit, 640x480 pixels, 1,083 train and 361 test.
     """
 
+    NAME = "msrs"
     TITLE = "MSRS (multi-spectral road scenarios)"
     HOMEPAGE = "https://github.com/Linfeng-Tang/MSRS"
     LICENSE = "see the homepage"
@@ -77,6 +75,7 @@ class PST900(PairedBenchmark):
     size is accepted, too.
     """
 
+    NAME = "pst900"
     TITLE = "PST900 (Penn subterranean thermal 900)"
     HOMEPAGE = "https://github.com/ShreyasSkandanS/pst900_thermal_rgb"
     LICENSE = "see the homepage"
@@ -115,6 +114,7 @@ class FMB(PairedBenchmark):
     The masks hold id 0 where there is none of them, which is the class "background" here.
     """
 
+    NAME = "fmb"
     TITLE = "FMB (full-time multi-modality benchmark)"
     HOMEPAGE = "https://github.com/JinyuanLiu-CV/SegMiF"
     LICENSE = "see the homepage"

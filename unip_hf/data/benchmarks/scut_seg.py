@@ -45,6 +45,7 @@ class SCUTSeg(InfraredBenchmark):
     ]
     DEFAULT_CONFIG_NAME = "raw"
 
+    NAME = "scut-seg"
     TITLE = "SCUT-Seg"
     HOMEPAGE = "https://doi.org/10.1016/j.infrared.2020.103628"
     LICENSE = "not stated by the authors; for research"
@@ -76,20 +77,15 @@ or
     )
 
     def find_rows(self, files: SourceFiles) -> dict[str, list[Row]]:
-        is_required = not self.config.allow_partial
         if files.find_folder(*_folders("train", IMAGE_FOLDERS)) is not None:
             splits = {}
             for split, names in SPLIT_NAMES.items():
                 image_folders = [folder for name in names for folder in _folders(name, IMAGE_FOLDERS)]
                 annotation_folders = [folder for name in names for folder in _folders(name, ANNOTATION_FOLDERS)]
-                splits[split] = self.pair_folders(
-                    f"the folder {split!r}",
-                    self.find_images(files, *image_folders, is_required=is_required),
-                    self.find_images(files, *annotation_folders, is_required=is_required),
-                )
+                splits[split] = self.pair_folders(files, f"the folder {split!r}", image_folders, annotation_folders)
             return splits
         images = self.find_images(files, *IMAGE_FOLDERS)
-        annotations = self.find_images(files, *ANNOTATION_FOLDERS, is_required=is_required)
+        annotations = self.find_images(files, *ANNOTATION_FOLDERS, is_required=not self.config.allow_partial)
         splits = {}
         for split, names in SPLIT_NAMES.items():
             lists = [f"{name}.txt" for name in names]

@@ -43,6 +43,7 @@ class SODA(InfraredBenchmark):
     ]
     DEFAULT_CONFIG_NAME = "segmentation_class_png"
 
+    NAME = "soda"
     TITLE = "SODA"
     HOMEPAGE = "https://arxiv.org/abs/1907.10303"
     LICENSE = "not stated by the authors; for research"

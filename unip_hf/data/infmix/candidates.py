@@ -25,19 +25,21 @@ from .sources import THERMAL, InfMixSource, is_image
 
 
 class Candidate(NamedTuple):
-    """One image of a source: the file `name` in a folder or a zip file, or the row of that number in a dataset."""
+    """One image of a source: a file, or the row of a dataset whose number is the name of the file."""
 
     source: InfMixSource
-    container: str
-    name: str
-    is_zipped: bool
+    file: SourceFile
+
+    @property
+    def name(self) -> str:
+        return self.file.name
 
     @property
     def path(self) -> str:
         """What messages call it."""
         if self.source.dataset is not None:
             return f"row {int(self.name)} of the dataset {self.source.dataset}"
-        return SourceFile(self.container, self.name, self.is_zipped).path
+        return self.file.path
 
     def read(self) -> bytes:
         """
@@ -46,7 +48,7 @@ class Candidate(NamedTuple):
             ValueError: if the member of a zip file is damaged.
         """
         if self.source.dataset is None:
-            return SourceFile(self.container, self.name, self.is_zipped).read()
+            return self.file.read()
         return encoded_bytes(_open_dataset(self.source)[int(self.name)]["image"])
 
 
@@ -71,9 +73,8 @@ class Candidates:
     def __iter__(self) -> Iterator[Candidate]:
         for batch in self.table.to_batches(max_chunksize=1000):
             for source, container, name in zip(*(column.to_pylist() for column in batch.columns)):
-                yield Candidate(
-                    self.sources[source], self.containers[container][0], name, self.containers[container][1]
-                )
+                path, is_zipped = self.containers[container]
+                yield Candidate(self.sources[source], SourceFile(path, name, is_zipped))
 
     @property
     def source_numbers(self) -> np.ndarray:
@@ -138,20 +139,22 @@ def list_candidates(sources: Sequence[InfMixSource]) -> tuple[Candidates, list[S
 
 
 def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
-    classes, small_classes = None, 0
+    classes, small_classes, fingerprint = None, 0, hashlib.sha256()
     if source.dataset is not None:
         rows = _open_dataset(source)
         files = [SourceFile("", f"{number:07d}", False) for number in range(len(rows))]
-        found, fingerprint = len(files), hashlib.sha256(_fingerprint_of_dataset(source, rows).encode())
+        found = len(files)
+        fingerprint.update(_fingerprint_of_dataset(source, rows).encode())
     elif source.images_per_class is not None:
-        files, found, class_sizes = _list_classes(source)
+        files, class_sizes = _list_classes(source)
+        found = sum(class_sizes)
         classes, small_classes = len(class_sizes), sum(size < source.images_per_class for size in class_sizes)
-        fingerprint = hashlib.sha256()
     else:
-        images = SourceFiles(_thermal_folder(str(source.path))).images(".").values()
+        inner = os.path.join(str(source.path), THERMAL)
+        images = SourceFiles(inner if os.path.isdir(inner) else str(source.path)).images(".").values()
         thermal = [file for file in images if THERMAL in file.name.split("/")[:-1]]
         files = thermal or list(images)
-        found, fingerprint = len(files), hashlib.sha256()
+        found = len(files)
     files = files[:: source.every][: source.limit]
     if source.path is not None:
         archives = set()
@@ -166,13 +169,8 @@ def _list_source(source: InfMixSource) -> tuple[list[SourceFile], SourceCount]:
     return files, SourceCount(found, len(files), fingerprint.hexdigest()[:16], classes, small_classes)
 
 
-def _thermal_folder(path: str) -> str:
-    inner = os.path.join(path, THERMAL)
-    return inner if os.path.isdir(inner) else path
-
-
-def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int]]:
-    """The wanted files, how many there are, and how many in each class. It holds the names of one class at a time."""
+def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], list[int]]:
+    """The wanted files, and how many there are in each class. It holds the names of one class at a time."""
     root = os.path.abspath(str(source.path))
     if not os.path.isdir(root):
         raise ValueError(
@@ -188,7 +186,7 @@ def _list_classes(source: InfMixSource) -> tuple[list[SourceFile], int, list[int
             raise ValueError(f"The folder {os.path.join(root, folder)!r} has several images {stem!r}. Remove one.")
         class_sizes.append(len(names))
         files += [SourceFile(root, f"{folder}/{name}", False) for name in names[: source.images_per_class]]
-    return files, sum(class_sizes), class_sizes
+    return files, class_sizes
 
 
 @functools.cache

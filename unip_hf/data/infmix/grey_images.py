@@ -82,21 +82,18 @@ def to_8_bits(image: np.ndarray) -> np.ndarray:
     return (_default_processor().scale_intensities(image) * 255 + 0.5).astype(np.uint8)
 
 
-def to_16_bits(image: np.ndarray) -> np.ndarray:
-    """Keeps integers that fit into uint16, and scales other values between percentiles of the image."""
-    if image.dtype.kind in "ui" and image.min() >= 0 and image.max() <= 65535:
-        return image.astype(np.uint16)
-    return (_default_processor().scale_intensities(image) * 65535 + 0.5).astype(np.uint16)
-
-
-def limit_size(image: np.ndarray, shortest_edge: int | None) -> np.ndarray:
+def prepare_grey(image: np.ndarray, shortest_edge: int | None, image_format: str) -> np.ndarray:
     """
-    Shrinks an image (bicubic, antialiased) so that its shorter side has at most `shortest_edge` pixels.
-
-    Args:
-        image (`np.ndarray` of shape `(height, width)`): uint8 or uint16.
-        shortest_edge (`int`, *optional*): Pixels. `None` keeps the size.
+    What is written of an image from [`read_grey`]: 8 bits, or 16 if it has more than 8 and the format is PNG. Integers
+    that fit are kept, and other values are scaled between percentiles of the image. The shorter side is shrunk
+    (bicubic, antialiased) to at most `shortest_edge` pixels, if there is such a limit.
     """
+    if image_format != "png" or image.dtype == np.uint8:
+        image = to_8_bits(image)
+    elif image.dtype.kind in "ui" and image.min() >= 0 and image.max() <= 65535:
+        image = image.astype(np.uint16)
+    else:
+        image = (_default_processor().scale_intensities(image) * 65535 + 0.5).astype(np.uint16)
     height, width = image.shape
     if shortest_edge is None or min(height, width) <= shortest_edge:
         return image
@@ -105,10 +102,4 @@ def limit_size(image: np.ndarray, shortest_edge: int | None) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))  # (h, w)
 
 
-def prepare_grey(image: np.ndarray, shortest_edge: int | None, image_format: str) -> np.ndarray:
-    """What is written of an image from [`read_grey`]: 8 bits, or 16 if it has more than 8 and the format is PNG."""
-    keeps_depth = image_format == "png" and image.dtype != np.uint8
-    return limit_size(to_16_bits(image) if keeps_depth else to_8_bits(image), shortest_edge)
-
-
-__all__ = ["UnusableImage", "limit_size", "prepare_grey", "read_grey", "to_8_bits", "to_16_bits"]
+__all__ = ["UnusableImage", "prepare_grey", "read_grey", "to_8_bits"]

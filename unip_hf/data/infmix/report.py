@@ -4,7 +4,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class InfMixReport:
         table: np.ndarray,
         looked_up: Sequence[dict[str, int]],
         histogram: np.ndarray,
-        paths: Sequence[Path],
+        paths: Iterable[Path],
     ) -> "InfMixReport":
         """
         Args:
@@ -81,7 +81,7 @@ class InfMixReport:
             table (`np.ndarray` of shape `(sources, outcomes)`): int64, numbers of images.
             looked_up (`Sequence[dict]`): `damaged` and `matches` of each evaluation set.
             histogram (`np.ndarray` of shape `(256,)`): int64, pixels by grey value.
-            paths (`Sequence[Path]`): The shards.
+            paths (`Iterable[Path]`): The shards.
         """
         sources = [
             {

@@ -70,7 +70,11 @@ def prepare_infmix(
     output_dir = Path(output_dir)
     candidates, counts = list_candidates(sources)
     evaluation, evaluation_counts = list_candidates(evaluation_sets) if evaluation_sets else (None, [])
-    plan = _make_plan(settings, sources, counts, evaluation_sets, evaluation_counts)
+    plan = {
+        "settings": dataclasses.asdict(settings),
+        "sources": list(map(_describe, sources, counts)),
+        "evaluation_sets": list(map(_describe, evaluation_sets, evaluation_counts)),
+    }
     finished = open_output_dir(output_dir, plan, overwrite)
     if finished is not None:
         return finished
@@ -86,38 +90,27 @@ def prepare_infmix(
         raise ValueError("No image is left. All are too dark, damaged, or in an evaluation set.")
     table[:, Outcome.KEPT] = 0  # the shards may still find some too dark or damaged
     histogram = np.zeros(256, dtype=np.int64)
-    paths = _write_shards(candidates, kept, settings, output_dir, num_workers)
-    for path in paths:
+    num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
+    num_shards = min(num_shards, len(kept))
+    name = f"train-{{:05d}}-of-{num_shards:05d}.parquet"
+    slices = np.array_split(kept, num_shards)
+    shards = {output_dir / "data" / name.format(number): positions for number, positions in enumerate(slices)}
+    _write_missing(write_shard, "Writing images", shards, candidates, settings, num_workers)
+    for path in shards:
         written = json.loads(pq.read_metadata(path).metadata[b"infmix"])
         table += np.array(written["outcomes"])
         histogram += np.array(written["histogram"])
     if not histogram.sum():
         raise ValueError("No image is left. All are too dark or damaged.")
-    report = InfMixReport.from_counts(plan, counts, table, looked_up, histogram, paths)
+    report = InfMixReport.from_counts(plan, counts, table, looked_up, histogram, shards)
     write_finished(output_dir, report)
     return report
 
 
-def _make_plan(
-    settings: InfMixSettings,
-    sources: Sequence[InfMixSource],
-    counts: Sequence[SourceCount],
-    evaluation_sets: Sequence[InfMixSource],
-    evaluation_counts: Sequence[SourceCount],
-) -> dict[str, Any]:
-    """All that the content depends on. Paths are left out, because the folder may be given to others."""
-
-    def describe(source: InfMixSource, count: SourceCount) -> dict[str, Any]:
-        fields = {
-            name: value for name, value in dataclasses.asdict(source).items() if name not in ("path", "data_dir")
-        }
-        return {**fields, "images": count.taken, "fingerprint": count.fingerprint}
-
-    return {
-        "settings": dataclasses.asdict(settings),
-        "sources": [describe(source, count) for source, count in zip(sources, counts)],
-        "evaluation_sets": [describe(source, count) for source, count in zip(evaluation_sets, evaluation_counts)],
-    }
+def _describe(source: InfMixSource, count: SourceCount) -> dict[str, Any]:
+    """What of a source the content depends on. Paths are left out, because the folder may be given to others."""
+    fields = {name: value for name, value in dataclasses.asdict(source).items() if name not in ("path", "data_dir")}
+    return {**fields, "images": count.taken, "fingerprint": count.fingerprint}
 
 
 def _choose(
@@ -199,19 +192,6 @@ def look_at_images(candidates: Candidates, settings: InfMixSettings, target: Pat
     with write_whole(target) as staged:
         np.savez(staged, outcomes=outcomes, hashes=hashes)
     return len(candidates)
-
-
-def _write_shards(
-    candidates: Candidates, kept: np.ndarray, settings: InfMixSettings, output_dir: Path, num_workers: int
-) -> list[Path]:
-    """Writes the shards that do not exist yet. Returns the paths of all."""
-    num_shards = SHARD_MULTIPLE * math.ceil(len(kept) / settings.images_per_shard / SHARD_MULTIPLE)
-    num_shards = min(num_shards, len(kept))
-    name = f"train-{{:05d}}-of-{num_shards:05d}.parquet"
-    slices = np.array_split(kept, num_shards)
-    files = {output_dir / "data" / name.format(number): positions for number, positions in enumerate(slices)}
-    _write_missing(write_shard, "Writing images", files, candidates, settings, num_workers)
-    return list(files)
 
 
 def write_shard(candidates: Candidates, settings: InfMixSettings, target: Path) -> int:
