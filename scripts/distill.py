@@ -206,8 +206,8 @@ def prepare_teacher(
     from unip_hf.distillation import DistillationInput, load_teacher, select_layer
 
     patch_size, processor = look_at_students(options)
-    layer: Any = None if options.teacher_layer == "auto" else int(options.teacher_layer)
-    found = found or {"teacher_layer": layer}
+    found = dict(found)  # with `teacher_layer` in a resumed run
+    found.setdefault("teacher_layer", None if options.teacher_layer == "auto" else int(options.teacher_layer))
     teacher = load_teacher(
         options.teacher,
         found["teacher_layer"],
