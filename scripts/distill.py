@@ -224,8 +224,9 @@ def prepare_teacher(
             with accelerator.autocast():
                 images = inputs.for_teacher(sample)
                 choice = select_layer(teacher, images, show_progress=accelerator.is_main_process)
-        found["teacher_layer"], found["teacher_nmi"] = broadcast_object_list(list(choice))
-        teacher.keep_layer(found["teacher_layer"])
+        layer, nmi = broadcast_object_list(list(choice))
+        found |= {"teacher_layer": layer, "teacher_nmi": nmi}
+        teacher.keep_layer(layer)
     if options.last_layer_num_attention_heads not in (None, teacher.num_attention_heads):
         raise ValueError(
             f"--last_layer_num_attention_heads must be that of the teacher, {teacher.num_attention_heads}, got "
