@@ -1,9 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""
-Published benchmarks, read from the files that their authors distribute. A class with a `NAME` that is imported here is
-a data set of that name.
-"""
-# ruff: noqa: F401
+"""Published benchmarks, read from the files that their authors distribute."""
 
 from .ade20k import ADE20K
 from .base import BenchmarkConfig, InfraredBenchmark, Row
@@ -14,8 +10,7 @@ from .scut_seg import SCUTSeg
 from .soda import SODA
 
 
-BENCHMARKS: dict[str, type[InfraredBenchmark]] = {
-    value.NAME: value for value in list(globals().values()) if hasattr(value, "NAME")
-}
+ALL = (SODA, MFNet, SCUTSeg, MSRS, PST900, FMB, NYUv2Depth, SUNRGBDDepth, ADE20K)
+BENCHMARKS: dict[str, type[InfraredBenchmark]] = {benchmark.NAME: benchmark for benchmark in ALL}
 
 __all__ = ["BENCHMARKS", "BenchmarkConfig", "InfraredBenchmark", "Row"]
