@@ -63,7 +63,7 @@ def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> Seg
     Segments an image as `unip predict` does by default.
 
     Args:
-        model: Of [`load_segmentation_model`].
+        model: Model, see [`load_segmentation_model`].
         processor: Its image processor.
         image: `(height, width)` or `(height, width, 3)`, with the depth that the camera gave.
 

@@ -50,7 +50,7 @@ def serve(names: Sequence[str], host: str | None = None, port: int | None = None
     Loads models and serves the page until the process is interrupted or terminated. Nothing is reported to anyone.
 
     Args:
-        names: Of the models: folders, exported files, or names on the Hub. The first one is shown.
+        names: Models: folders, exported files, or names on the Hub. The first one is shown.
         host (*optional*): Address to listen at. By default only this machine can reach the page.
         port (*optional*): By default the first free one from 7860.
         share: Whether to make the page public for a week, through gradio.live.

@@ -42,7 +42,7 @@ def segment_sources(
 
     Args:
         model, processor: Segmentation model and its processor.
-        sources: Of `describe_uploads`.
+        sources: See `describe_uploads`.
         folder: Empty, or to be made.
         on_frame: Called with the number of frames that are done, and with about how many there are.
         max_seconds: Time after which no further frame is begun.

@@ -92,7 +92,7 @@ class Predictor:
 
         Args:
             sources: See [`find_sources`].
-            every: Of a video, take every n-th frame.
+            every: Take every n-th frame of a video.
             unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read or used; without
                 it, the first is raised.
 

@@ -190,7 +190,7 @@ def read_frames(
 
     Args:
         sources: See [`find_sources`].
-        every: Of a video, take every n-th frame; their numbers stay those of the video.
+        every: Take every n-th frame of a video; their numbers stay those of the video.
         is_wanted: Takes a source and the name of one of its frames, and says whether to read it.
         unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read, and the next one is
             read; without it, the first is raised.
