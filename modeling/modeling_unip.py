@@ -128,10 +128,13 @@ class UnipPreTrainedModel(PreTrainedModel):
 
         segmentation = next((kind for kind in SEGMENTATION_MODELS if isinstance(self, kind)), SEGMENTATION_MODELS[0])
         # File and class, as in "modeling_unip.UnipModel": the package differs where this is code out of a checkpoint.
-        files = {
-            kind._auto_class: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-            for kind in (UnipModel, UnipBackbone, UnipForPreTraining, segmentation)
+        models: dict[str, type] = {
+            "AutoModel": UnipModel,
+            "AutoBackbone": UnipBackbone,
+            "AutoModelForPreTraining": UnipForPreTraining,
+            "AutoModelForSemanticSegmentation": segmentation,
         }
+        files = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in models.items()}
         self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}
         super().save_pretrained(save_directory, *args, **kwargs)
 
