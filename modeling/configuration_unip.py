@@ -1,6 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """UNIP model configuration."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -65,11 +67,13 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         feature_layers (`list[int]`, *optional*):
             Blocks that segmentation reads. `None` means the last block. For [`UnipForSemanticSegmentation`] one block
             feeds all four scales (LL-FPN); four blocks, such as `[4, 6, 8, 12]`, give the classic pyramid. For
-            [`UnipForLinearSegmentation`] the listed blocks are concatenated.
+            [`UnipForLinearSegmentation`] the listed blocks are concatenated. With `backbone_config`, these are its
+            stages (of a plain ViT, its blocks; of timm, its feature maps), and `None` means those that it names.
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Bins per side in the pyramid pooling of the head.
         decoder_channels (`int`, *optional*):
-            Channels of the head; `None` means `hidden_size`.
+            Channels of the head; `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
+            most 512.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):
@@ -83,6 +87,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         loss_average (`"valid_pixels"` or `"all_pixels"`, *optional*, defaults to `"valid_pixels"`):
             What the summed cross-entropy is divided by: the pixels that have a label, or all pixels, ignored ones
             included, as in the published code.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of a backbone of [`~transformers.AutoBackbone`] that segmentation reads in place of UNIP's
+            own encoder. The fields of the encoder above, `hidden_size` to `layer_scale_init_value`, then mean nothing,
+            but for `num_channels`, which is the backbone's, and `image_size`, the size that it was trained on.
 
     Example:
 
@@ -95,6 +103,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
 
     model_type = "unip"
     keys_to_ignore_at_inference = ["auxiliary_logits"]
+    sub_configs = {"backbone_config": PreTrainedConfig}
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -121,10 +130,14 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     auxiliary_loss_weight: float | int = 0.4
     semantic_loss_ignore_index: int = 255
     loss_average: Literal["valid_pixels", "all_pixels"] = "valid_pixels"
+    backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.backbone_config is not None:
+            self.backbone_config = make_backbone_config(self.backbone_config, self.feature_layers)
+            self.num_channels = getattr(self.backbone_config, "num_channels", self.num_channels)
         self.stage_names = ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
@@ -180,12 +193,57 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")
-        outside = [number for number in self.feature_layers or () if not 1 <= number <= self.num_hidden_layers]
-        if outside:
-            raise ValueError(
-                f"feature_layers={self.feature_layers} names blocks that do not exist: {outside}. "
-                f"Blocks are numbered from 1 to {self.num_hidden_layers}."
-            )
+        if self.backbone_config is None:
+            check_layers(self.feature_layers or (), "blocks", self.num_hidden_layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a dictionary. `backbone_config` is left out where there is none, so that older files stay as they are."""
+        values = super().to_dict()
+        if values.get("backbone_config") is None:
+            values.pop("backbone_config", None)
+        return values
 
 
-__all__ = ["UNIP_SIZES", "UnipConfig"]
+def check_layers(layers: Sequence[int], what: str, count: int) -> None:
+    """Raises a `ValueError` if `layers` names blocks (or stages) outside 1 to `count`."""
+    outside = [number for number in layers if not 1 <= number <= count]
+    if outside:
+        raise ValueError(
+            f"feature_layers={layers} names {what} that do not exist: {outside}. "
+            f"{what.capitalize()} are numbered from 1 to {count}."
+        )
+
+
+def make_backbone_config(
+    backbone_config: dict[str, Any] | PreTrainedConfig, feature_layers: Sequence[int] | None = None
+) -> PreTrainedConfig:
+    """
+    The configuration of a backbone, as a copy, which names the maps of `feature_layers`, if given, as its outputs.
+
+    Raises:
+        ValueError: if `transformers` has no such model type, or the backbone no such stage.
+    """
+    from transformers import AutoConfig  # whose import may be what imports this file
+
+    if isinstance(backbone_config, dict):
+        if "model_type" not in backbone_config:
+            raise ValueError("backbone_config has no model_type, which says what backbone it is.")
+        config: Any = AutoConfig.for_model(**backbone_config)
+    else:
+        config = copy.deepcopy(backbone_config)
+    if config.model_type == "unip":
+        raise ValueError("backbone_config is for other backbones: leave it out for UNIP's own encoder.")
+    if feature_layers is not None:
+        numbers = sorted(set(feature_layers))
+        if config.model_type == "timm_backbone":  # which alone knows how many maps it has
+            if numbers[:1] and numbers[0] < 1:
+                raise ValueError(f"feature_layers={feature_layers}: feature maps are numbered from 1.")
+            config.out_indices = [number - 1 for number in numbers]
+        else:
+            stages = [name for name in getattr(config, "stage_names", None) or () if name != "stem"]
+            check_layers(feature_layers, "stages", len(stages))
+            config.out_features = [stages[number - 1] for number in numbers]
+    return config
+
+
+__all__ = ["UNIP_SIZES", "UnipConfig", "make_backbone_config"]

@@ -98,7 +98,8 @@ class UnipPreTrainedModel(PreTrainedModel):
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:  # type: ignore[override]
         """
         Resizes the stored position table (bicubic) to another image size. Fine-tuning at 512 px does so once, before
-        training, so that the trained table has one row for each token.
+        training, so that the trained table has one row for each token. With `config.backbone_config` only the
+        configuration changes: such backbones interpolate their positions themselves.
 
         Args:
             image_size (`int` or `(height, width)`): The new size in pixels.
@@ -106,6 +107,9 @@ class UnipPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if it is smaller than one patch.
         """
+        if self.config.backbone_config is not None:  # such backbones interpolate their positions themselves
+            self.config.image_size = image_size
+            return
         embeddings: Any = self.base_model.embeddings
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         grid_size = (height // self.config.patch_size, width // self.config.patch_size)
@@ -134,6 +138,8 @@ class UnipPreTrainedModel(PreTrainedModel):
             "AutoModelForPreTraining": UnipForPreTraining,
             "AutoModelForSemanticSegmentation": segmentation,
         }
+        if self.config.backbone_config is not None:  # which is no encoder of UNIP
+            models = {"AutoModelForSemanticSegmentation": segmentation}
         files = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in models.items()}
         self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -151,11 +157,20 @@ class UnipModel(UnipPreTrainedModel):
 
     def __init__(self, config: UnipConfig, num_layers: int | None = None, add_final_norm: bool = True):
         super().__init__(config)
+        if config.backbone_config is not None:
+            raise ValueError(
+                f"This configuration has the backbone {config.backbone_config.model_type!r} in place of UNIP's "
+                "encoder: only the segmentation models can be built from it."
+            )
         self.embeddings = UnipEmbeddings(config)
         num_layers = config.num_hidden_layers if num_layers is None else num_layers
         self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if add_final_norm else None
         self.post_init()
+
+    def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Height and width of images, rounded up to multiples of the patch size, which is what the maps cover."""
+        return self.embeddings.padded_size(pixel_values)
 
     def feature_maps(self, pixel_values: torch.Tensor, layers: Sequence[int], **kwargs: Any) -> list[torch.Tensor]:
         """
@@ -169,7 +184,7 @@ class UnipModel(UnipPreTrainedModel):
             A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
         """
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
-        padded_height, _ = self.embeddings.padded_size(pixel_values)
+        padded_height, _ = self.padded_size(pixel_values)
         rows = padded_height // self.embeddings.patch_size
         outputs = {0: hidden_states}
         for number, layer in enumerate(self.layers[: max(layers)], start=1):

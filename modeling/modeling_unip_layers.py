@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What the UNIP encoder is made of: positions, embeddings, attention, blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,41 @@ def resize_position_embeddings(
     return torch.cat([cls_row, table.flatten(2).transpose(1, 2).to(cls_row.dtype)], dim=1)
 
 
+def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size: int) -> None:
+    """Raises a `ValueError` for what is not `(batch_size, num_channels, height, width)` of at least one patch."""
+    if pixel_values is None:
+        raise ValueError("pixel_values is missing: pass the output of UnipImageProcessor.")
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes "
+            f"(batch_size, {num_channels}, height, width): process images with num_channels={num_channels}."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values is {pixel_values.dtype}: scale raw intensities first, see UnipImageProcessor.")
+    if min(pixel_values.shape[-2:]) < patch_size:
+        raise ValueError(
+            f"pixel_values of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels are smaller than one patch "
+            f"({patch_size}x{patch_size}): enlarge the image."
+        )
+
+
+def whole_patches(size: Sequence[int], patch_size: int) -> tuple[int, int]:
+    """Height and width, rounded up to multiples of the patch size."""
+    height, width = size
+    return (
+        (height + patch_size - 1) // patch_size * patch_size,
+        (width + patch_size - 1) // patch_size * patch_size,
+    )
+
+
+def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Pads images with zeros, which is mean intensity, at the bottom and on the right."""
+    height, width = pixel_values.shape[-2:]
+    if tuple(size) == (height, width):
+        return pixel_values
+    return nn.functional.pad(pixel_values, (0, size[1] - width, 0, size[0] - height))
+
+
 class UnipPatchEmbeddings(nn.Conv2d):
     """Patches `(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, rows, columns)`."""
 
@@ -78,35 +113,12 @@ class UnipEmbeddings(nn.Module):
 
     def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Height and width of `pixel_values`, rounded up to multiples of the patch size."""
-        height, width = pixel_values.shape[-2:]
-        size = self.patch_size
-        return (height + size - 1) // size * size, (width + size - 1) // size * size
-
-    def _check(self, pixel_values: torch.Tensor) -> None:
-        channels = self.patch_embeddings.in_channels
-        if pixel_values is None:
-            raise ValueError("pixel_values is missing: pass the output of UnipImageProcessor.")
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes "
-                f"(batch_size, {channels}, height, width): process images with num_channels={channels}."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values is {pixel_values.dtype}: scale raw intensities first, see UnipImageProcessor."
-            )
-        if min(pixel_values.shape[-2:]) < self.patch_size:
-            raise ValueError(
-                f"pixel_values of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels are smaller than one patch "
-                f"({self.patch_size}x{self.patch_size}): enlarge the image."
-            )
+        return whole_patches(pixel_values.shape[-2:], self.patch_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        self._check(pixel_values)
-        height, width = pixel_values.shape[-2:]
+        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.patch_size)
         padded_height, padded_width = self.padded_size(pixel_values)
-        if (padded_height, padded_width) != (height, width):
-            pixel_values = nn.functional.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
+        pixel_values = pad_to(pixel_values, (padded_height, padded_width))
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, rows, columns)
 
         grid = (padded_height // self.patch_size, padded_width // self.patch_size)
@@ -252,6 +264,9 @@ __all__ = [
     "UnipLayer",
     "UnipLayerScale",
     "UnipPatchEmbeddings",
+    "check_pixel_values",
+    "pad_to",
     "resize_position_embeddings",
     "sine_cosine_position_embeddings",
+    "whole_patches",
 ]

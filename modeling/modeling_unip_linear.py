@@ -4,13 +4,14 @@
 import torch
 
 from .configuration_unip import UnipConfig
-from .modeling_unip_segmentation import UnipSegmentationModel, make_classifier
+from .modeling_unip_segmentation import UnipSegmentationModel, make_classifier, resize
 
 
 class UnipForLinearSegmentation(UnipSegmentationModel):
     """
     Linear probing (paper section 3.1): one 1x1 classifier on the raw outputs of one or several blocks of a frozen
-    encoder. The encoder keeps its evaluation mode and gets no gradient.
+    encoder. The encoder keeps its evaluation mode and gets no gradient. Maps of several sizes, as of Swin or ConvNeXt,
+    are resized (bilinear) to the finest.
     """
 
     task = "linear_probe"
@@ -19,7 +20,7 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
 
     def __init__(self, config: UnipConfig):
         super().__init__(config)
-        self.classifier = make_classifier(len(self.feature_layers) * config.hidden_size, config)
+        self.classifier = make_classifier(sum(self.feature_channels), config)
         self.post_init()
 
     @classmethod
@@ -33,7 +34,15 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
     def _classify(
         self, feature_maps: list[torch.Tensor], with_auxiliary: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.classifier(torch.cat(feature_maps, dim=1)), None
+        return self.classifier(torch.cat(self._at_one_size(feature_maps), dim=1)), None
+
+    def _at_one_size(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        finest = self.feature_strides.index(min(self.feature_strides))
+        size = feature_maps[finest].shape[-2:]
+        return [
+            maps if stride == self.feature_strides[finest] else resize(maps, size)
+            for maps, stride in zip(feature_maps, self.feature_strides)
+        ]
 
 
 __all__ = ["UnipForLinearSegmentation"]

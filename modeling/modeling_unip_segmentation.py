@@ -10,10 +10,12 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
+from .modeling_unip_backbone import UnipBackboneEncoder
 
 
 logger = logging.get_logger(__name__)
@@ -27,8 +29,9 @@ class UnipSemanticSegmenterOutput(SemanticSegmenterOutput):
     Args:
         loss (`torch.Tensor` of shape `()`): Cross-entropy, if labels were given.
         logits (`torch.Tensor` of shape `(batch_size, num_labels, logits_height, logits_width)`): Scores before softmax
-            at a quarter of the input size (linear probing: a sixteenth), rounded up. They cover exactly the image:
-            resized to any size, they stay aligned with it.
+            at a quarter of the input size (linear probing: a sixteenth), rounded up; of patches or strides of other
+            sizes, at the resolution of the finest map. They cover exactly the image: resized to any size, they stay
+            aligned with it.
         hidden_states (`tuple[torch.Tensor]`): Embeddings and block outputs, if asked for.
         attentions (`tuple[torch.Tensor]`): Attention of each block, if asked for.
         auxiliary_logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores of the auxiliary
@@ -52,20 +55,24 @@ def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: 
         padded_size, image_size (`Sequence[int]`): Height and width in pixels with and without padding.
 
     Returns:
-        `torch.Tensor` of shape `(batch_size, num_labels, ceil(height / stride), ceil(width / stride))`. Where the
+        `torch.Tensor` of shape `(batch_size, num_labels, ceil(height / stride), ceil(width / stride))`, where a stride
+        of `padded_size / rows` pixels need not be whole: the finest maps over patches of 14 pixels have 3.5. Where the
         stride does not divide the image, cells are resampled (bilinear) a little closer together, so that their edges
         and the image's coincide.
     """
     for axis, (padded, size) in enumerate(zip(padded_size, image_size), start=2):
-        stride = padded // logits.shape[axis]
-        cells = -(-size // stride)
-        if size % stride:
+        if padded == size:
+            continue
+        count = logits.shape[axis]
+        cells = -(-size * count // padded)
+        if size * count % padded:
             # The weights are written out because interpolate() copies where the number of cells stays the same.
-            source = (torch.arange(cells, device=logits.device) + 0.5) * (size / (cells * stride)) - 0.5
+            scale = (size * count) / (cells * padded)
+            source = (torch.arange(cells, device=logits.device) + 0.5) * scale - 0.5
             weights = 1 - (source.clamp(min=0)[:, None] - torch.arange(logits.shape[axis], device=logits.device)).abs()
             weights = weights.clamp(min=0).to(logits.dtype)  # (cells, padded cells)
             logits = torch.tensordot(logits, weights, dims=([axis], [1])).movedim(-1, axis)
-        elif padded != size:
+        else:
             logits = logits.narrow(axis, 0, cells)
     return logits
 
@@ -130,8 +137,26 @@ class UnipSegmentationModel(UnipPreTrainedModel):
                 f"semantic_loss_ignore_index={config.semantic_loss_ignore_index} is also one of the "
                 f"{config.num_labels} classes, which will not be learned."
             )
-        self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
-        self.unip = UnipModel(config, num_layers=max(self.feature_layers), add_final_norm=False)
+        self.unip: UnipModel | UnipBackboneEncoder
+        if config.backbone_config is None:
+            self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
+            self.unip = UnipModel(config, num_layers=max(self.feature_layers), add_final_norm=False)
+            # Of the maps that the head reads: channels, and pixels for each cell.
+            self.feature_channels = [config.hidden_size] * len(self.feature_layers)
+            self.feature_strides = [config.patch_size] * len(self.feature_layers)
+        else:
+            self.unip = UnipBackboneEncoder(config)
+            self.feature_layers = list(config.feature_layers or self.unip.layers)
+            self._maps_read = [self.unip.layers.index(layer) for layer in self.feature_layers]
+            self.feature_channels = [self.unip.channels[index] for index in self._maps_read]
+            self.feature_strides = [self.unip.strides[index] for index in self._maps_read]
+            self.supports_gradient_checkpointing = self.unip.backbone.supports_gradient_checkpointing
+            self._no_split_modules = list(self.unip.backbone._no_split_modules or [])
+
+    @property
+    def patch_size(self) -> int:
+        """Images are padded to multiples of this many pixels."""
+        return self.config.patch_size if isinstance(self.unip, UnipModel) else self.unip.patch_size
 
     @classmethod
     def default_feature_layers(cls, num_hidden_layers: int) -> list[int] | None:
@@ -149,16 +174,25 @@ class UnipSegmentationModel(UnipPreTrainedModel):
 
     def _describe_blocks(self) -> str:
         blocks = list(dict.fromkeys(self.feature_layers))
-        return f"block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+        is_plain = isinstance(self.unip, UnipModel) or self.unip.is_plain
+        of_backbone = "" if isinstance(self.unip, UnipModel) else f" of {self.unip.name}"
+        what = f"{'block' if is_plain else 'stage'}{'s' if len(blocks) > 1 else ''}"
+        return f"{what} {', '.join(map(str, blocks))}{of_backbone}"
 
     def _classify(
         self, feature_maps: list[torch.Tensor], with_auxiliary: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Maps at 1/16 to logits, and to those of an auxiliary head if the model has one and they are wanted."""
+        """
+        Maps of `feature_layers`, `(batch_size, feature_channels, padded_height / stride, padded_width / stride)`, to
+        logits, and to those of an auxiliary head if the model has one and they are wanted.
+        """
         raise NotImplementedError
 
     def _freeze(self) -> None:
-        super()._freeze()
+        if isinstance(self.unip, UnipBackboneEncoder):
+            self.unip.freeze_unused()
+        else:
+            super()._freeze()
         if self.freezes_encoder:
             self.unip.requires_grad_(False).eval()
 
@@ -177,7 +211,6 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         elif isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -197,12 +230,39 @@ class UnipSegmentationModel(UnipPreTrainedModel):
             ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore. Ids are
                 checked where the labels are on the CPU.
         """
+        segment = self._segment if isinstance(self.unip, UnipModel) else self._segment_with_backbone
+        return segment(pixel_values, labels=labels, output_attentions=output_attentions, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _segment(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None, **kwargs: Any
+    ) -> UnipSemanticSegmenterOutput:
+        self._check(pixel_values, labels, output_attentions)
+        feature_maps = self.unip.feature_maps(pixel_values, self.feature_layers, **kwargs)  # type: ignore[operator]
+        return self._score(feature_maps, pixel_values, labels)
+
+    @can_return_tuple
+    def _segment_with_backbone(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None, **kwargs: Any
+    ) -> UnipSemanticSegmenterOutput:
+        """The same where hidden states and attention are recorded by the backbone itself."""
+        self._check(pixel_values, labels, output_attentions)
+        outputs = self.unip(pixel_values, output_attentions=output_attentions, **kwargs)
+        scored = self._score([outputs.feature_maps[index] for index in self._maps_read], pixel_values, labels)
+        scored.hidden_states, scored.attentions = outputs.get("hidden_states"), outputs.get("attentions")
+        return scored
+
+    def _check(self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None) -> None:
         self._check_output_attentions(output_attentions)
         if pixel_values is not None and labels is not None:
             self._check_labels(labels, pixel_values)
-        feature_maps = self.unip.feature_maps(pixel_values, self.feature_layers, **kwargs)
+
+    def _score(
+        self, feature_maps: list[torch.Tensor], pixel_values: torch.Tensor, labels: torch.Tensor | None
+    ) -> UnipSemanticSegmenterOutput:
+        """Logits of maps that cover the padded images, cut to the images, and the loss."""
         logits, auxiliary_logits = self._classify(feature_maps, self.training or labels is not None)
-        size, padded_size = pixel_values.shape[-2:], self.unip.embeddings.padded_size(pixel_values)
+        size, padded_size = pixel_values.shape[-2:], self.unip.padded_size(pixel_values)
         logits = crop_to_image(logits, padded_size, size)
         if auxiliary_logits is not None:
             auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, size)

@@ -1,8 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The paper's segmentation network: last-layer feature pyramid (LL-FPN) and UPerNet head."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,21 +48,27 @@ class UnipLastLayerFeaturePyramid(nn.Module):
     """
     LL-FPN (paper section 4.3): four scales from maps at 1/16 of the image. All four come from the last block. In the
     classic pyramid each comes from a block of its own, through the same operations.
+
+    The names are those for patches of 16 pixels. From maps at another stride come maps at a quarter of that stride, at
+    half of it, at the stride itself and at twice the stride.
+
+    Args:
+        channels (`Sequence[int]`): Channels of the one map or of the four.
     """
 
-    def __init__(self, config: UnipConfig):
+    def __init__(self, channels: Sequence[int]):
         super().__init__()
-        width = config.hidden_size
+        first, second = (channels[0], channels[0]) if len(channels) == 1 else channels[:2]
         self.to_quarter = nn.Sequential(
-            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
-            nn.BatchNorm2d(width),
+            nn.ConvTranspose2d(first, first, kernel_size=2, stride=2),
+            nn.BatchNorm2d(first),
             nn.GELU(),
-            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2),
+            nn.ConvTranspose2d(first, first, kernel_size=2, stride=2),
         )
-        self.to_eighth = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        self.to_eighth = nn.ConvTranspose2d(second, second, kernel_size=2, stride=2)
 
     def forward(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One or four maps `(batch_size, hidden_size, rows, columns)` at 1/16 to four at 1/4, 1/8, 1/16, 1/32."""
+        """One or four maps `(batch_size, channels, rows, columns)` at 1/16 to four at 1/4, 1/8, 1/16, 1/32."""
         quarter, eighth, sixteenth, thirty_second = feature_maps * 4 if len(feature_maps) == 1 else feature_maps
         return [
             self.to_quarter(quarter),  # 1/4
@@ -72,23 +79,31 @@ class UnipLastLayerFeaturePyramid(nn.Module):
 
 
 class UnipUPerHead(nn.Module):
-    """[UPerNet](https://huggingface.co/papers/1807.10221) head: pyramid pooling at 1/32, feature pyramid up to 1/4."""
+    """
+    [UPerNet](https://huggingface.co/papers/1807.10221) head: pyramid pooling at 1/32, feature pyramid up to 1/4.
 
-    def __init__(self, config: UnipConfig):
+    Args:
+        config ([`UnipConfig`]): The configuration.
+        widths (`Sequence[int]`): Channels of the four maps, finest first.
+    """
+
+    def __init__(self, config: UnipConfig, widths: Sequence[int]):
         super().__init__()
-        width = config.hidden_size
-        channels = width if config.decoder_channels is None else config.decoder_channels
+        *finer, width = widths
+        channels = config.decoder_channels
+        if channels is None:
+            channels = config.hidden_size if config.backbone_config is None else min(width, 512)
         self.pool_scales = tuple(config.pool_scales)
         self.pooled_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in self.pool_scales])
         self.bottleneck = UnipConvModule(width + len(self.pool_scales) * channels, channels, 3)
-        self.lateral_convolutions = nn.ModuleList([UnipConvModule(width, channels, 1) for _ in range(3)])
+        self.lateral_convolutions = nn.ModuleList([UnipConvModule(one, channels, 1) for one in finer])
         self.output_convolutions = nn.ModuleList([UnipConvModule(channels, channels, 3) for _ in range(3)])
         self.fusion = UnipConvModule(4 * channels, channels, 3)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.classifier = make_classifier(channels, config)
 
     def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
-        """Four maps `(batch_size, hidden_size, ...)`, 1/4 to 1/32, to logits `(batch_size, num_labels, ...)`, 1/4."""
+        """Four maps `(batch_size, width, ...)`, 1/4 to 1/32, to logits `(batch_size, num_labels, ...)`, 1/4."""
         *finer, coarsest = pyramid
         pooled = [coarsest]
         for bins, convolution in zip(self.pool_scales, self.pooled_convolutions):
@@ -108,14 +123,14 @@ class UnipUPerHead(nn.Module):
 class UnipAuxiliaryHead(nn.Module):
     """One convolution and a classifier on the 1/16 level. It adds to the loss and is not used for predictions."""
 
-    def __init__(self, config: UnipConfig):
+    def __init__(self, config: UnipConfig, width: int):
         super().__init__()
-        self.convolution = UnipConvModule(config.hidden_size, config.auxiliary_channels, 3)
+        self.convolution = UnipConvModule(width, config.auxiliary_channels, 3)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.classifier = make_classifier(config.auxiliary_channels, config)
 
     def forward(self, sixteenth: torch.Tensor) -> torch.Tensor:
-        """`(batch_size, hidden_size, rows, columns)` to logits `(batch_size, num_labels, rows, columns)`."""
+        """`(batch_size, width, rows, columns)` to logits `(batch_size, num_labels, rows, columns)`."""
         return self.classifier(self.dropout(self.convolution(sixteenth)))
 
 
@@ -123,6 +138,9 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
     """
     The paper's segmentation network: encoder, last-layer feature pyramid, UPerNet head, and an auxiliary head that
     adds to the loss. `config.feature_layers` with four blocks gives the classic pyramid instead.
+
+    With `config.backbone_config`, four maps that get coarser one by one, as of Swin or ConvNeXt, are a pyramid already
+    and go straight to the UPerNet head.
     """
 
     task = "fine_tuning"
@@ -148,19 +166,22 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
 
     def __init__(self, config: UnipConfig):
         super().__init__(config)
-        if len(self.feature_layers) not in (1, 4):
+        channels, strides = self.feature_channels, self.feature_strides
+        if len(channels) not in (1, 4):
             raise ValueError(
-                f"feature_layers={self.feature_layers} has {len(self.feature_layers)} blocks: the pyramid takes one "
+                f"feature_layers={self.feature_layers} has {len(channels)} blocks: the pyramid takes one "
                 "block for all four scales, or four."
             )
-        if config.patch_size % 4:
+        is_pyramid = len(strides) == 4 and all(fine < coarse for fine, coarse in itertools.pairwise(strides))
+        if len(set(strides)) > 1 and not is_pyramid:
             raise ValueError(
-                f"patch_size={config.patch_size} is not a multiple of 4: the pyramid's finest maps, at four times the "
-                "resolution of the patches, would not fall on whole pixels."
+                f"The maps of feature_layers={self.feature_layers} have cells of {strides} pixels: the head takes "
+                "four maps of one size, or four of which each is coarser than the one before."
             )
-        self.pyramid = UnipLastLayerFeaturePyramid(config)
-        self.decode_head = UnipUPerHead(config)
-        self.auxiliary_head = UnipAuxiliaryHead(config) if config.use_auxiliary_head else None
+        self.pyramid = None if is_pyramid else UnipLastLayerFeaturePyramid(channels)
+        widths = channels * (4 // len(channels))
+        self.decode_head = UnipUPerHead(config, widths)
+        self.auxiliary_head = UnipAuxiliaryHead(config, widths[2]) if config.use_auxiliary_head else None
         self.post_init()
 
     @torch.no_grad()
@@ -179,13 +200,15 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
         return {"decoder_channels": tensors["decode_head.conv_seg.weight"].shape[1], **fields}
 
     def describe_head(self) -> str:
+        if self.pyramid is None:
+            return f"UPerNet on {self._describe_blocks()}"
         pyramid = "last-layer feature pyramid (LL-FPN)" if len(set(self.feature_layers)) == 1 else "feature pyramid"
         return f"{pyramid} on {self._describe_blocks()}, UPerNet"
 
     def _classify(
         self, feature_maps: list[torch.Tensor], with_auxiliary: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        pyramid = self.pyramid(feature_maps)
+        pyramid = feature_maps if self.pyramid is None else self.pyramid(feature_maps)
         logits = self.decode_head(pyramid)
         if self.auxiliary_head is None or not with_auxiliary:
             return logits, None

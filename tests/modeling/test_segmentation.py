@@ -161,8 +161,6 @@ def test_the_classic_pyramid_reads_four_blocks_and_ll_fpn_the_last(make_config: 
     assert not torch.allclose(classic(pixel_values).logits, last(pixel_values).logits)
     with pytest.raises(ValueError, match="one block for all four scales, or four"):
         UnipForSemanticSegmentation(make_config(feature_layers=[1, 2]))
-    with pytest.raises(ValueError, match="patch_size=14 is not a multiple of 4"):
-        UnipForSemanticSegmentation(make_config(patch_size=14, image_size=56))
 
 
 def test_blocks_behind_the_last_that_is_read_are_not_built(make_config: Callable) -> None:

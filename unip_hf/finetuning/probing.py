@@ -21,6 +21,9 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
 
     `logits`, of shape `(batch_size, num_layers * num_labels, rows, columns)`, holds the classes of the first block,
     then those of the second, and so on. `best_layer` is the block with the highest mean IoU of the last evaluation.
+
+    Where stages differ in width and size, as of Swin or ConvNeXt, all maps are resized (bilinear) to the finest and
+    get channels of zeros up to the widest.
     """
 
     task = "layerwise_probe"
@@ -30,7 +33,7 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
         super().__init__(config)
         self.num_probes = len(self.feature_layers)
         self.classifier = nn.Conv2d(
-            self.num_probes * config.hidden_size,
+            self.num_probes * max(self.feature_channels),
             self.num_probes * (config.num_labels or 0),
             kernel_size=1,
             groups=self.num_probes,
@@ -41,6 +44,13 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
     def default_feature_layers(cls, num_hidden_layers: int) -> list[int] | None:
         """All blocks."""
         return list(range(1, num_hidden_layers + 1))
+
+    def _at_one_size(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        widest = max(self.feature_channels)
+        return [
+            nn.functional.pad(maps, (0, 0, 0, 0, 0, widest - maps.shape[1])) if maps.shape[1] < widest else maps
+            for maps in super()._at_one_size(feature_maps)
+        ]
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss_of_one = super()._cross_entropy
@@ -63,6 +73,7 @@ class UnipForLayerwiseProbing(UnipForLinearSegmentation):
         weights = self.state_dict()
         for name in ("classifier.weight", "classifier.bias"):
             weights[name] = weights[name].chunk(self.num_probes)[self.feature_layers.index(layer)]
+        weights["classifier.weight"] = weights["classifier.weight"][:, : model.classifier.in_channels]
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         return model.to(self.device)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch import nn
+from transformers.backbone_utils import BackboneMixin
 
 
 logger = logging.getLogger(__name__)
@@ -14,7 +15,7 @@ logger = logging.getLogger(__name__)
 def find_blocks(model: nn.Module) -> str | None:
     """
     Name of the one list of equal blocks in a plain transformer. `None` for models with several stages (Swin,
-    SegFormer) or without blocks.
+    SegFormer) or without blocks; see also [`find_staged_blocks`].
     """
     encoder_name = _encoder_name(model)
     sizes: dict[str, int] = {}  # of lists of modules that are not inside another list
@@ -27,6 +28,50 @@ def find_blocks(model: nn.Module) -> str | None:
     blocks: Any = model.get_submodule(largest)
     shapes = {tuple((n, p.shape) for n, p in block.named_parameters()) for block in blocks}
     return largest if len(shapes) == 1 and len(blocks) > 1 else None
+
+
+def find_staged_blocks(model: nn.Module) -> list[str]:
+    """
+    Names of the blocks of a backbone with stages (Swin, ConvNeXt, ResNet and others, of transformers or timm), through
+    all stages in order. Empty where it is not, or not for the most part, made of lists of blocks one behind the other,
+    and for models whose encoder is no backbone: SegFormer is trained with one rate everywhere, as published.
+    """
+    encoder_name = _encoder_name(model)
+    encoder = model.get_submodule(encoder_name)
+    if not any(isinstance(module, BackboneMixin) for module in encoder.modules()):
+        return []
+    outer = _outermost_lists(encoder, encoder_name)
+    inner = [[_outermost_lists(part, part_name) for part_name, part in _parts(*pair)] for pair in outer]
+    stages = outer
+    if len(outer) == 1 and all(inner[0]):  # a list of stages, each with a list of blocks
+        stages = [max(lists, key=lambda pair: _size(pair[1])) for lists in inner[0]]
+    elif any(lists for of_list in inner for lists in of_list):
+        return []
+    blocks = dict(part for pair in stages for part in _parts(*pair))
+    # Where a part of the network is built in another way, the rest would pass for what stands behind all blocks.
+    is_most = 2 * sum(map(_size, blocks.values())) > _size(encoder)
+    return list(blocks) if is_most else []
+
+
+def _outermost_lists(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """Lists of composite modules of one class that are not inside another such list, by name."""
+    found: dict[str, nn.Module] = {}
+    for name, part in module.named_modules(prefix=prefix):
+        if not isinstance(part, (nn.ModuleList, nn.Sequential)):
+            continue
+        kinds = {type(child) for child in part}
+        is_composite = len(part) > 0 and all(len(list(child.children())) > 0 for child in part)
+        if len(kinds) == 1 and is_composite and _size(part) and not any(name.startswith(f"{o}.") for o in found):
+            found[name] = part
+    return list(found.items())
+
+
+def _parts(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(f"{name}.{part_name}", part) for part_name, part in module.named_children()]
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _encoder_name(model: nn.Module) -> str:
@@ -45,8 +90,9 @@ def layer_decay_parameter_groups(
     (biases, norms, LayerScale) get no weight decay.
 
     With n blocks the rate is `learning_rate * layer_decay**(n + 1 - i)` in block i, counted from 1, with `i = 0` for
-    everything before the blocks. Everything behind them gets `learning_rate`. Models without one list of equal blocks
-    get the same rate everywhere, and a warning is logged.
+    everything before the blocks. Everything behind them gets `learning_rate`. Blocks of several stages are counted
+    through, and what stands between two stages, such as downsampling, belongs to the block that follows. Models
+    without one list of equal blocks and without such stages get the same rate everywhere, and a warning is logged.
 
     Args:
         model: Any model with an encoder under `base_model_prefix` or `backbone`; frozen parameters are left out.
@@ -62,20 +108,26 @@ def layer_decay_parameter_groups(
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be above 0 and at most 1, got {layer_decay}.")
-    encoder, blocks = _encoder_name(model), find_blocks(model)
-    if blocks is None and layer_decay != 1:
+    encoder, plain = _encoder_name(model), find_blocks(model)
+    if plain is not None:
+        blocks = [name for name, _ in _parts(plain, model.get_submodule(plain))]
+    else:
+        blocks = find_staged_blocks(model)
+    if not blocks and layer_decay != 1:
         logger.warning(f"{type(model).__name__} has no single list of equal blocks: layer decay is not applied.")
         layer_decay = 1.0
-    num_blocks = len(model.get_submodule(blocks)) if blocks is not None else 0  # type: ignore[arg-type]
+    num_blocks = len(blocks)
+    numbers = {f"{name}.": number for number, name in enumerate(blocks, start=1)}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    is_before_blocks = True
+    seen = 0  # blocks so far
     for name, parameter in model.named_parameters():
-        position = num_blocks + 1
-        if blocks is not None and name.startswith(f"{blocks}."):
-            position = 1 + int(name[len(blocks) + 1 :].split(".")[0])
-            is_before_blocks = False
-        elif name.startswith(encoder and f"{encoder}.") and is_before_blocks:
-            position = 0
+        position = next((number for block, number in numbers.items() if name.startswith(block)), None)
+        if position is not None:
+            seen = max(seen, position)
+        elif not name.startswith(encoder and f"{encoder}.") or seen == num_blocks:
+            position = num_blocks + 1
+        else:
+            position = seen + 1 if seen else 0
         if not parameter.requires_grad:
             continue
         scale = layer_decay ** (num_blocks + 1 - position)
@@ -121,4 +173,10 @@ def cosine_schedule(step: float, num_steps: float, num_warmup_steps: float = 0) 
     return 0.5 * (1 + math.cos(math.pi * (step - num_warmup_steps) / (num_steps - num_warmup_steps)))
 
 
-__all__ = ["cosine_schedule", "find_blocks", "layer_decay_parameter_groups", "polynomial_schedule"]
+__all__ = [
+    "cosine_schedule",
+    "find_blocks",
+    "find_staged_blocks",
+    "layer_decay_parameter_groups",
+    "polynomial_schedule",
+]
