@@ -30,6 +30,7 @@ class UnipBackboneEncoder(nn.Module):
         layers (`list[int]`): Numbers of the maps: blocks of a plain ViT or stages, from 1, in ascending order.
         channels (`list[int]`): Channels of each map.
         strides (`list[int]`): Pixels for each cell of each map.
+        unused (`frozenset[str]`): Names of the parameters of `backbone` that no map depends on.
         patch_size (`int`): Images are padded to multiples of this: the least that all strides divide.
 
     Raises:
@@ -40,7 +41,7 @@ class UnipBackboneEncoder(nn.Module):
         super().__init__()
         backbone_config: Any = config.backbone_config
         self.num_channels = config.num_channels
-        self.channels, self.strides, self._unused = _try_out(backbone_config, self.num_channels)
+        self.channels, self.strides, self.unused = _try_out(backbone_config, self.num_channels)
         self.backbone: Any = AutoBackbone.from_config(backbone_config)
         self.patch_size = math.lcm(*self.strides)
         names = list(self.backbone.stage_names)
@@ -58,7 +59,7 @@ class UnipBackboneEncoder(nn.Module):
     def freeze_unused(self) -> None:
         """Freezes what no map depends on: it would get no gradient."""
         for name, parameter in self.backbone.named_parameters():
-            if name in self._unused:
+            if name in self.unused:
                 parameter.requires_grad_(False)
 
     def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:

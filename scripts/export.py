@@ -27,6 +27,13 @@ def command_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output_dir", type=Path, required=True, help="folder to write")
     output.add_argument("--overwrite", action="store_true", help="replace an earlier export in it")
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="the file takes images of this size only, for networks such as Swin that\ncannot be exported for all",
+    )
     graph = parser.add_argument_group("end to end", "the file also scales intensities, resizes, and chooses classes")
     graph.add_argument("--end_to_end", action="store_true", help="the file takes raw frames and gives class ids")
     graph.add_argument(
@@ -74,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         dataset=dataset,
         dataset_name=f"{dataset_name}, {options.split}",
         overwrite=options.overwrite,
+        image_size=tuple(options.image_size) if options.image_size else None,
     )
     speed = description["speed"]
     times = ", ".join(f"{name} {time:.0f} ms" for name, time in speed["milliseconds"].items())

@@ -15,6 +15,7 @@ from ..distillation import Teacher
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
+from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from ..pictures import grey_picture
 from .uploads import error_message
 
@@ -132,12 +133,13 @@ def _find_encoder(model: nn.Module) -> UnipModel | Teacher:
     for module in model.modules():
         if isinstance(module, UnipModel):
             return module
+    part = model.unip if isinstance(model, UnipSegmentationModel) else model
     try:
-        teacher = Teacher(getattr(model, "backbone", model))  # of UPerNet, say
+        teacher = Teacher(getattr(part, "backbone", part))  # of UPerNet, say
     except ValueError as error:
         raise ValueError(
             f"The attention of this model, {type(model).__name__}, cannot be shown. The model must be a plain vision "
-            "transformer with a CLS token, such as UNIP, and not an exported file."
+            "transformer with a CLS token, such as UNIP or DINOv2, and not an exported file."
         ) from error
     teacher.student_patch_size = teacher.patch_size
     return teacher

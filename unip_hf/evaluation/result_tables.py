@@ -91,7 +91,9 @@ def read_run(folder: Path, which: str = "best") -> Run:
         raise ValueError(f"The mean IoU in '{folder / 'metrics.jsonl'}' is undefined, or outside 0 to 1.")
     file = folder / "best" / "config.json"
     try:
-        width = json.loads(file.read_text(encoding="utf-8")).get("hidden_size")
+        config = json.loads(file.read_text(encoding="utf-8"))
+        # A backbone of another kind has no size of UNIP; its name is in that of the checkpoint.
+        width = None if config.get("backbone_config") else config.get("hidden_size")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged: {error}.") from error
     size = SIZES.get(width, "" if width is None else f"width {width}")

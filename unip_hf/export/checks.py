@@ -36,7 +36,8 @@ def sample_frames(frame_size: tuple[int, int], frame_dtype: str) -> list[np.ndar
 
 def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int) -> list[dict[str, Any]]:
     """
-    Largest differences between the logits of random images at [`CHECKED_SHAPES`], and for UNIP also at one patch.
+    Largest differences between the logits of random images at [`CHECKED_SHAPES`], and for UNIP also at one patch; of
+    a file for one size, at this size.
 
     Raises:
         ValueError: if the file gives logits of another shape, or the model or the file refuses a size.
@@ -45,7 +46,10 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
     checks = []
     is_unip = exported.config.model_type == "unip"
     divisor = exported.size_divisor
-    for images, *size in (*CHECKED_SHAPES, *([(1, divisor, divisor)] if is_unip else [])):
+    shapes = [*CHECKED_SHAPES, *([(1, divisor, divisor)] if is_unip else [])]
+    if exported.image_size is not None:
+        shapes = [(images, *exported.image_size) for images in (1, 2)]
+    for images, *size in shapes:
         if not is_unip:  # other models do not pad their input as the file's runner does
             size = [-(-side // divisor) * divisor for side in size]
         pixel_values = torch.randn(images, num_channels, *size, generator=generator)
@@ -61,7 +65,8 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
         except ValueError as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be exported for images of any size: its file refuses "
-                f"{tuple(pixel_values.shape)}. Export it end to end, for frames of one size."
+                f"{tuple(pixel_values.shape)}. Export it for one size, --image_size HEIGHT WIDTH, or end to end, for "
+                "frames of one size."
             ) from error
         if found.shape != expected.shape:
             raise ValueError(

@@ -28,6 +28,8 @@ from ..inference.exported import (
 )
 from ..inference.loading import load_segmentation_model
 from ..inference.windows import InferenceSettings, segment_image
+from ..modeling.modeling_unip_layers import whole_patches
+from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
 from .end_to_end import EndToEndSegmentation
 from .formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
@@ -51,6 +53,7 @@ def export_model(
     dataset: datasets.Dataset | None = None,
     dataset_name: str | None = None,
     overwrite: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """
     Writes a segmentation model as a file for another runtime, and checks it against PyTorch.
@@ -76,6 +79,8 @@ def export_model(
         dataset: With `int8`: images and masks (columns `image` and `annotation`) to measure the loss in mean IoU on.
         dataset_name: Name of the dataset in `export.json`.
         overwrite: Whether to replace an earlier export in the folder.
+        image_size: Height and width in pixels of the only images that the file takes, rounded up to multiples of
+            `size_divisor`, for networks that cannot be exported for any size. Smaller images are padded to it.
 
     Returns:
         The content of `export.json`.
@@ -94,6 +99,12 @@ def export_model(
         raise ValueError("A dataset is only used with int8, to measure its loss. Add int8, or run `unip evaluate`.")
     if end_to_end and (min(frame_size) < 1 or frame_dtype not in ("uint8", "uint16")):
         raise ValueError(f"Frames must be uint8 or uint16 and at least 1x1 pixel, got {frame_dtype} {frame_size}.")
+    if image_size is not None and (end_to_end or min(image_size) < 1):
+        raise ValueError(
+            f"image_size must be at least 1x1 pixel, got {image_size}."
+            if not end_to_end
+            else "image_size is for files that take processed images: with end_to_end, give frame_size."
+        )
     if is_exported(checkpoint):
         raise ValueError(f"{os.fspath(checkpoint)!r} is an exported model: give the checkpoint that it was made from.")
     earlier_files = _earlier_files(output_dir, overwrite)
@@ -101,7 +112,12 @@ def export_model(
     model, processor = load_segmentation_model(checkpoint, "cpu")
     assert isinstance(model, PreTrainedModel)  # exported ones were refused
     model = model.float()
-    size_divisor = model.config.patch_size if model.config.model_type == "unip" else 32
+    size_divisor = model.patch_size if isinstance(model, UnipSegmentationModel) else 32
+
+    if image_size is not None:
+        image_size = whole_patches(image_size, size_divisor)
+    elif not end_to_end:
+        _check_any_size(model)
 
     logger.info(f"Tracing {os.fspath(checkpoint)} for {format}")
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
@@ -114,10 +130,11 @@ def export_model(
         inputs = {"frames": torch.from_numpy(np.stack(frames))}
     else:
         num_channels = getattr(model.config, "num_channels", 3)
-        example = np.zeros((1, num_channels, 512, 512), np.float32)
+        example = np.zeros((1, num_channels, *(image_size or (512, 512))), np.float32)
         network = LogitsOnly(model)
-        inputs = {"pixel_values": torch.zeros(2, num_channels, 12 * size_divisor, 16 * size_divisor)}
-        for axis, name in ((2, "rows"), (3, "columns")):
+        size = image_size or (12 * size_divisor, 16 * size_divisor)
+        inputs = {"pixel_values": torch.zeros(2, num_channels, *size)}
+        for axis, name in ((2, "rows"), (3, "columns")) if image_size is None else ():
             dynamic_shapes[axis] = size_divisor * torch.export.Dim(name, min=1, max=MOST_PATCHES)
     try:
         program = trace(network, inputs, dict.fromkeys(inputs, dynamic_shapes))
@@ -130,6 +147,7 @@ def export_model(
         "format": format,
         "file": INT8_FILE if int8 else FILES[format],
         "size_divisor": size_divisor,
+        "image_size": None if image_size is None else list(image_size),
         "end_to_end": {"frame_size": list(frame_size), "frame_dtype": frame_dtype} if end_to_end else None,
         "versions": {
             "unip_hf": __version__,
@@ -196,6 +214,15 @@ def export_model(
     for name in earlier_files - set(description["bytes"]):
         (output_dir / name).unlink(missing_ok=True)
     return description
+
+
+def _check_any_size(model: PreTrainedModel) -> None:
+    """Raises a `ValueError` for attention in windows: tracing the windows of a free size does not come to an end."""
+    if any(hasattr(getattr(module, "config", None), "window_size") for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has attention in windows, as Swin has, which cannot be exported for images of "
+            "any size. Export it for one size, --image_size HEIGHT WIDTH, or end to end, for frames of one size."
+        )
 
 
 def _earlier_files(output_dir: Path, overwrite: bool) -> set[str]:

@@ -14,6 +14,7 @@ from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
+from .backbones import default_layers, find_backbone_config, load_on_backbone, set_drop_path
 from .probing import UnipForLayerwiseProbing
 
 
@@ -40,17 +41,19 @@ def load_model(
 
     A distilled student or an encoder becomes the paper's segmentation network, with a learned position table of this
     image size, LayerScale 1, and a drop path rate that rises with depth. A network that already has the head keeps
-    what is not given here.
+    what is not given here. Any other backbone of `transformers` or `timm` gets the same head on top.
 
     Args:
-        checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, or a size
-            (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
+        checkpoint (`str`): Folder or name of a UNIP model, of any model for semantic segmentation or of a backbone,
+            `timm:` and the name of a backbone, or a size (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random
+            start.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
             model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
         image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
         feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default those of the paper: the
-            last one for fine-tuning, four for the linear probe, all for the layer-wise probe.
+            last one for fine-tuning, four for the linear probe, all for the layer-wise probe. Of backbones with stages
+            such as Swin, the stages: the last four for fine-tuning, all for the probes.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
         num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs.
@@ -75,6 +78,12 @@ def load_model(
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights and needs far more images.")
         sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
         return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, model_class))
+    if (backbone_config := find_backbone_config(checkpoint)) is not None:
+        if last_layer_num_attention_heads is not None:
+            raise ValueError(f"Heads can be chosen for UNIP models, not for {backbone_config.model_type}.")
+        return load_on_backbone(
+            checkpoint, model_class, backbone_config, id2label, image_size, feature_layers, drop_path_rate
+        )
     config: Any = load_config(checkpoint)
     architecture = (config.architectures or [""])[0]
     if config.model_type != "unip" and model_class is not SEGMENTATION_MODELS[0]:
@@ -111,7 +120,8 @@ def load_model(
     except RuntimeError as error:
         raise ValueError(f"The head in {checkpoint!r} does not fit: add --new_classifier ({error}).") from error
     lost = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
-    lost = [name for name in lost if name.startswith("unip.") and "layer_scale" not in name]
+    new = ("layer_scale", "hidden_states_norms")
+    lost = [name for name in lost if name.startswith("unip.") and not any(part in name for part in new)]
     if lost:
         raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {lost[:3]} ({len(lost)} in all).")
     model.resize_position_embeddings(image_size)
@@ -123,7 +133,10 @@ def _with_fields(config: UnipConfig, fields: dict[str, Any], model_class: type[U
     values = {**config.to_dict(), **fields}
     for derived in ("label2id", "architectures", "auto_map", "transformers_version"):
         values.pop(derived, None)
-    if values["feature_layers"] is None:
+    if config.backbone_config is not None:
+        set_drop_path(values["backbone_config"], values["drop_path_rate"])
+        values["feature_layers"] = values["feature_layers"] or default_layers(config.backbone_config, model_class)
+    elif values["feature_layers"] is None:
         values["feature_layers"] = model_class.default_feature_layers(config.num_hidden_layers)
     try:
         return UnipConfig(**values)

@@ -91,6 +91,7 @@ def make_model_card(
         config=model.config,
         is_segmentation=is_segmentation,
         is_unip=is_unip,
+        backbone=_backbone_name(model),
         is_infrared=is_infrared,
         facts={**_architecture(model), "Started from": origin},
         notes=notes.strip(),
@@ -158,11 +159,23 @@ def describe_intensities(processor: UnipImageProcessor) -> str:
     return " ".join([*parts, channels])
 
 
+def _backbone_name(model: PreTrainedModel) -> str | None:
+    """Name of the backbone that a model of ours has in place of UNIP's encoder."""
+    is_other = isinstance(model, UnipSegmentationModel) and model.config.backbone_config is not None
+    return model.unip.name if is_other else None
+
+
 def _architecture(model: PreTrainedModel) -> dict[str, str]:
     """Rows of a table."""
     config: Any = model.config
     rows = {"Class": f"`{type(model).__name__}`"}
-    if config.model_type == "unip":
+    backbone = _backbone_name(model)
+    if backbone is not None and isinstance(model, UnipSegmentationModel):
+        channels = f"{config.num_channels} channel{'s' * (config.num_channels > 1)}"
+        rows["Backbone"] = f"{backbone} (`{config.backbone_config.model_type}`)"
+        rows["Head"] = model.describe_head()
+        rows["Input"] = f"{channels}, any size from {model.patch_size} pixels"
+    elif config.model_type == "unip":
         width, blocks, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
         names = [name.capitalize() for name, shape in UNIP_SIZES.items() if shape == (width, blocks, heads)]
         size = f"UNIP-{names[0]}, " if names else ""

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from ..modeling.modeling_unip_layers import whole_patches
 from ..modeling.modeling_unip_segmentation import crop_to_image
 
 
@@ -73,6 +74,8 @@ class ExportedModel(nn.Module):
         file: `.onnx`, or `.xml` with the `.bin` beside it.
         config: Configuration of the model that was exported.
         size_divisor: Height and width of what the file takes are multiples of this.
+        image_size: Height and width of the only images that the file takes, if it was exported for one size; smaller
+            ones are padded to it.
         device: Where ONNX Runtime computes if it has its CUDA provider; otherwise, and by default, on the CPU.
 
     Raises:
@@ -90,10 +93,12 @@ class ExportedModel(nn.Module):
         config: PreTrainedConfig,
         size_divisor: int = 16,
         device: str | torch.device | None = None,
+        image_size: tuple[int, int] | None = None,
     ):
         super().__init__()
         self.config = config
         self.size_divisor = size_divisor
+        self.image_size = image_size
         self.name = str(file)
         for part in (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,):
             if not part.is_file():
@@ -139,10 +144,16 @@ class ExportedModel(nn.Module):
             Output with float32 `logits`, `(batch_size, num_labels, rows, columns)`, which cover exactly the image.
 
         Raises:
-            ValueError: see [`run`].
+            ValueError: see [`run`], or if an image is larger than the one size that the file takes.
         """
         height, width = pixel_values.shape[-2:]
-        padded_height, padded_width = (-(-side // self.size_divisor) * self.size_divisor for side in (height, width))
+        padded_height, padded_width = self.image_size or whole_patches((height, width), self.size_divisor)
+        if height > padded_height or width > padded_width:
+            raise ValueError(
+                f"{self.name!r} takes images of up to {padded_height}x{padded_width} pixels (height x width), got "
+                f"{height}x{width}: use windows of at most {min(padded_height, padded_width)} pixels, or export it "
+                "with a larger --image_size."
+            )
         padding = (0, padded_width - width, 0, padded_height - height)  # zero is mean intensity
         padded = nn.functional.pad(pixel_values.detach().float().cpu(), padding)
         logits = self.run(padded.numpy())
@@ -242,11 +253,12 @@ def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.devic
         file = folder / description["file"] if path.is_dir() else path
         end_to_end = description["end_to_end"]
         size_divisor = description["size_divisor"]
+        image_size = tuple(description.get("image_size") or ()) or None  # absent in older exports
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{folder / DESCRIPTION}' was not written by `unip export`.") from error
     config = AutoConfig.from_pretrained(folder)
     if end_to_end is None:
-        return ExportedModel(file, config, size_divisor, device).eval()
+        return ExportedModel(file, config, size_divisor, device, image_size).eval()
     frame_size = tuple(end_to_end["frame_size"])
     return EndToEndModel(file, config, frame_size, end_to_end["frame_dtype"], device).eval()
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
-from .exported import EndToEndModel
+from .exported import EndToEndModel, ExportedModel
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class InferenceSettings:
 
         Args:
             model: Segmentation model. The window of a UNIP model is the longer side of its `config.image_size`, that
-                of any other model 512 pixels. An [`EndToEndModel`] takes whole frames: its `window_size` is `None`.
+                of any other model 512 pixels, and of a file for one image size at most the shorter side of that. An
+                [`EndToEndModel`] takes whole frames: its `window_size` is `None`.
             changes: Fields that differ from the defaults. `stride` follows from `window_size` if it is left out.
 
         Raises:
@@ -71,6 +72,8 @@ class InferenceSettings:
             config: Any = model.config
             size = config.image_size if config.model_type == "unip" else 512
             changes["window_size"] = size if isinstance(size, int) else max(size)
+            if isinstance(model, ExportedModel) and model.image_size is not None:
+                changes["window_size"] = min(changes["window_size"], *model.image_size)
         if changes["window_size"] is not None:
             changes.setdefault("stride", max(1, round(changes["window_size"] * 2 / 3)))
         return cls(**changes)
