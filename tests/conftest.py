@@ -16,7 +16,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    ConvNextV2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SwinConfig,
+    TimmBackboneConfig,
+)
 
 from unip_hf import UnipConfig, UnipImageProcessor
 
@@ -49,6 +57,31 @@ def tiny_config(**fields: object) -> UnipConfig:
         "position_embedding_type": "learned",
     }
     return UnipConfig(**{**sizes, **fields})
+
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def tiny_backbones() -> dict[str, PreTrainedConfig]:
+    """Configurations of backbones of other libraries that run in milliseconds."""
+    plain = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return {
+        "dinov2-registers": Dinov2WithRegistersConfig(
+            **plain, patch_size=14, image_size=56, mlp_ratio=2, num_register_tokens=2
+        ),
+        "dinov3": DINOv3ViTConfig(**plain, intermediate_size=64, image_size=64, num_register_tokens=2),
+        "swin": SwinConfig(
+            embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4, out_features=STAGES
+        ),
+        "convnextv2": ConvNextV2Config(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], out_features=STAGES),
+        "timm": TimmBackboneConfig(backbone="test_convnext", out_indices=[0, 1, 2, 3]),
+    }
+
+
+def tiny_backbone_config(backbone: str, **fields: object) -> UnipConfig:
+    """A network with one of [`tiny_backbones`] in place of UNIP's encoder."""
+    sizes = {"image_size": 64, "num_labels": 5, "decoder_channels": 16, "auxiliary_channels": 8}
+    return UnipConfig(backbone_config=tiny_backbones()[backbone], **{**sizes, **fields})
 
 
 def save_checkpoint(model: PreTrainedModel, folder: str | os.PathLike) -> None:

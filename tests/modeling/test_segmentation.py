@@ -1,6 +1,7 @@
 """What holds for the segmentation models alone: alignment, losses, labels, feature layers, other people's heads."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,20 +23,56 @@ from unip_hf.modeling.modeling_unip_upernet import adaptive_average_pool, max_po
 BOTH = pytest.mark.parametrize("model_class", [UnipForSemanticSegmentation, UnipForLinearSegmentation])
 
 
-@pytest.mark.parametrize("stride", [4, 16])
+@pytest.mark.parametrize(("patch", "stride"), [(16, 4), (16, 16), (14, 3.5), (14, 7), (14, 14), (8, 2), (10, 2.5)])
 @pytest.mark.parametrize("size", [(128, 192), (125, 163), (98, 191), (126, 170)])
-def test_logits_of_a_padded_image_stay_aligned_with_the_image(size: tuple[int, int], stride: int) -> None:
+def test_logits_of_a_padded_image_stay_aligned_with_the_image(
+    size: tuple[int, int], patch: int, stride: float
+) -> None:
     """A score that is the position in pixels must still be the position after cutting and resizing."""
-    padded = tuple(-(-side // 16) * 16 for side in size)
-    rows, columns = (stride * (torch.arange(side // stride) + 0.5) for side in padded)
+    padded = tuple(-(-side // patch) * patch for side in size)
+    rows, columns = (stride * (torch.arange(round(side / stride)) + 0.5) for side in padded)
     positions = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
     cut = crop_to_image(positions, padded, size)
-    assert cut.shape[-2:] == (-(-size[0] // stride), -(-size[1] // stride))
+    assert cut.shape[-2:] == (math.ceil(size[0] / stride), math.ceil(size[1] / stride))
     resized = nn.functional.interpolate(cut, size=size, mode="bilinear", align_corners=False)[0]
-    inner = slice(2 * stride, -2 * stride)  # bilinear resizing clamps at the border
+    inner = slice(2 * math.ceil(stride), -2 * math.ceil(stride))  # bilinear resizing clamps at the border
     for axis, side in enumerate(size):
         expected = (torch.arange(side) + 0.5).view((-1, 1) if axis == 0 else (1, -1)).expand(size)
         error = (resized[axis] - expected)[inner, inner].abs().max()
+        assert error < 0.02, f"the logits are off by {error:.2f} pixels"
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16])
+@BOTH
+def test_a_network_that_copies_positions_gives_them_at_their_pixels(
+    model_class: type, patch: int, make_config: Callable
+) -> None:
+    """The first channel of each patch is its mean, and what follows leaves it alone."""
+    model = model_class(make_config(patch_size=patch, image_size=4 * patch)).eval()
+    embeddings, height, width = model.unip.embeddings, 8 * patch + 5, 11 * patch + 3
+    with torch.no_grad():
+        for parameter in (*embeddings.parameters(), *(layer.layer_scale1.scale for layer in model.unip.layers)):
+            parameter.zero_()
+        for layer in model.unip.layers:
+            layer.layer_scale2.scale.zero_()
+        embeddings.patch_embeddings.weight[0] = 1 / embeddings.patch_embeddings.weight[0].numel()
+    pick = nn.Conv2d(32, 5, 1, bias=False)
+    nn.init.zeros_(pick.weight)
+    pick.weight.data[:, 0] = 1
+    if isinstance(model, UnipForSemanticSegmentation):
+        model.pyramid.to_quarter = nn.Upsample(scale_factor=4, mode="bilinear")
+        model.decode_head = nn.Sequential()
+        model.decode_head.forward = lambda pyramid: pick(pyramid[0])
+    else:
+        model.classifier = pick
+    for positions in (torch.arange(width).expand(height, -1), torch.arange(height)[:, None].expand(-1, width)):
+        image = (positions + 0.5).expand(1, 3, -1, -1)
+        logits = model(image).logits
+        cells = 4 if isinstance(model, UnipForSemanticSegmentation) else 1
+        assert logits.shape[-2:] == (math.ceil(cells * height / patch), math.ceil(cells * width / patch))
+        resized = nn.functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        inner = (..., slice(2 * patch, -3 * patch), slice(2 * patch, -3 * patch))
+        error = (resized[inner] - image[:, :1][inner]).abs().max()
         assert error < 0.02, f"the logits are off by {error:.2f} pixels"
 
 

@@ -33,6 +33,7 @@ from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
 from .end_to_end import EndToEndSegmentation
 from .formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
+from .positions import exportable_positions
 
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def export_model(
         for axis, name in ((2, "rows"), (3, "columns")) if image_size is None else ():
             dynamic_shapes[axis] = size_divisor * torch.export.Dim(name, min=1, max=MOST_PATCHES)
     try:
-        program = trace(network, inputs, dict.fromkeys(inputs, dynamic_shapes))
+        with exportable_positions(model):
+            program = trace(network, inputs, dict.fromkeys(inputs, dynamic_shapes))
     except ValueError as error:
         raise ValueError(f"{type(model).__name__} cannot be exported to {format}: {error}") from error
 
