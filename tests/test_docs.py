@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from transformers import ViTConfig, ViTModel
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import SCENE_CLASSES, draw_scene
@@ -26,7 +26,7 @@ from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 from unip_hf.scripts.options import with_recipe
 
-from .conftest import PATIENCE, tiny_config
+from .conftest import PATIENCE, save_checkpoint, tiny_config
 from .unip_hf.benchmark_archives import mfnet_files, soda_files, write_files
 
 
@@ -123,6 +123,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
     ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(folder / "teacher")
     recipe = "num_steps: 1\nbatch_size: 2\ncrop_size: 32\nnum_workers: 0\nreport_to: [none]\ndata_dir: my-images\n"
+    backbone = Dinov2WithRegistersConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=28)
+    save_checkpoint(Dinov2WithRegistersModel(backbone), folder / "dinov2-small")
     (folder / "distil.yaml").write_text(recipe + "students: [unip-small]\nnum_sample_images: 2\npictures_every: 0\n")
     (folder / "finetune.yaml").write_text(recipe + "shortest_edge: 32\nwindow_size: 32\nstride: 32\n")
 

@@ -30,14 +30,13 @@ def _resized_table(module: Any, embeddings: torch.Tensor, height: int, width: in
     """What `interpolate_pos_encoding` of the module returns: `(1, 1 + rows * columns, hidden_size)`."""
     table = module.position_embeddings
     side = round((table.shape[1] - 1) ** 0.5)
-    grid = table[0, 1:].reshape(side, side, -1).permute(2, 0, 1).float()  # (D, side, side)
+    maps = table[0, 1:].float().unflatten(0, (side, side))  # (side, side, D)
     patch_height, patch_width = module.patch_embeddings.patch_size
-    # (1, rows, side) and (1, columns, side): OpenVINO multiplies matrices of the same rank only.
-    rows, columns = (
-        bicubic_weights(side, count).to(grid)[None] for count in (height // patch_height, width // patch_width)
-    )
-    resized = torch.matmul(torch.matmul(rows, grid), columns.mT)  # (D, rows, columns)
-    return torch.cat([table[:, :1], resized.flatten(1).T[None].to(table.dtype)], dim=1)
+    for count in (height // patch_height, width // patch_width):
+        # As a product of two matrices, without broadcasting, which OpenVINO gets wrong.
+        maps = torch.matmul(bicubic_weights(side, count).to(maps), maps.flatten(1))  # (rows, side * D)
+        maps = maps.unflatten(1, (-1, table.shape[2])).transpose(0, 1)  # (side, rows, D), then (rows, columns, D)
+    return torch.cat([table[:, :1], maps.flatten(0, 1)[None].to(table.dtype)], dim=1)
 
 
 @contextmanager
