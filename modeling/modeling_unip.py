@@ -159,8 +159,8 @@ class UnipModel(UnipPreTrainedModel):
         super().__init__(config)
         if config.backbone_config is not None:
             raise ValueError(
-                f"This configuration has the backbone {config.backbone_config.model_type!r} in place of UNIP's "
-                "encoder: only the segmentation models can be built from it."
+                "This configuration has a backbone_config in place of UNIP's encoder: only the segmentation models "
+                "can be built from it."
             )
         self.embeddings = UnipEmbeddings(config)
         num_layers = config.num_hidden_layers if num_layers is None else num_layers

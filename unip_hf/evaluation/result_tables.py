@@ -96,7 +96,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
         width = None if config.get("backbone_config") else config.get("hidden_size")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged: {error}.") from error
-    size = SIZES.get(width, "" if width is None else f"width {width}")
+    size = "" if width is None else SIZES.get(width, f"width {width}")
     return Run(
         task=TASKS[2 if is_layerwise else 1 if options.get("linear_probe") else 0],
         method=method_name(options["model"], size),

@@ -17,7 +17,7 @@ def bicubic_weights(size: int, new_size: int) -> torch.Tensor:
     with operations that exporters know. Both sizes may be symbols.
     """
     scale = size / new_size
-    width = torch.sym_max(scale, 1.0)
+    width: Any = torch.sym_max(scale, 1.0)
     centres = (torch.arange(new_size)[:, None] + 0.5) * scale
     distance = ((torch.arange(size) + 0.5 - centres) / width).abs()  # (new_size, size)
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1

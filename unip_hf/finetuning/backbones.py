@@ -87,19 +87,19 @@ def load_on_backbone(
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
     model = model_class(config)
-    backbone: nn.Module = model.unip.backbone
-    source, missing = _load_weights(checkpoint, model.unip.backbone.config)
+    encoder: Any = model.unip
+    source, missing = _load_weights(checkpoint, encoder.backbone.config)
     new = sorted(name for name in missing if "hidden_states_norms" in name)
-    lost = sorted(set(missing) - set(new) - model.unip.unused)
+    lost = sorted(set(missing) - set(new) - encoder.unused)
     if lost:
         raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {lost[:3]} ({len(lost)} in all).")
     if new:
         logger.info(f"The norms of the feature maps are not in {checkpoint!r}: they start at the identity.")
-    backbone.load_state_dict(source.state_dict())
+    encoder.backbone.load_state_dict(source.state_dict())
     return model
 
 
-def default_layers(backbone_config: PreTrainedConfig, model_class: type[UnipSegmentationModel]) -> list[int]:
+def default_layers(backbone_config: Any, model_class: type[UnipSegmentationModel]) -> list[int]:
     """
     The blocks of a plain ViT that a segmentation model reads by default: those of UNIP. Of networks with stages, the
     last four for fine-tuning and all for probing.
@@ -107,7 +107,7 @@ def default_layers(backbone_config: PreTrainedConfig, model_class: type[UnipSegm
     if backbone_config.model_type == "timm_backbone":
         names = getattr(backbone_config, "stage_names", None) or _timm_stages(backbone_config.backbone)
     else:
-        names = [name for name in backbone_config.stage_names if name != "stem"]  # type: ignore[attr-defined]
+        names = [name for name in backbone_config.stage_names if name != "stem"]
         if not hasattr(backbone_config, "depths"):
             return model_class.default_feature_layers(len(names)) or [len(names)]
     count = len(names)
@@ -133,7 +133,7 @@ def _load_weights(checkpoint: str, config: Any) -> tuple[nn.Module, list[str]]:
                 name, num_channels=config.num_channels, out_indices=config.out_indices
             )
             return source, []  # timm itself refuses weights that do not match
-        model_class = MODEL_FOR_BACKBONE_MAPPING[type(config)]
+        model_class: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
         source, loading = model_class.from_pretrained(
             checkpoint,
             config=config,

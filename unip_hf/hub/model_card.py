@@ -17,6 +17,7 @@ from ..evaluation.reports import format_cell
 from ..evaluation.runs import TrainingRun
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.modeling_unip_backbone import UnipBackboneEncoder
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .evaluations import describe_settings, evaluation_results
 from .loading import ENCODERS
@@ -161,8 +162,8 @@ def describe_intensities(processor: UnipImageProcessor) -> str:
 
 def _backbone_name(model: PreTrainedModel) -> str | None:
     """Name of the backbone that a model of ours has in place of UNIP's encoder."""
-    is_other = isinstance(model, UnipSegmentationModel) and model.config.backbone_config is not None
-    return model.unip.name if is_other else None
+    encoder = getattr(model, "unip", None)
+    return encoder.name if isinstance(encoder, UnipBackboneEncoder) else None
 
 
 def _architecture(model: PreTrainedModel) -> dict[str, str]:
