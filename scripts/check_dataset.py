@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def check_folder(data_dir: str, num_workers: int | None) -> tuple[Any, "DatasetR
         problems.append(Problem("error", str(error).removesuffix(".")))
     dataset = dataset_from_scan(scan)
     report = check_dataset(dataset, id2label, num_workers)
-    return dataset, DatasetReport(report.splits, problems + report.problems)
+    return dataset, replace(report, problems=problems + report.problems)
 
 
 def class_figure(report: "SplitReport") -> "Figure":
@@ -119,6 +120,7 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
     bullet = "\n\u2022 "
     blocks += [Text(f"{problem.severity}: {problem.describe(bullet, bullet)}") for problem in report.problems]
     blocks += [] if report.problems else [Text("None found.")]
+    blocks += [Text(f"advice: {text}") for text in report.recommendations]
     for split, found in report.splits.items():
         sizes = ", ".join(f"{size} ({count})" for size, count in found.sizes.items())
         formats = "; ".join(f"{name} ({count})" for name, count in found.formats.items())

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+CLASS_PIXELS = "class_pixels.npy"  # in the folder of the run
+
+
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune", __doc__)
     add_training_options(parser)
@@ -62,6 +65,7 @@ def command_parser() -> argparse.ArgumentParser:
         type=int,
         help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
     )
+    model.add_argument("--decoder_channels", type=int, help="width of a new head (default: of the encoder)")
     model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
 
     add_image_options(parser)
@@ -77,6 +81,22 @@ def command_parser() -> argparse.ArgumentParser:
     )
     recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
 
+    rare = parser.add_argument_group("rare classes", "not in the paper; all off by default")
+    rare.add_argument(
+        "--class_weights",
+        default="none",
+        metavar="none|enet|inverse_sqrt|FILE",
+        help='of the cross-entropy; a file is JSON, {"background": 0.5, "person": 10}',
+    )
+    rare.add_argument("--dice_loss_weight", type=float, default=0.0, help="add a Dice loss with this weight")
+    rare.add_argument("--focal_gamma", type=float, default=0.0, help="focal loss, 2 for example")
+    rare.add_argument(
+        "--rare_class_sampling",
+        type=float,
+        metavar="T",
+        help="draw a class with softmax((1 - share) / T), then a crop that holds it;\n0.1 for example",
+    )
+
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
     add_window_options(evaluation)
@@ -91,8 +111,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         setattr(options, options.task, True)
         options.task = None
     check_training_options(options)
-    check_positive(options, "shortest_edge", "longest_edge", "evaluate_every")
-    check_positive(options, "num_warmup_steps", or_zero=True)
+    check_positive(options, "shortest_edge", "longest_edge", "evaluate_every", "decoder_channels")
+    check_positive(options, "rare_class_sampling")
+    check_positive(options, "num_warmup_steps", "dice_loss_weight", "focal_gamma", or_zero=True)
     return options
 
 
@@ -113,6 +134,23 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
         check_dataset(used, id2label, options.num_workers).raise_for_errors()
     accelerator.wait_for_everyone()
     return id2label, used[options.train_split], used.get(options.validation_split)
+
+
+def load_class_pixels(options: argparse.Namespace, rows: Any, num_labels: int, accelerator: "Accelerator") -> Any:
+    """Pixels of each class in each training mask. They are counted once; a resumed run reads its own file."""
+    import numpy as np
+    from accelerate.utils import broadcast_object_list
+
+    from unip_hf.data.class_pixels import count_class_pixels
+
+    counts = None
+    if accelerator.is_main_process:
+        file = options.output_dir / CLASS_PIXELS
+        is_counted = options.resume_from_checkpoint is not None and file.is_file()
+        counts = np.load(file) if is_counted else count_class_pixels(rows, num_labels)
+        if counts.shape != (len(rows), num_labels):
+            raise ValueError(f"{str(file)!r} is of another dataset than this one of {len(rows)} images: start anew.")
+    return broadcast_object_list([counts])[0]
 
 
 def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator", per_device: int) -> Any:
@@ -137,16 +175,19 @@ def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Ac
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
+    import numpy as np
     import torch
     from accelerate.utils import set_seed
 
-    from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+    from unip_hf.data.samples import RareClassBatches, ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.evaluation import MAIN_METRIC
+    from unip_hf.files import write_whole
     from unip_hf.finetuning import (
+        SegmentationLoss,
         UnipForLayerwiseProbing,
         Validation,
         load_model,
-        segmentation_loss,
+        make_class_weights,
         set_training_mode,
     )
     from unip_hf.inference.loading import is_random_start, load_config
@@ -167,6 +208,7 @@ def main(arguments: Sequence[str]) -> None:
         feature_layers=options.feature_layers,
         drop_path_rate=options.drop_path_rate,
         last_layer_num_attention_heads=options.last_layer_num_attention_heads,
+        decoder_channels=options.decoder_channels,
         num_channels=options.num_channels,
         new_classifier=options.new_classifier,
     )
@@ -192,16 +234,27 @@ def main(arguments: Sequence[str]) -> None:
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
     samples = TrainingSamples(rows, make_transform(options, processor), len(id2label), options.seed)
+    loss = SegmentationLoss(dice_loss_weight=options.dice_loss_weight, focal_gamma=options.focal_gamma)
+    class_pixels = None
+    if options.class_weights != "none" or options.rare_class_sampling is not None:
+        class_pixels = load_class_pixels(options, rows, len(id2label), accelerator)
+        shares = (class_pixels.sum(axis=0) / max(class_pixels.sum(), 1)).tolist()
+        names = list(id2label.values())
+        loss.class_weights = make_class_weights(options.class_weights, shares, names)
+        run["found"] = {"class_shares": dict(zip(names, shares))}
+        if loss.class_weights is not None:
+            run["found"]["class_weights"] = dict(zip(names, loss.class_weights))
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
-        order = ShuffledBatches(
-            len(samples),
-            division.per_device,
-            accelerator.process_index,
-            accelerator.num_processes,
-            options.seed,
-            first_batch=first_step * division.accumulation_steps,
-        )
+        place = accelerator.process_index, accelerator.num_processes
+        first_batch = first_step * division.accumulation_steps
+        order = ShuffledBatches(len(samples), division.per_device, *place, options.seed, first_batch)
+        if options.rare_class_sampling is not None:
+            order = RareClassBatches(
+                *(len(samples), division.per_device, *place, options.seed, first_batch),
+                class_pixels=class_pixels,
+                temperature=options.rare_class_sampling,
+            )
         is_cuda = accelerator.device.type == "cuda"
         return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
 
@@ -216,6 +269,9 @@ def main(arguments: Sequence[str]) -> None:
 
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps})
+        if class_pixels is not None:
+            with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
+                np.save(file, class_pixels)
         print(
             f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
@@ -243,7 +299,7 @@ def main(arguments: Sequence[str]) -> None:
         ),
         options.output_dir,
         batches=batches,
-        compute_loss=segmentation_loss,
+        compute_loss=loss,
         batch_weight=count_pixels,
         schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
         save_model=save_model,

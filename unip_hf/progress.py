@@ -37,6 +37,11 @@ def bars_on_terminals_only() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def say(text: str) -> None:
+    """Prints a line on stderr, above the bars that are shown."""
+    tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """
     Shows progress and the time left on stderr.
@@ -74,14 +79,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""
-        if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
-        elif self.is_shown:
-            print(text, file=sys.stderr, flush=True)
+        if self.is_shown:
+            say(text)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-__all__ = ["Progress", "bars_on_terminals_only", "duration"]
+__all__ = ["Progress", "bars_on_terminals_only", "duration", "say"]

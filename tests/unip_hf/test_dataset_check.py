@@ -170,6 +170,19 @@ def test_what_the_files_hold(tmp_path: Path) -> None:
     assert streamed.to_dict() == report.to_dict()
 
 
+def test_rare_classes_are_named_with_the_options_that_help(tmp_path: Path) -> None:
+    ids = np.zeros((40, 40), np.uint8)
+    ids[0, :3] = 1
+    save(tmp_path, "train/0", noise(size=ids.shape), ids)
+    save(tmp_path, "validation/0")
+    report = check(tmp_path)
+    (advice,) = report.recommendations
+    assert advice.startswith("Classes with less than 1% of the pixels are easily ignored: 1 person (0.19%)")
+    assert "--class_weights enet" in advice and f"advice: {advice}." in str(report) and not report.problems
+    save(tmp_path, "train/0")
+    assert not check(tmp_path).recommendations
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_histograms_of_wide_dtypes_stay_small_and_close(dtype: type) -> None:
     parts = [GENERATOR.normal(300, 20, 50_000) * (1 if dtype is np.float32 else 1000) for _ in range(4)]

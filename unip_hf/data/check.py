@@ -20,6 +20,8 @@ from .statistics import IntensityHistogram, SplitReport, SplitStatistics
 
 PATCH_SIZE = 16
 MAX_FILES = 5  # named with each problem
+RARE_SHARE = 0.01  # of the labelled pixels
+RARE_CLASS_OPTIONS = "--class_weights enet --dice_loss_weight 1 --rare_class_sampling 0.1"
 
 # What can be wrong with a file: the severity, and the message about all such files together.
 FILE_PROBLEMS = {
@@ -90,10 +92,12 @@ class DatasetReport:
     Args:
         splits (`dict[str, SplitReport]`): What each split holds.
         problems (`list[Problem]`): Errors first.
+        recommendations (`list[str]`): What a training on this dataset should be given.
     """
 
     splits: dict[str, SplitReport]
     problems: list[Problem]
+    recommendations: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Problem]:
@@ -137,6 +141,7 @@ class DatasetReport:
             lines.append("")
         found = [f"{problem.severity}: {problem.describe(indent, indent)}" for problem in self.problems]
         lines += found or ["No problems found."]
+        lines += [f"advice: {text}." for text in self.recommendations]
         return "\n".join(lines)
 
 
@@ -281,7 +286,8 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
     problems += [leaks] if leaks.num_files else []
     problems += _problems_of_splits(statistics, id2label)
     problems.sort(key=lambda problem: problem.severity)  # stable: errors first
-    return DatasetReport({split: counted.report(id2label) for split, counted in statistics.items()}, problems)
+    reports = {split: counted.report(id2label) for split, counted in statistics.items()}
+    return DatasetReport(reports, problems, _recommendations(reports))
 
 
 def _num_rows(split: str, rows: Any) -> int:
@@ -326,6 +332,18 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
             if missing:
                 problems.append(Problem("warning", f"Classes that never occur: {', '.join(missing)}", split))
     return problems
+
+
+def _recommendations(reports: dict[str, SplitReport]) -> list[str]:
+    classes = reports["train"].classes if "train" in reports else []
+    rare = [f"{c.id} {c.name or '?'} ({c.pixel_share:.2%})" for c in classes if 0 < c.pixel_share < RARE_SHARE]
+    if not rare or len(classes) < 2:
+        return []
+    named = ", ".join(rare)
+    return [
+        f"Classes with less than {RARE_SHARE:.0%} of the pixels are easily ignored: {named}. Train with "
+        f"`unip finetune ... {RARE_CLASS_OPTIONS}`"
+    ]
 
 
 def _propose_names(ids: list[int]) -> str:

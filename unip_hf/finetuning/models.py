@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
@@ -32,6 +31,7 @@ def load_model(
     feature_layers: Sequence[int] | None = None,
     drop_path_rate: float = 0.1,
     last_layer_num_attention_heads: int | None = None,
+    decoder_channels: int | None = None,
     num_channels: int = 3,
     new_classifier: bool = False,
 ) -> PreTrainedModel:
@@ -53,6 +53,7 @@ def load_model(
             last one for fine-tuning, four for the linear probe, all for the layer-wise probe.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
+        decoder_channels (`int`, *optional*): Channels of a new head; by default the width of the encoder.
         num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs.
         new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
 
@@ -67,6 +68,7 @@ def load_model(
     of_head: dict[str, Any] = {
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
+        "decoder_channels": decoder_channels,
     }
     of_encoder: dict[str, Any] = {}
     if not model_class.freezes_encoder:
@@ -89,7 +91,7 @@ def load_model(
             "checkpoint."
         )
     if config.model_type != "unip":
-        if feature_layers is not None or last_layer_num_attention_heads is not None:
+        if any(value is not None for value in of_head.values()):
             raise ValueError(f"Blocks and heads can be chosen for UNIP models, not for {config.model_type}.")
         names: dict[str, Any] = {"id2label": id2label, "label2id": {name: id for id, name in id2label.items()}}
         if hasattr(config, "drop_path_rate"):
@@ -136,22 +138,6 @@ def _some(id2label: dict[int, str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def segmentation_loss(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """
-    The model's own loss. Where no pixel has a label, the loss is 0: many models return NaN there.
-
-    Args:
-        model: Any model for semantic segmentation.
-        batch: `pixel_values` `(batch_size, channels, height, width)`, `labels` `(batch_size, height, width)`, and
-            `num_labelled`, how many pixels have a class.
-    """
-    if batch["num_labelled"]:
-        return model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
-    outputs = model(pixel_values=batch["pixel_values"])
-    heads = [outputs.logits, outputs.get("auxiliary_logits")]
-    return torch.stack([logits.sum() * 0 for logits in heads if logits is not None]).sum()
-
-
 def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> None:
     """Training mode. Frozen batch norm uses its running statistics and does not update them."""
     model.train()
@@ -160,4 +146,4 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
             module.eval()
 
 
-__all__ = ["TASKS", "load_model", "segmentation_loss", "set_training_mode"]
+__all__ = ["TASKS", "load_model", "set_training_mode"]
