@@ -38,6 +38,8 @@ from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from unip_hf.finetuning import SegmentationLoss
+
 
 CLASS_PIXELS = "class_pixels.npy"  # in the folder of the run
 
@@ -136,21 +138,39 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
     return id2label, used[options.train_split], used.get(options.validation_split)
 
 
-def load_class_pixels(options: argparse.Namespace, rows: Any, num_labels: int, accelerator: "Accelerator") -> Any:
-    """Pixels of each class in each training mask. They are counted once; a resumed run reads its own file."""
+def prepare_rare_classes(
+    options: argparse.Namespace, rows: Any, id2label: dict[int, str], accelerator: "Accelerator", run: dict[str, Any]
+) -> tuple["SegmentationLoss", Any]:
+    """
+    The loss, and the pixels of each class in each training mask if they are needed. They are counted once: a resumed
+    run reads its own file. Shares and weights of the classes become part of `run`.
+    """
     import numpy as np
     from accelerate.utils import broadcast_object_list
 
     from unip_hf.data.class_pixels import count_class_pixels
+    from unip_hf.finetuning import SegmentationLoss, make_class_weights
 
+    loss = SegmentationLoss(dice_loss_weight=options.dice_loss_weight, focal_gamma=options.focal_gamma)
+    if options.class_weights == "none" and options.rare_class_sampling is None:
+        return loss, None
     counts = None
     if accelerator.is_main_process:
         file = options.output_dir / CLASS_PIXELS
         is_counted = options.resume_from_checkpoint is not None and file.is_file()
-        counts = np.load(file) if is_counted else count_class_pixels(rows, num_labels)
-        if counts.shape != (len(rows), num_labels):
+        counts = np.load(file) if is_counted else count_class_pixels(rows, len(id2label))
+        if counts.shape != (len(rows), len(id2label)):
             raise ValueError(f"{str(file)!r} is of another dataset than this one of {len(rows)} images: start anew.")
-    return broadcast_object_list([counts])[0]
+    (class_pixels,) = broadcast_object_list([counts])
+    names, shares = list(id2label.values()), (class_pixels.sum(axis=0) / max(class_pixels.sum(), 1)).tolist()
+    found = run.setdefault("found", {})
+    found["class_shares"] = dict(zip(names, shares))
+    if options.class_weights != "none":
+        weights = make_class_weights(options.class_weights, shares, names)
+        # a resumed run keeps its weights even if the file they came from has changed
+        found.setdefault("class_weights", dict(zip(names, weights)))
+        loss.class_weights = list(found["class_weights"].values())
+    return loss, class_pixels
 
 
 def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator", per_device: int) -> Any:
@@ -182,14 +202,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.data.samples import RareClassBatches, ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.files import write_whole
-    from unip_hf.finetuning import (
-        SegmentationLoss,
-        UnipForLayerwiseProbing,
-        Validation,
-        load_model,
-        make_class_weights,
-        set_training_mode,
-    )
+    from unip_hf.finetuning import UnipForLayerwiseProbing, Validation, load_model, set_training_mode
     from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
 
@@ -234,16 +247,7 @@ def main(arguments: Sequence[str]) -> None:
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
     samples = TrainingSamples(rows, make_transform(options, processor), len(id2label), options.seed)
-    loss = SegmentationLoss(dice_loss_weight=options.dice_loss_weight, focal_gamma=options.focal_gamma)
-    class_pixels = None
-    if options.class_weights != "none" or options.rare_class_sampling is not None:
-        class_pixels = load_class_pixels(options, rows, len(id2label), accelerator)
-        shares = (class_pixels.sum(axis=0) / max(class_pixels.sum(), 1)).tolist()
-        names = list(id2label.values())
-        loss.class_weights = make_class_weights(options.class_weights, shares, names)
-        run["found"] = {"class_shares": dict(zip(names, shares))}
-        if loss.class_weights is not None:
-            run["found"]["class_weights"] = dict(zip(names, loss.class_weights))
+    loss, class_pixels = prepare_rare_classes(options, rows, id2label, accelerator, run)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
         place = accelerator.process_index, accelerator.num_processes

@@ -17,17 +17,13 @@ from torch import nn
 from ..data.reading import IGNORE_INDEX
 
 
-CLASS_WEIGHTS = ("none", "enet", "inverse_sqrt")
-
-
-def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str]) -> list[float] | None:
+def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str]) -> list[float]:
     """
     Weights of the classes for [`SegmentationLoss`].
 
     Args:
         kind (`str`): One of
 
-            - `"none"`: no weights;
             - `"enet"`: `1 / ln(1.02 + share)`, from 1.4 for a class that fills everything to 50 for one that never
               occurs ([ENet](https://huggingface.co/papers/1606.02147));
             - `"inverse_sqrt"`: `1 / sqrt(share)`, divided by its mean over all pixels, so that the size of the loss
@@ -37,14 +33,12 @@ def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str])
         names (`Sequence[str]`): Names of the classes.
 
     Returns:
-        One weight for each class, or `None` for `"none"`.
+        One weight for each class.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file does not give each class one weight of at least 0, and one of them above 0.
     """
-    if kind == "none":
-        return None
     if kind == "enet":
         return [1 / float(np.log(1.02 + share)) for share in shares]
     if kind == "inverse_sqrt":  # the mean of 1 / sqrt(share) over all pixels is the sum of sqrt(share)
@@ -52,7 +46,7 @@ def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str])
         return [float(1 / (np.sqrt(share) * total)) if share > 0 else 0.0 for share in shares]
     if not Path(kind).is_file():
         raise FileNotFoundError(
-            f"--class_weights must be one of {', '.join(CLASS_WEIGHTS)} or a JSON file, and there is no file {kind!r}."
+            f"--class_weights must be none, enet, inverse_sqrt or a JSON file, and there is no file {kind!r}."
         )
     try:
         content = json.loads(Path(kind).read_text("utf-8-sig"))
@@ -150,4 +144,4 @@ class SegmentationLoss:
         return (of_image * pixels.sum(1)).sum()
 
 
-__all__ = ["CLASS_WEIGHTS", "SegmentationLoss", "make_class_weights"]
+__all__ = ["SegmentationLoss", "make_class_weights"]
