@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation
 
 from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.evaluation import MeanIoU
+from unip_hf.evaluation import MeanIoU, segmentation_scores
+from unip_hf.finetuning.validation import describe_classes
 from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli
 from unip_hf.training import TrainingLoop
@@ -146,6 +147,16 @@ def test_a_rare_class_is_counted_weighted_drawn_and_told_of(
     assert cli.main(command(student, images, tmp_path / "no", "--class_weights", "much")) == 2
     assert "--class_weights must be none, enet, inverse_sqrt or a JSON file" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_a_model_that_predicts_a_single_class_is_told_of() -> None:
+    names = {0: "background", 1: "person"}
+    text = describe_classes(segmentation_scores(np.array([[90, 0], [10, 0]])), names, 7)
+    assert text.startswith(
+        "Step 7: IoU (share of the predicted pixels) background 0.900 (100.00%), person 0.000 (0.00%)\n"
+        "The model predicts 'background' for every pixel. If it still does after more steps, try --class_weights"
+    )
+    assert "\n" not in describe_classes(segmentation_scores(np.array([[90, 0], [9, 1]])), names, 7)
 
 
 def inference_settings() -> object:
