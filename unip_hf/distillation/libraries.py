@@ -7,14 +7,13 @@ They come from `timm`, from files as their authors publish them, and from `trans
 
 import inspect
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..hub import convert_checkpoint, read_checkpoint
-from ..hub.pretrained import TIMM_PREFIX, Pretrained, Triple, load_timm, load_transformers
+from ..hub.pretrained import Pretrained, Triple, is_published_file, load_pretrained
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
 from ..training.optimization import find_blocks
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 # Last part of the names of parameters that are tokens, in transformers, timm and here: CLS, and others.
 CLS_TOKENS = ("cls_token", "class_embedding")
 OTHER_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_token")
@@ -32,22 +30,12 @@ OTHER_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_toke
 
 def load(name: str, num_attention_heads: int | None, dtype: torch.dtype) -> tuple[nn.Module, Triple, Triple]:
     """A model by the names that `load_teacher` takes, and its mean and deviation, for images scaled to 0..1."""
-    if is_file(name):
-        found = _load_published(name, num_attention_heads)
-    elif name.startswith(TIMM_PREFIX):
-        found = load_timm(name.removeprefix(TIMM_PREFIX))
-    else:
-        found = load_transformers(name, dtype)
+    is_file = is_published_file(name)
+    found = _load_published(name, num_attention_heads) if is_file else load_pretrained(name, dtype)
     if found.image_mean is None or found.image_std is None:
         logger.warning("%r does not say how it normalises images: ImageNet's normalisation is assumed.", name)
         return found.model, IMAGENET_MEAN, IMAGENET_STD
     return found.model, found.image_mean, found.image_std
-
-
-def is_file(name: str) -> bool:
-    """Whether this names a published file, also one that does not exist."""
-    path = Path(name)
-    return path.is_file() or (path.suffix in CHECKPOINT_SUFFIXES and not name.startswith(TIMM_PREFIX))
 
 
 def _load_published(path: str, num_attention_heads: int | None) -> Pretrained:

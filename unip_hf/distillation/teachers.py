@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..hub.pretrained import is_published_file
 from . import libraries
 from .libraries import IMAGENET_MEAN, IMAGENET_STD
 
@@ -328,7 +329,7 @@ def load_teacher(
         ValueError: if it cannot be loaded, its tensors do not match the model (the message lists them), or it is not a
             plain ViT with a CLS token.
     """
-    if num_attention_heads is not None and not libraries.is_file(name):
+    if num_attention_heads is not None and not is_published_file(name):
         raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
     dtype = dtype or torch.float32
     try:

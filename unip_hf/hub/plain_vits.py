@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ..inference.loading import is_random_start, load_config
 from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from .conversion import ENCODER_NAMES, convert_checkpoint, rename
-from .pretrained import TIMM_PREFIX, NotPlainViTError, Pretrained, load_timm, load_transformers
+from .pretrained import TIMM_PREFIX, NotPlainViTError, Pretrained, load_pretrained
 
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ def load_plain_vit(name: str) -> Pretrained:
         NotPlainViTError: if it computes something else; the message says what.
         ValueError: if it cannot be loaded.
     """
-    is_timm = name.startswith(TIMM_PREFIX)
-    found = load_timm(name.removeprefix(TIMM_PREFIX)) if is_timm else load_transformers(name)
+    found = load_pretrained(name)
     return replace(found, model=convert_plain_vit(found.model))
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 
 TIMM_PREFIX = "timm:"
+FILE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 Triple = tuple[float, float, float]
 
 
@@ -49,6 +50,24 @@ class Pretrained:
             return text + "mean and standard deviation unknown"
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.image_mean, self.image_std))
         return f"{text}mean {mean}, standard deviation {std}"
+
+
+def is_published_file(name: str) -> bool:
+    """Whether this names a checkpoint file, also one that does not exist, rather than a model of another library."""
+    path = Path(name)
+    return path.is_file() or (path.suffix in FILE_SUFFIXES and not name.startswith(TIMM_PREFIX))
+
+
+def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Pretrained:
+    """
+    Loads `"timm:NAME"`, see [`load_timm`], or another name, see [`load_transformers`].
+
+    Raises:
+        NotPlainViTError, ValueError: see there.
+    """
+    if name.startswith(TIMM_PREFIX):
+        return load_timm(name.removeprefix(TIMM_PREFIX))
+    return load_transformers(name, dtype)
 
 
 def load_timm(name: str) -> Pretrained:
@@ -164,4 +183,13 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-__all__ = ["TIMM_PREFIX", "NotPlainViTError", "Pretrained", "Triple", "load_timm", "load_transformers"]
+__all__ = [
+    "TIMM_PREFIX",
+    "NotPlainViTError",
+    "Pretrained",
+    "Triple",
+    "is_published_file",
+    "load_pretrained",
+    "load_timm",
+    "load_transformers",
+]
