@@ -63,15 +63,7 @@ def test_fine_tuning_from_a_folder_of_timm(
         torch.testing.assert_close(ours, theirs[f"blocks.{block}.attn.qkv.weight"], atol=1e-6, rtol=0)
     assert json.loads((out / "run.json").read_text())["options"]["model"] == dino
 
-    publish = [
-        "publish",
-        str(out / "best"),
-        "--repo_id",
-        "anna/dino",
-        "--no_speed",
-        "--dry_run",
-        str(tmp_path / "hub"),
-    ]
+    publish = ["publish", str(out / "best"), "anna/dino", "--no_speed", "--dry_run", str(tmp_path / "hub")]
     assert cli.main(publish) == 0
     card = (tmp_path / "hub" / "README.md").read_text()
     started = "`dino-small`, of which nothing more is recorded; licence of its weights: cc-by-nc-4.0"

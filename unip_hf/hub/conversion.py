@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Conversion between published checkpoints (UNIP, MAE, DINO, iBOT, DeiT) and the models of this library."""
+"""Conversion between published checkpoints (UNIP, MAE, CrossMAE, DINO, iBOT, DeiT) and the models of this library."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ ENCODER_NAMES = [
 # Tensors that a published file may hold beside those that a model reads, and what they are.
 KNOWN_UNUSED = {
     r"mask_token|masked_embed": "mask token",
-    r"decoder_\w+(\..*)?": "decoder of the masked autoencoder",
+    r"decoder_\w+(\..*)?|(dec_norms|wfm)\..*": "decoder of the masked autoencoder",
     r"(head|head_dist|fc_norm)\..*": "classification or projection head",
     r"norm\..*": "final norm",
     r"blocks\..*": "blocks behind the last one that is read",
@@ -208,8 +208,8 @@ def convert_checkpoint(
     **config_overrides: Any,
 ) -> ModelType:
     """
-    Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, DINO, iBOT
-    or DeiT.
+    Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, CrossMAE,
+    DINO, iBOT or DeiT.
 
     Width, depth, classes, grid and the like are inferred from the tensors, the heads of a distilled last block from
     the file's `args.last_heads`. A warning says what was not used and what is newly initialised.
