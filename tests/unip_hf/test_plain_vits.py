@@ -149,7 +149,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "norm in front": (lambda: timm.create_model("vit_tiny_patch16_224", **TIMM_SIZE, pre_norm=True),
                       "has norm_pre.weight"),
     "no CLS": (lambda: timm.create_model("vit_tiny_patch16_224", **TIMM_SIZE, class_token=False, global_pool="avg"),
-               "has no CLS token"),
+               "has no cls_token"),
     "no positions": (lambda: timm.create_model("vit_tiny_patch16_224", **TIMM_SIZE, pos_embed="none"), "pos_embed"),
     "norms behind": (lambda: timm.create_model(
         "vit_tiny_patch16_224", **TIMM_SIZE, block_fn=timm.models.vision_transformer.ResPostBlock),
@@ -158,7 +158,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
                                   "projection.bias: not in the file"),
     "rotary": (lambda: timm.create_model("vit_small_patch16_dinov3", **TIMM_SIZE), "Eva of timm"),
     "SwiGLU": (lambda: timm.create_model("vit_giant_patch14_dinov2", **{**TIMM_SIZE, "img_size": 28}),
-               "w12|fc1_g|activation"),
+               "activation of VisionTransformer, SiLU"),
     "relative": (lambda: transformers.BeitModel(transformers.BeitConfig(**SQUARE)), "BeitModel of transformers"),
     "DINOv2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SQUARE)), "Dinov2Model of transformers"),
     "patches that are not square": (lambda: timm.create_model(

@@ -107,10 +107,6 @@ def convert_plain_vit(
     """
     is_transformers = isinstance(model, PreTrainedModel)
     tensors, fields = _read_transformers(model.eval()) if is_transformers else _read_timm(model.eval())
-    others = [name for name in tensors if rename(name, ENCODER_NAMES) is None]
-    if others or "cls_token" not in tensors:
-        what = f"has {', '.join(others[:3])}" if others else "has no CLS token"
-        raise NotPlainViTError(f"{type(model).__name__} is not a plain ViT: it {what}.")
     try:
         encoder = convert_checkpoint(tensors, UnipModel, **fields)
     except ValueError as error:
@@ -131,17 +127,18 @@ def _read_timm(model: nn.Module) -> Published:
     if not isinstance(model, VisionTransformer):
         raise NotPlainViTError(f"{type(model).__name__} of timm is not a plain ViT.")
     network: Any = model
-    block: Any = next(iter(network.blocks))
-    activation = type(getattr(block.mlp, "act", None)).__name__
-    if activation == "GELU" and getattr(block.mlp.act, "approximate", "none") == "tanh":
-        activation = "GELUTanh"
-    if activation not in TIMM_ACTIVATIONS:
-        raise NotPlainViTError(f"The activation of {type(model).__name__}, {activation}, is none of a plain ViT.")
     tensors = {
         name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2"): tensor
         for name, tensor in model.state_dict().items()
         if not name.startswith(BEHIND_THE_ENCODER)
     }
+    _check_names(model, tensors)
+    block: Any = next(iter(network.blocks))
+    activation = type(block.mlp.act).__name__
+    if activation == "GELU" and getattr(block.mlp.act, "approximate", "none") == "tanh":
+        activation = "GELUTanh"
+    if activation not in TIMM_ACTIVATIONS:
+        raise NotPlainViTError(f"The activation of {type(model).__name__}, {activation}, is none of a plain ViT.")
     patch_size, grid_size = network.patch_embed.patch_size, network.patch_embed.grid_size
     table, num_patches = tensors.get("pos_embed"), grid_size[0] * grid_size[1]
     if table is not None and table.shape[1] == num_patches:
@@ -177,6 +174,7 @@ def _read_transformers(model: nn.Module) -> Published:
         else:
             parts.setdefault(whole, []).append(tensor)
     tensors |= {name: torch.cat(three) for name, three in parts.items()}
+    _check_names(model, tensors)
     height, width = _pair(config.image_size)
     patch_size = _pair(config.patch_size)
     return tensors, {
@@ -185,6 +183,15 @@ def _read_transformers(model: nn.Module) -> Published:
         "layer_norm_eps": config.layer_norm_eps,
         "image_size": _image_size((height // patch_size[0], width // patch_size[1]), patch_size),
     }
+
+
+def _check_names(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Whether these are the tensors of a plain ViT, by their published names."""
+    others = [name for name in tensors if rename(name, ENCODER_NAMES) is None]
+    absent = [name for name in ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight") if name not in tensors]
+    if others or absent:
+        what = f"has {', '.join(others[:3])}" if others else f"has no {', '.join(absent)}"
+        raise NotPlainViTError(f"{type(model).__name__} is not a plain ViT: it {what}.")
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
