@@ -124,8 +124,8 @@ class UnipEmbeddings(nn.Module):
         # An exported graph must hold for every size, so it resizes the table even to its own size.
         if torch.compiler.is_exporting() or grid != self.grid_size:
             positions = resize_position_embeddings(positions, self.grid_size, grid)
-        special = [token for token in (self.cls_token, self.distillation_token) if token is not None]
-        special = [token.expand(patches.shape[0], -1, -1) for token in special]
+        both = (self.cls_token, self.distillation_token)
+        special = [token.expand(patches.shape[0], -1, -1) for token in both if token is not None]
         tokens = torch.cat([*special, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, 1+N, D), or 2+N
         return tokens + positions
 

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 from unip_hf import UnipForSemanticSegmentation, UnipModel
+from unip_hf.distillation.teachers import Teacher
 from unip_hf.hub.conversion import convert_checkpoint, to_published_state_dict
 from unip_hf.hub.plain_vits import convert_plain_vit, find_plain_vit, load_plain_vit
 from unip_hf.hub.pretrained import NotPlainViTError
@@ -125,6 +126,7 @@ def test_the_distillation_token_is_no_patch(tmp_path: Path) -> None:
     torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), states[2][:, 2:])
     query, _ = encoder.query_key(image)
     assert query.shape == (2, 4, 5, 8)  # CLS and four patches
+    torch.testing.assert_close(Teacher(encoder).query_key(image, 2)[0], query)
     assert encoder(torch.randn(1, 3, 40, 70)).last_hidden_state.shape == (1, 2 + 3 * 5, 32)
     encoder.resize_position_embeddings(64)
     assert encoder.embeddings.position_embeddings.shape == (1, 2 + 16, 32)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..hub import convert_checkpoint, read_checkpoint
-from ..hub.pretrained import Pretrained, Triple, is_published_file, load_pretrained
+from ..hub.pretrained import Pretrained, Triple, is_published_file, load_pretrained, three_channels
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
 from ..training.optimization import find_blocks
@@ -42,11 +42,10 @@ def _load_published(path: str, num_attention_heads: int | None) -> Pretrained:
     tensors, beside = read_checkpoint(path)
     heads = {} if num_attention_heads is None else {"num_attention_heads": num_attention_heads}
     model = convert_checkpoint({"model": tensors, **beside}, UnipModel, num_channels=3, **heads)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if model.config.last_layer_num_attention_heads is not None:  # only UNIP's own files set it
-        grey = UnipImageProcessor()
-        mean, std = (tuple(list(values) * 3) for values in (grey.image_mean, grey.image_std))
-    return Pretrained(path, model, image_mean=mean, image_std=std)
+    if model.config.last_layer_num_attention_heads is None:  # only UNIP's own files set it
+        return Pretrained(path, model, None, IMAGENET_MEAN, IMAGENET_STD)
+    grey = UnipImageProcessor()
+    return Pretrained(path, model, None, three_channels(grey.image_mean), three_channels(grey.image_std))
 
 
 def find_encoder(model: nn.Module) -> nn.Module:

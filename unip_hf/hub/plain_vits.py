@@ -85,7 +85,9 @@ def load_plain_vit(name: str) -> Pretrained:
 
 @torch.no_grad()
 def convert_plain_vit(
-    model: nn.Module, model_class: type[ModelType] = UnipModel, **config_overrides: Any
+    model: nn.Module,
+    model_class: type[ModelType] = UnipModel,  # type: ignore[assignment]
+    **config_overrides: Any,
 ) -> ModelType:
     """
     Makes a model of this library from a plain ViT of `timm` or `transformers`, with or without a classifier: the

@@ -100,7 +100,7 @@ def load_timm(name: str) -> Pretrained:
     settings: Any = model.pretrained_cfg
     source, _, place = name.partition(":")
     license = settings.get("license") or (_license(place) if source in ("local-dir", "hf-hub") else None)
-    mean, std = _three(settings.get("mean")), _three(settings.get("std"))
+    mean, std = three_channels(settings.get("mean")), three_channels(settings.get("std"))
     return Pretrained(TIMM_PREFIX + name, model.eval(), license, mean, std)
 
 
@@ -150,7 +150,7 @@ def _normalisation(name: str) -> tuple[Triple | None, Triple | None]:
 
     try:
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        return _three(processor.image_mean), _three(processor.image_std)
+        return three_channels(processor.image_mean), three_channels(processor.image_std)
     except (AttributeError, ImportError, OSError, TypeError, ValueError):
         return None, None
 
@@ -170,7 +170,7 @@ def _license(name: str) -> str | None:
     return ", ".join(map(str, license)) if isinstance(license, list) else license and str(license)
 
 
-def _three(values: Iterable[float] | None) -> Triple | None:
+def three_channels(values: Iterable[float] | None) -> Triple | None:
     """Values of three channels. A single value stands for all three; other numbers of channels have none."""
     values = [float(value) for value in values or ()]
     if len(values) not in (1, 3):
@@ -192,4 +192,5 @@ __all__ = [
     "load_pretrained",
     "load_timm",
     "load_transformers",
+    "three_channels",
 ]
