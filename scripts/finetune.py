@@ -159,11 +159,13 @@ def main(arguments: Sequence[str]) -> None:
         set_training_mode,
     )
     from unip_hf.hub.plain_vits import find_plain_vit
+    from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
 
     vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
-    is_unip = vit is not None or load_config(options.model).model_type == "unip"
+    is_timm = options.model.startswith(TIMM_PREFIX)
+    is_unip = vit is not None or (not is_timm and load_config(options.model).model_type == "unip")
     # Models of others may have parts that the loss does not reach.
     accelerator = make_accelerator(options, not is_unip)
     division = divide_batch(options, accelerator.num_processes)

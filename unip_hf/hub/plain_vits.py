@@ -67,7 +67,7 @@ def find_plain_vit(name: str) -> Pretrained | None:
     try:
         return load_plain_vit(name)
     except NotPlainViTError as error:
-        logger.info("%s", error)
+        logger.warning("%s: %s", name, error)
         return None
 
 
