@@ -1,10 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Fine-tunes a UNIP model, or any other model for semantic segmentation, on infrared images with masks; or probes frozen
-blocks with linear classifiers.
+Fine-tunes a UNIP model, a plain ViT of timm or transformers, or any other model for semantic segmentation, on infrared
+images with masks; or probes frozen blocks with linear classifiers.
 
     unip finetune --model unip-small --data_dir my-images --output_dir outputs/small
     unip finetune --model unip-small --data_dir my-images --output_dir outputs/probe --layerwise_probe
+    unip finetune --model timm:vit_small_patch16_224.dino --data_dir my-images --output_dir outputs/dino
     unip finetune --model nvidia/mit-b0 --data_dir my-images --output_dir outputs/segformer
     accelerate launch scripts/finetune.py --config recipe.yaml --output_dir outputs/small
 """
@@ -54,7 +55,9 @@ def command_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", required=True, help="folder, name on the Hub, or tiny, small, base, large for a random start"
+        "--model",
+        required=True,
+        help="folder, name on the Hub, timm:NAME, or tiny, small, base, large for a random start",
     )
     model.add_argument("--task", help="which head is trained, by the task of its class (default: fine_tuning)")
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
@@ -68,7 +71,13 @@ def command_parser() -> argparse.ArgumentParser:
         help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
     )
     model.add_argument("--decoder_channels", type=int, help="width of a new head (default: of the encoder)")
-    model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
+    model.add_argument(
+        "--num_channels",
+        type=int,
+        choices=[1, 3],
+        default=3,
+        help="of a random start; 1 also for a ViT of timm or transformers",
+    )
 
     add_image_options(parser)
     recipe = add_recipe_options(parser, batch_size=8)
@@ -203,18 +212,23 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.files import write_whole
     from unip_hf.finetuning import UnipForLayerwiseProbing, Validation, load_model, set_training_mode
+    from unip_hf.hub.plain_vits import find_plain_vit
+    from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
 
+    vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
+    is_timm = options.model.startswith(TIMM_PREFIX)
+    is_unip = vit is not None or (not is_timm and load_config(options.model).model_type == "unip")
     # Models of others may have parts that the loss does not reach.
-    accelerator = make_accelerator(options, load_config(options.model).model_type != "unip")
+    accelerator = make_accelerator(options, not is_unip)
     division = divide_batch(options, accelerator.num_processes)
     id2label, rows, validation_rows = load_data(options, accelerator)
 
     task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else options.task
     set_seed(options.seed)
     model = load_model(
-        options.model,
+        vit or options.model,
         id2label,
         task or "fine_tuning",
         image_size=options.crop_size,
@@ -229,8 +243,13 @@ def main(arguments: Sequence[str]) -> None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
         model.config.loss_average = options.loss_average
-    checkpoint = None if is_random_start(options.model) else options.model
-    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
+    checkpoint = None if vit is not None or is_random_start(options.model) else options.model
+    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3), vit)
+    start = ""
+    if vit is not None:
+        start = f"{vit.describe()}\n"
+        run.setdefault("found", {})["weights_license"] = vit.license
+        del vit  # its weights are in the model
     settings = make_window_settings(options, model, window_size=options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
@@ -277,7 +296,7 @@ def main(arguments: Sequence[str]) -> None:
             with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
                 np.save(file, class_pixels)
         print(
-            f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
+            f"{start}{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"on {accelerator.device.type}\n" + division.describe(num_steps, len(rows)),
             flush=True,

@@ -162,6 +162,9 @@ def run(words: list[str], is_run: bool) -> None:
     parser = importlib.import_module(f"unip_hf.scripts.{job.replace('-', '_')}").command_parser()
     parser.parse_args(with_recipe(arguments))
     is_upload = job == "publish" and "--dry_run" not in arguments
+    # What timm and the Hub would download.
+    is_download = any(word.startswith(("timm:", "facebook/")) for word in arguments)
+    is_run = is_run and not (is_download and job in ("convert", "finetune"))
     if not is_run or job in ONLY_PARSED or is_upload or "--accelerate_config" in arguments:
         return
     arguments += ["--overwrite"] if "--to_published" in arguments else shlex.split(SHORTER.get(job, ""))

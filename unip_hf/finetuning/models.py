@@ -9,8 +9,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
+from ..hub.conversion import adapt_input_channels
+from ..hub.plain_vits import find_plain_vit
+from ..hub.pretrained import TIMM_PREFIX, Pretrained
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UnipConfig
+from ..modeling.modeling_unip import UnipModel
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .probing import UnipForLayerwiseProbing
@@ -24,7 +28,7 @@ TASKS[UnipForLayerwiseProbing.task] = UnipForLayerwiseProbing
 
 
 def load_model(
-    checkpoint: str,
+    checkpoint: str | Pretrained,
     id2label: dict[int, str],
     task: str = "fine_tuning",
     image_size: int = 512,
@@ -38,13 +42,15 @@ def load_model(
     """
     A model with a segmentation head for these classes.
 
-    A distilled student or an encoder becomes the paper's segmentation network, with a learned position table of this
-    image size, LayerScale 1, and a drop path rate that rises with depth. A network that already has the head keeps
-    what is not given here.
+    A distilled student, an encoder or a plain ViT of another library becomes the paper's segmentation network, with a
+    learned position table of this image size, LayerScale 1, and a drop path rate that rises with depth. A network that
+    already has the head keeps what is not given here.
 
     Args:
-        checkpoint (`str`): Folder or name of a UNIP model or of any model for semantic segmentation, or a size
-            (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start.
+        checkpoint (`str`): Folder or name of a UNIP model, of a plain ViT of `transformers` or of any model for
+            semantic segmentation; `"timm:NAME"` or `"timm:local-dir:FOLDER"` for a plain ViT of `timm`; or a size
+            (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start. A plain ViT may also be what
+            [`find_plain_vit`] has loaded.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
             model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
@@ -53,8 +59,10 @@ def load_model(
             last one for fine-tuning, four for the linear probe, all for the layer-wise probe.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
-        decoder_channels (`int`, *optional*): Channels of a new head; by default the width of the encoder.
-        num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs.
+        decoder_channels (`int`, *optional*): Channels of a new head; by default as the configuration
+            says, or the width of the encoder.
+        num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs, but
+            1 sums the filters of a plain ViT of another library.
         new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
 
     Raises:
@@ -68,15 +76,26 @@ def load_model(
     of_head: dict[str, Any] = {
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
-        "decoder_channels": decoder_channels,
     }
+    if decoder_channels is not None:  # otherwise as the configuration says
+        of_head["decoder_channels"] = decoder_channels
     of_encoder: dict[str, Any] = {}
     if not model_class.freezes_encoder:
         of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0}
-    if is_random_start(checkpoint):
+    if isinstance(checkpoint, str) and is_random_start(checkpoint):
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights and needs far more images.")
         sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
         return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, model_class))
+    vit = checkpoint if isinstance(checkpoint, Pretrained) else find_plain_vit(checkpoint)
+    if vit is not None:
+        encoder: Any = vit.model
+        channels = 1 if num_channels == 1 else encoder.config.num_channels
+        started = _with_encoder(model_class, encoder, {**fields, **of_head, **of_encoder, "num_channels": channels})
+        started.resize_position_embeddings(image_size)
+        return started
+    checkpoint = str(checkpoint)
+    if checkpoint.startswith(TIMM_PREFIX):
+        raise ValueError(f"{checkpoint!r} is not a plain ViT: choose one, such as timm:vit_small_patch16_224.dino.")
     config: Any = load_config(checkpoint)
     architecture = (config.architectures or [""])[0]
     if config.model_type != "unip" and model_class is not SEGMENTATION_MODELS[0]:
@@ -117,6 +136,20 @@ def load_model(
     if lost:
         raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {lost[:3]} ({len(lost)} in all).")
     model.resize_position_embeddings(image_size)
+    return model
+
+
+def _with_encoder(
+    model_class: type[UnipSegmentationModel], encoder: UnipModel, fields: dict[str, Any]
+) -> UnipSegmentationModel:
+    """A new model with the weights of an encoder, as far as segmentation reads it."""
+    weights = encoder.state_dict()
+    patches = "embeddings.patch_embeddings.weight"
+    weights[patches] = adapt_input_channels(weights[patches], fields["num_channels"])
+    model = model_class(_with_fields(encoder.config, fields, model_class))
+    of_model = model.unip.state_dict()
+    # LayerScale that the encoder does not have begins with 1.
+    model.unip.load_state_dict(of_model | {name: weights[name] for name in of_model.keys() & weights.keys()})
     return model
 
 
