@@ -1,0 +1,51 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""Proposals of the dataset check: the option or the file that fits the masks it found."""
+
+import json
+from collections.abc import Collection, Sequence
+
+from .class_names import IGNORE_INDEX
+
+
+MOST_COLOURS = 48  # more are not classes
+
+
+def name_classes(ids: Sequence[int]) -> str:
+    """The problem that classes have no names, with a proposal. `ids` ascend, without 255."""
+    occur = f"The classes have no names. The ids {', '.join(map(str, ids))} occur"
+    if not ids:
+        return f"The classes have no names, and only the id {IGNORE_INDEX} occurs"
+    if ids[0] < 0 or ids[-1] >= IGNORE_INDEX or ids[-1] > 2 * len(ids) + 8:
+        numbered = f"{occur}. Number the classes 0, 1, 2, ... in the masks, with {IGNORE_INDEX} for what is ignored"
+        return numbered + _values(ids)
+    proposal = json.dumps({str(id): f"class {id}" for id in range(ids[-1] + 1)})
+    return f"{occur}. Write id2label.json beside the images, {proposal}, with names of your own"
+
+
+def list_values(values: Collection[int], id2label: dict[int, str]) -> str:
+    """A sentence that lists values which may stand for the named classes, or nothing if they cannot."""
+    ascending = sorted(set(values) - {IGNORE_INDEX})
+    return _values(ascending) if len(ascending) <= len(id2label) else ""
+
+
+def _values(values: Sequence[int]) -> str:
+    if not values or values[0] < 0 or len(values) > IGNORE_INDEX:
+        return ""
+    option = ",".join(f"{value}={id}" for id, value in enumerate(values))
+    content = json.dumps({str(value): id for id, value in enumerate(values)})
+    return (
+        f". If the values stand for classes in this order, add --mask_values {option}, or write mask_values.json "
+        f"beside the images, {content}"
+    )
+
+
+def list_colours(colours: Collection[str], id2label: dict[int, str] | None) -> str:
+    """A sentence that lists colours, ascending from black."""
+    if len(colours) > MOST_COLOURS:
+        return f". More than {MOST_COLOURS} colours occur, as in photographs and after lossy compression"
+    content = json.dumps({colour: f"class {number}" for number, colour in enumerate(sorted(colours))})
+    names = "of your own" if id2label is None else "from id2label.json"
+    return f". Write mask_colours.json beside the images, {content}, with names {names}"
+
+
+__all__ = ["list_colours", "list_values", "name_classes"]
