@@ -339,7 +339,9 @@ def _propose_endings(images: Files, masks: Files, endings: Endings) -> str | Non
         return None
     first = min(images)
     mask = max(masks, key=lambda mask: (len(_shared_start(first, mask)), -len(mask)))
-    shared = _shared_start(first, mask).rstrip("_-. ")  # these belong to the endings
+    shared = _shared_start(first, mask)
+    if not first.startswith(mask) and not mask.startswith(first):  # both have endings, which start at a separator
+        shared = re.sub(r"[-_. ]+[^-_. ]*$", "", shared) or shared
     image_ending, mask_ending = first[len(shared) :], mask[len(shared) :]
     if not shared or "/" in image_ending + mask_ending or (image_ending + mask_ending).isdigit():
         return None  # numbers tell images apart
