@@ -209,12 +209,13 @@ def _draw_run_lengths(segmentation: dict[str, Any], height: int, width: int) -> 
         raise ValueError(
             f"its run lengths are for the size {size} (height, width), but the image has {[height, width]}."
         )
-    if isinstance(counts, str):
-        counts = _decompress(counts)
-    is_valid = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
-    if not is_valid or sum(counts) != height * width:
-        total = f", got {sum(counts)}" if is_valid else ""
-        raise ValueError(f"its run lengths must add up to {height * width} pixels ({height} x {width}){total}.")
+    counts = _decompress(counts) if isinstance(counts, str) else counts
+    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("its run lengths must be a list of whole numbers, or a text.")
+    if sum(counts) != height * width:
+        raise ValueError(
+            f"its run lengths must add up to {height * width} pixels ({height} x {width}), got {sum(counts)}."
+        )
     runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)  # (H * W,), column after column
     return runs.reshape(width, height).T
 

@@ -203,8 +203,9 @@ def pack_colours(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.dtype != np.uint8:
         raise ValueError(f"{name} should hold colours of 8 bits, got {pixels.dtype}.")
     if pixels.ndim == 2:
-        return pixels.astype(np.int64) * 0x010101
-    return (pixels.astype(np.int64) << np.array([16, 8, 0])).sum(-1)  # (H, W)
+        return pixels.astype(np.int32) * 0x010101
+    red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)  # (H, W) each
+    return red << 16 | green << 8 | blue
 
 
 def to_ids(codes: np.ndarray, ids: Mapping[str, int], name: str, source: str) -> np.ndarray:
@@ -227,9 +228,10 @@ def to_ids(codes: np.ndarray, ids: Mapping[str, int], name: str, source: str) ->
         table = {int(colour[1:], 16): id for colour, id in ids.items()}
     else:
         table = {IGNORE_INDEX: IGNORE_INDEX, **{int(value): id for value, id in ids.items()}}
-    listed = np.array(sorted(table))
-    codes = codes.astype(np.int64, copy=False)
-    places = np.searchsorted(listed, codes).clip(max=len(listed) - 1)  # (H, W)
+    dtype = np.int32 if np.can_cast(codes.dtype, np.int32) else np.int64
+    codes = codes.astype(dtype, copy=False)
+    listed = np.array(sorted(table), dtype)
+    places = np.searchsorted(listed[1:], codes, side="right")  # (H, W), of the last that is not above
     is_unlisted = listed[places] != codes
     if is_unlisted.any():
         row, column = np.argwhere(is_unlisted)[0].tolist()
