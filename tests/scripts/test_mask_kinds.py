@@ -117,7 +117,7 @@ def without_a_category(folder: Path) -> None:
     (in_unlisted_values, "add --mask_values 0=0,128=1,250=2, or write", "ids 128, 250"),
     (in_unlisted_colours, r'mask_colours\.json beside the images, {"#000000": "class 0", ', "There is no file"),
     (of_another_size, "add --resize_masks", "of different sizes.*add --resize_masks"),
-    (named_differently, "They fit with --mask_suffix _labelIds", "They fit with --mask_suffix _labelIds"),
+    (named_differently, "They fit with --mask_suffix=_labelIds", "They fit with --mask_suffix=_labelIds"),
     (without_a_category, "has the category_id 1, which 'categories' lacks", "has the category_id 1"),
 ])  # fmt: skip
 def test_the_check_names_the_option_or_file_that_fits(

@@ -147,9 +147,9 @@ def test_unlisted_colours_and_other_sizes_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("image", "mask", "proposal"), [
-    ("{}", "{}_gt", "--mask_suffix _gt"),
-    ("{}_img", "{}_mask", "--image_suffix _img"),
-    ("frame-{}.ir", "frame-{}.ids", "--image_suffix .ir --mask_suffix .ids"),
+    ("{}", "{}_gt", "--mask_suffix=_gt"),
+    ("{}_img", "{}_mask", "--image_suffix=_img"),
+    ("frame-{}.ir", "frame-{}.ids", "--image_suffix=.ir --mask_suffix=.ids"),
     ("a{}", "b{}", None),
     ("{}1", "{}2", None),
 ])  # fmt: skip
@@ -164,12 +164,25 @@ def test_names_that_fit_with_another_suffix_are_proposed(
         assert not any("They fit" in problem for problem in problems)
         return
     assert problems[0] == f"No image has a mask of the same name. They fit with {proposal}."
-    words = proposal.split()
-    given = {words[index][2:]: words[index + 1] for index in range(0, len(words), 2)}
+    given = dict(word.removeprefix("--").split("=") for word in proposal.split())
     assert scan_folder(tmp_path, **given).problems == []
     assert "holds no images whose names end in" in scan_folder(tmp_path, image_suffix="_x").problems[0]
     assert "has no masks whose names end in" in scan_folder(tmp_path, mask_suffix="_x").problems[0]
     assert "without file type" in scan_folder(tmp_path, mask_suffix="_gt.png").problems[0]
+
+
+def test_json_of_an_unknown_name_is_pointed_out(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.png", 0)
+    (tmp_path / "export.json").write_text("{}")
+    assert any("export.json' is COCO JSON, give it a name" in problem for problem in scan_folder(tmp_path).problems)
+
+
+def test_a_label_map_beside_masks_of_ids(tmp_path: Path) -> None:
+    KINDS["cvat"](tmp_path)
+    for path in (tmp_path / "SegmentationClass").iterdir():
+        Image.fromarray(truth(int(path.stem))).save(path)
+    with pytest.raises(ValueError, match=r"the colour #ffffff .*If the mask holds ids, remove labelmap\.txt"):
+        load_infrared_dataset("folder", tmp_path)["train"][0]["annotation"]
 
 
 def test_lists_name_images_with_or_without_their_suffix(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def ids_by_name(names: Sequence[str], folder: Path, source: Path) -> dict[str, i
     if unknown:
         raise ValueError(
             f"{str(source)!r} names {', '.join(map(repr, unknown))}, but {str(folder / 'id2label.json')!r} names only "
-            f"{', '.join(map(repr, ids))}. Use the same names in both, or remove id2label.json."
+            f"{', '.join(map(repr, ids))}. Use the same names in both, or remove one of the files."
         )
     return ids
 

@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 from ..files import IMAGE_SUFFIXES, JPEG_SUFFIXES, image_files
 from .coco import CocoFile, read_coco
+from .masks import COLOURS_FILES, VALUES_FILE
 
 
 MASK_FOLDERS = ("masks", "labels", "annotations")
@@ -60,6 +61,7 @@ LAYOUTS = """\
 ROBOFLOW = "_annotations.coco.json"
 LABEL_STUDIO = "result.json"
 
+OTHER_JSON = ("id2label.json", "origin.json", VALUES_FILE, *COLOURS_FILES)
 VOC_MASKS = "SegmentationClass"
 COCO_NAME = re.compile(r"(?P<instances>instances_)?(?P<name>(?P<split>[a-z]+)(\d{4})?)\.json")
 COCO_SPLITS = {**SPLIT_NAMES, "default": "train"}
@@ -135,6 +137,12 @@ def scan_folder(
         splits = _scan_flat(voc_images, folder / VOC_MASKS, lists, endings, problems)
     else:
         problems.append(f"{str(data_dir)!r} has none of the supported layouts:\n{LAYOUTS}.")
+    others = [path for parent in (folder, folder / "annotations") for path in sorted(parent.glob("*.json"))]
+    others = [path for path in others if path not in coco and path.name not in OTHER_JSON]
+    if others and problems and not coco and not any(splits.values()):
+        problems.append(
+            f"If {str(others[0])!r} is COCO JSON, give it a name and a place as in these layouts:\n{LAYOUTS}."
+        )
     return FolderScan({split: splits[split] for split in SPLITS if splits.get(split)}, problems, coco)
 
 
@@ -350,7 +358,7 @@ def _propose_endings(images: Files, masks: Files, endings: Endings) -> str | Non
     ):
         return None
     options = {"--image_suffix": image_ending, "--mask_suffix": mask_ending}
-    given = " ".join(f"{option} {ending}" for option, ending in options.items() if ending)
+    given = " ".join(f"{option}={ending}" for option, ending in options.items() if ending)
     return f"No image has a mask of the same name. They fit with {given}."
 
 

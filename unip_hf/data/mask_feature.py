@@ -97,7 +97,7 @@ class MaskImage(datasets.Image):
         with open_encoded(value, value["path"]) as opened:
             if opened.mode in ("RGB", "RGBA", "LA"):
                 return False
-            return not self.resize or _size(opened) == _image_size(value["image"])
+            return not self.resize or value["image"] is None or _size(opened) == _image_size(value["image"])
 
     def read(self, value: dict[str, Any], name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """
@@ -117,7 +117,7 @@ class MaskImage(datasets.Image):
         """
         if value["bytes"] is not None:
             return _read_file(value, name, None, "")
-        if size is None and (self.resize or value.get("regions") is not None):
+        if size is None and value.get("image") is not None and (self.resize or value.get("regions") is not None):
             size = _image_size(value["image"])
         if value.get("regions") is None:
             ids = _read_file(value, name, self.ids, self.source)
@@ -129,8 +129,8 @@ class MaskImage(datasets.Image):
                     "size",
                 )
             ids = draw_regions(value["regions"], f"{value['image']} in {name}")
-        if self.resize and ids.shape != size:
-            height, width = size or ids.shape
+        if self.resize and size is not None and ids.shape != size:
+            height, width = size
             ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
         return ids
 

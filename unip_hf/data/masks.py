@@ -238,10 +238,12 @@ def to_ids(codes: np.ndarray, ids: Mapping[str, int], name: str, source: str) ->
         code = codes[row, column].item()
         what = f"the colour #{code:06x}" if is_of_colours(ids) else f"the value {code}"
         count = len(np.unique(codes[is_unlisted])) - 1
+        is_grey = is_of_colours(ids) and code % 0x010101 == 0
+        hint = f" If the mask holds ids, remove {os.path.basename(source)}." if is_grey else ""
         more = f" (and {count} other{'s' * (count > 1)})" if count else ""
         raise MaskError(
             f"{name} holds {what}{more}, which {os.path.basename(source)} does not list. Its first pixel is in row "
-            f"{row}, column {column}, counted from 0.",
+            f"{row}, column {column}, counted from 0.{hint}",
             "unlisted",
         )
     return np.array([table[value] for value in listed.tolist()], np.uint8)[places]
