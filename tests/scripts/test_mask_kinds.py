@@ -84,6 +84,17 @@ def test_prepared_masks_are_files_of_ids(kind: str, tmp_path: Path, capsys: pyte
     assert "is already prepared, and its masks hold ids. Leave these options out" in capsys.readouterr().err
 
 
+def test_a_worker_hands_on_what_is_wrong(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    KINDS["roboflow"](tmp_path / "data")
+    path = tmp_path / "data" / "train" / "_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = []
+    path.write_text(json.dumps(content))
+    command = ["finetune", "--model", str(student), "--data_dir", str(tmp_path / "data"), "--skip_check"]
+    assert cli.main([*command, "--output_dir", str(tmp_path / "out"), *QUICK, "--num_workers", "1"]) == 2
+    assert "error: Annotation 1 of " in capsys.readouterr().err
+
+
 def in_zero_and_255(folder: Path) -> None:
     save_masks(folder, lambda ids: Image.fromarray(np.uint8(255) * (ids == 1)))
 

@@ -210,7 +210,10 @@ def test_the_check_proposes_what_fits(tmp_path: Path) -> None:
     save_masks(tmp_path / "colours", in_colour)
     found = messages(tmp_path / "colours")
     proposal = json.loads(found[found.index("{") : found.index("}") + 1])
-    assert list(proposal) == ["#000000", "#800040", "#c08080", "#e0e0c0"]
+    assert list(proposal) == ["#000000", "#800040", "#c08080", "#e0e0c0"]  # also of the mask that is all black
+    assert "have no names" not in " ".join(
+        map(str, check_dataset(load_infrared_dataset("folder", tmp_path / "colours"), None).errors)
+    )
     (tmp_path / "colours" / "mask_colours.json").write_text(json.dumps(proposal))
     assert not check_dataset(
         load_infrared_dataset("folder", tmp_path / "colours"), load_id2label("folder", tmp_path / "colours")

@@ -39,8 +39,9 @@ def _values(values: Sequence[int]) -> str:
     )
 
 
-def list_colours(colours: Collection[str], id2label: dict[int, str] | None) -> str:
-    """A sentence that lists colours, ascending from black."""
+def list_colours(colours: Collection[str], values: Collection[int], id2label: dict[int, str] | None) -> str:
+    """A sentence that lists colours, ascending from black. `values` are those of masks without any other colour."""
+    colours = {*colours, *(f"#{value * 0x010101:06x}" for value in values if 0 <= value < 256)}
     if len(colours) > MOST_COLOURS:
         return f". More than {MOST_COLOURS} colours occur, as in photographs and after lossy compression"
     content = json.dumps({colour: f"class {number}" for number, colour in enumerate(sorted(colours))})

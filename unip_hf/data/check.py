@@ -290,14 +290,15 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
         for kind, problem in by_kind.items():
             of_kind.setdefault(kind, []).append(problem)
     progress.close()
-    advice = {"colour_mask": list_colours(colours, id2label)}
+    ids_found = set().union(*(counted.ids for counted in statistics.values()))
+    advice = {"colour_mask": list_colours(colours, ids_found, id2label)}
     if id2label is not None:
-        advice["unknown_ids"] = list_values(set().union(*(counted.ids for counted in statistics.values())), id2label)
+        advice["unknown_ids"] = list_values(ids_found, id2label)
     for kind, sentence in advice.items():
         for problem in of_kind.get(kind, []):
             problem.message += sentence
     problems += [leaks] if leaks.num_files else []
-    problems += _problems_of_splits(statistics, id2label)
+    problems += _problems_of_splits(statistics, id2label, bool(colours))
     problems.sort(key=lambda problem: problem.severity)  # stable: errors first
     return DatasetReport({split: counted.report(id2label) for split, counted in statistics.items()}, problems)
 
@@ -309,7 +310,9 @@ def _num_rows(split: str, rows: Any) -> int:
     return rows.info.splits[split].num_examples if rows.info.splits else 0
 
 
-def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None) -> list[Problem]:
+def _problems_of_splits(
+    statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None, has_colours: bool
+) -> list[Problem]:
     """Problems that only all files of a split together show."""
     problems = []
     if not statistics:
@@ -327,7 +330,7 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
             )
         )
         ids = {0, 1}
-    if id2label is None and ids:
+    if id2label is None and ids and not has_colours:  # which will have names
         problems.append(Problem("error", name_classes(sorted(ids - {IGNORE_INDEX}))))
     for split, counted in statistics.items():
         classes = counted.ids - {IGNORE_INDEX}

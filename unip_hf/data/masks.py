@@ -49,6 +49,9 @@ class MaskError(ValueError):
         self.kind = kind
         self.colours = list(colours)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # the workers of a DataLoader hand it on
+        return type(self), (str(self), self.kind, self.colours)
+
 
 @dataclass(frozen=True)
 class MaskMeaning:
