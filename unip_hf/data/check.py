@@ -14,7 +14,7 @@ import numpy as np
 from ..modeling.image_reading_unip import to_channels_last
 from ..progress import Progress
 from .advice import list_colours, list_values, name_classes
-from .mask_feature import read_ids
+from .mask_feature import mask_name, read_ids
 from .masks import MaskError
 from .reading import IGNORE_INDEX, encoded_bytes, read_encoded, without_decoding
 from .statistics import IntensityHistogram, SplitReport, SplitStatistics
@@ -169,7 +169,6 @@ class _Findings:
 
 def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Findings:
     found = _Findings(row["image"]["path"] or f"image {number}")
-    mask_name = (row.get("annotation") or {}).get("path") or f"mask {number}"
     image = mask = None
     try:
         encoded = encoded_bytes(row["image"])
@@ -180,17 +179,18 @@ def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Finding
     if row.get("annotation") is None:
         found.problems.append(("no_mask", found.name))
     else:
+        name_of_mask = mask_name(row["annotation"], number)
         try:
-            mask = read_ids(row["annotation"], mask_name, None if image is None else image.shape[:2])  # (H, W)
+            mask = read_ids(row["annotation"], name_of_mask, None if image is None else image.shape[:2])  # (H, W)
         except MaskError as error:
             found.problems.append((error.kind, str(error).rstrip(".")))
             found.colours = error.colours
         except Exception as error:
-            found.problems.append(("unreadable", _named(mask_name, error)))
+            found.problems.append(("unreadable", _named(name_of_mask, error)))
     if image is not None:
         _examine_image(image, found)
     if mask is not None:
-        _examine_mask(mask, mask_name, ids, found)
+        _examine_mask(mask, name_of_mask, ids, found)
     return found
 
 

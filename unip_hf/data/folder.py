@@ -319,8 +319,9 @@ def _pair(images: Files, masks: Files, stems: list[str] | None, endings: Endings
         known = () if endings.mask else MASK_ENDINGS
         ending = next((ending for ending in known if stem.endswith(ending) and stem not in images), "")
         masks_of_image.setdefault(stem.removesuffix(ending), []).extend(paths)
-    if proposal := _propose_endings(images, masks_of_image, endings):
-        problems.append(proposal)
+    proposal = _propose_endings(images, masks_of_image, endings)
+    if proposal is not None and proposal not in problems:  # by another split
+        problems.insert(0, proposal)
     pairs = []
     for stem in sorted({*images, *masks_of_image} if stems is None else stems):
         image_files, mask_files = images.get(stem, []), masks_of_image.get(stem, [])
@@ -346,20 +347,21 @@ def _propose_endings(images: Files, masks: Files, endings: Endings) -> str | Non
     if any(endings) or not images or not masks or not images.keys().isdisjoint(masks):
         return None
     first = min(images)
-    mask = max(masks, key=lambda mask: (len(_shared_start(first, mask)), -len(mask)))
-    shared = _shared_start(first, mask)
-    if not first.startswith(mask) and not mask.startswith(first):  # both have endings, which start at a separator
-        shared = re.sub(r"[-_. ]+[^-_. ]*$", "", shared) or shared
-    image_ending, mask_ending = first[len(shared) :], mask[len(shared) :]
-    if not shared or "/" in image_ending + mask_ending or (image_ending + mask_ending).isdigit():
-        return None  # numbers tell images apart
-    if not all(
-        image.endswith(image_ending) and image.removesuffix(image_ending) + mask_ending in masks for image in images
-    ):
-        return None
-    options = {"--image_suffix": image_ending, "--mask_suffix": mask_ending}
-    given = " ".join(f"{option}={ending}" for option, ending in options.items() if ending)
-    return f"No image has a mask of the same name. They fit with {given}."
+    longest = max(len(_shared_start(first, mask)) for mask in masks)
+    for mask in sorted((mask for mask in masks if len(_shared_start(first, mask)) == longest), key=len):
+        shared = _shared_start(first, mask)
+        if not first.startswith(mask) and not mask.startswith(first):  # both have endings, which start at a separator
+            shared = re.sub(r"[-_. ]+[^-_. ]*$", "", shared) or shared
+        image_ending, mask_ending = first[len(shared) :], mask[len(shared) :]
+        if not shared or "/" in image_ending + mask_ending or (image_ending + mask_ending).isdigit():
+            continue  # numbers tell images apart
+        if all(
+            name.endswith(image_ending) and name.removesuffix(image_ending) + mask_ending in masks for name in images
+        ):
+            options = {"--image_suffix": image_ending, "--mask_suffix": mask_ending}
+            given = " ".join(f"{option}={ending}" for option, ending in options.items() if ending)
+            return f"No image has a mask of the same name. They fit with {given}."
+    return None
 
 
 def _shared_start(first: str, second: str) -> str:

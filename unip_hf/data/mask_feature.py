@@ -61,7 +61,7 @@ class MaskImage(datasets.Image):
             return value  # it is an image already
         if self._is_file_of_ids(value):
             return super().decode_example(value, token_per_repo_id)
-        return Image.fromarray(self.read(value, value["path"]))
+        return Image.fromarray(self.read(value, mask_name(value)))
 
     def cast_storage(self, storage: Any) -> pyarrow.StructArray:
         if not pyarrow.types.is_struct(storage.type):
@@ -85,7 +85,7 @@ class MaskImage(datasets.Image):
         if self._is_file_of_ids(row):
             return {"bytes": encoded_bytes(row), "path": name}
         buffer = io.BytesIO()
-        Image.fromarray(self.read(row, row["path"])).save(buffer, format="PNG")
+        Image.fromarray(self.read(row, mask_name(row))).save(buffer, format="PNG")
         return {"bytes": buffer.getvalue(), "path": os.path.splitext(str(name))[0] + ".png"}
 
     def _is_file_of_ids(self, value: dict[str, Any]) -> bool:
@@ -125,14 +125,22 @@ class MaskImage(datasets.Image):
             told = tuple(json.loads(value["regions"])["size"])
             if size != told and not self.resize:
                 raise MaskError(
-                    f"{value['image']} has the size {size} (height, width), but {name} gives it the size {told}.",
+                    f"{value['image']} has the size {size} (height, width), but {value['path']} gives it the size "
+                    f"{told}.",
                     "size",
                 )
-            ids = draw_regions(value["regions"], f"{value['image']} in {name}")
+            ids = draw_regions(value["regions"], name)
         if self.resize and size is not None and ids.shape != size:
             height, width = size
             ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
         return ids
+
+
+def mask_name(value: dict[str, Any], number: int | None = None) -> str:
+    """What messages call an undecoded mask. The number of the row names what has no path."""
+    if value.get("regions") is not None:
+        return f"{value['image']} in {value['path']}"
+    return value["path"] or f"mask {number}"
 
 
 def read_ids(value: dict[str, Any], name: str, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -154,7 +162,7 @@ def read_ids(value: dict[str, Any], name: str, size: tuple[int, int] | None = No
     try:
         return value.get("feature", MaskImage()).read(value, name, size)
     except ValueError as error:
-        if name in str(error):
+        if isinstance(error, MaskError) or name in str(error):
             raise
         raise ValueError(f"{name}: {error}") from error
 
@@ -206,4 +214,4 @@ with warnings.catch_warnings():
     register_feature(MaskImage, "MaskImage")
 
 
-__all__ = ["MaskImage", "read_ids"]
+__all__ = ["MaskImage", "mask_name", "read_ids"]

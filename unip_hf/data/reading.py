@@ -12,7 +12,7 @@ import numpy as np
 from ..modeling.image_reading_unip import to_channels_last
 from .class_names import IGNORE_INDEX
 from .encoded import encoded_bytes, read_encoded
-from .mask_feature import MaskImage, read_ids
+from .mask_feature import MaskImage, mask_name, read_ids
 
 
 class Sample(NamedTuple):
@@ -69,11 +69,11 @@ def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
     image = to_channels_last(read_encoded(row["image"], name))  # (H, W, C)
     if row.get("annotation") is None:
         return Sample(name, image, None)
-    mask_name = row["annotation"]["path"] or f"mask {number}"
-    ids = read_ids(row["annotation"], mask_name, image.shape[:2])  # (H, W)
+    name_of_mask = mask_name(row["annotation"], number)
+    ids = read_ids(row["annotation"], name_of_mask, image.shape[:2])  # (H, W)
     if ids.shape != image.shape[:2]:
         raise ValueError(
-            f"Image and mask differ in size (height, width): {name} has {image.shape[:2]}, {mask_name} "
+            f"Image and mask differ in size (height, width): {name} has {image.shape[:2]}, {name_of_mask} "
             f"{ids.shape}. Add --resize_masks (resize_masks=True) to resize masks of a folder."
         )
     return Sample(name, image, ids)
