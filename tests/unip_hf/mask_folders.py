@@ -100,7 +100,7 @@ def cvat(folder: Path, turn: Callable[[np.ndarray], Image.Image] = in_colour) ->
     lists.mkdir(parents=True)
     (folder / "SegmentationClass").mkdir()
     for split, numbers in SPLITS.items():
-        (lists / f"{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
+        (lists / f"{split.title()}.txt").write_text("".join(f"{number}\n" for number in numbers))
         for number in numbers:
             save_image(folder / "JPEGImages" / f"{number}.png", number)
             turn(truth(number)).save(folder / "SegmentationClass" / f"{number}.png")

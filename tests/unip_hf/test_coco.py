@@ -161,9 +161,11 @@ def test_layouts(tmp_path: Path) -> None:
     (annotations / "instances_train2017.json").rename(annotations / "instances_default.json")
     scan = scan_folder(tmp_path / "cvat")
     assert scan.problems == [] and [len(scan.splits[split]) for split in ("train", "validation")] == [4, 2]
-    (annotations / "instances_train.json").write_text((annotations / "instances_default.json").read_text())
+    (annotations / "instances_Train.json").write_text((annotations / "instances_default.json").read_text())
     assert any("are the same split: keep one" in problem for problem in scan_folder(tmp_path / "cvat").problems)
     assert "leave out --mask_suffix" in scan_folder(tmp_path / "studio", "_gt").problems[0]
+    (annotations / "instances_default.json").unlink()  # CVAT's own names of subsets begin with capitals
+    assert [len(pairs) for pairs in scan_folder(tmp_path / "cvat").splits.values()] == [4, 2]
     # Where there are masks, JSON beside them is something else.
     save_image(tmp_path / "studio" / "masks" / "0f0f-0.png", 0)
     assert scan_folder(tmp_path / "studio").coco == {}

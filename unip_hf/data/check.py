@@ -178,7 +178,7 @@ def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Finding
         found.problems.append(("unreadable", _named(found.name, error)))
     if row.get("annotation") is None:
         found.problems.append(("no_mask", found.name))
-    else:
+    elif image is not None or row["annotation"].get("regions") is None:  # to draw a mask takes the size of the image
         name_of_mask = mask_name(row["annotation"], number)
         try:
             mask = read_ids(row["annotation"], name_of_mask, None if image is None else image.shape[:2])  # (H, W)

@@ -63,7 +63,7 @@ LABEL_STUDIO = "result.json"
 
 OTHER_JSON = ("id2label.json", "origin.json", VALUES_FILE, *COLOURS_FILES)
 VOC_MASKS = "SegmentationClass"
-COCO_NAME = re.compile(r"(?P<instances>instances_)?(?P<name>(?P<split>[a-z]+)(\d{4})?)\.json")
+COCO_NAME = re.compile(r"(?P<instances>instances_)?(?P<name>(?P<split>[a-zA-Z]+)(\d{4})?)\.json")
 COCO_SPLITS = {**SPLIT_NAMES, "default": "train"}
 
 Pairs = list[tuple[Path, Path]]
@@ -201,12 +201,12 @@ def _coco_files(folder: Path, problems: list[str]) -> dict[Path, tuple[str, list
     if (folder / ROBOFLOW).is_file():
         return {folder / ROBOFLOW: ("train", [folder])}
     found = {path: match for path in sorted((folder / "annotations").glob("*.json"))
-             if (match := COCO_NAME.fullmatch(path.name)) and match["split"] in COCO_SPLITS}  # fmt: skip
+             if (match := COCO_NAME.fullmatch(path.name)) and match["split"].lower() in COCO_SPLITS}  # fmt: skip
     if any(match["instances"] for match in found.values()):  # beside person_keypoints_train2017.json
         found = {path: match for path, match in found.items() if match["instances"]}
     first: dict[str, Path] = {}
     for path, match in found.items():
-        split = COCO_SPLITS[match["split"]]
+        split = COCO_SPLITS[match["split"].lower()]
         if first.setdefault(split, path) != path:
             problems.append(f"{str(first[split])!r} and {str(path)!r} are the same split: keep one.")
             continue
@@ -273,7 +273,8 @@ def _split_folders(parent: Path, problems: list[str] | None = None) -> dict[str,
 
 def _split_lists(parent: Path) -> dict[Path, str]:
     """The lists of a folder and the splits they stand for."""
-    return {path: split for name, split in SPLIT_NAMES.items() if (path := parent / f"{name}.txt").is_file()}
+    found = {path.stem.lower(): path for path in sorted(parent.glob("*.txt"))}  # CVAT writes Train.txt
+    return {found[name]: split for name, split in SPLIT_NAMES.items() if name in found}
 
 
 def _mask_folder(parent: Path) -> Path:
