@@ -1,4 +1,3 @@
-# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Every kind of mask goes from a folder to a trained model with the commands alone, and wrong ones to a sentence."""
 
 import json

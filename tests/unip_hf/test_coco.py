@@ -1,4 +1,3 @@
-# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """COCO JSON becomes masks as pycocotools would draw them, and wrong JSON a sentence, never a crash of its C code."""
 
 import json

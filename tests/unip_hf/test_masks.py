@@ -1,4 +1,3 @@
-# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Masks as people have them are read as class ids, whatever form they have."""
 
 import json
