@@ -110,6 +110,12 @@ def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = F
         )
     data.add_argument("--data_dir", type=Path, help="the folder; for a benchmark also the zip file as downloaded")
     add_benchmark_options(data)
+    data.add_argument(
+        "--mask_values", metavar="0=0,255=1", help="id of each value in the masks of a folder, if values are not ids"
+    )
+    data.add_argument("--mask_suffix", metavar="_gt", help="how names of masks end, if not like the image or in _mask")
+    data.add_argument("--image_suffix", metavar="_img", help="how names of images end, if masks lack that ending")
+    data.add_argument("--resize_masks", action="store_true", help="resize masks to their images (nearest neighbour)")
     return data
 
 
@@ -117,6 +123,12 @@ def add_benchmark_options(data: Any) -> None:
     """Which part of a benchmark."""
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
     data.add_argument("--allow_partial", action="store_true", help="accept a benchmark that is not complete")
+
+
+def folder_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What [`add_dataset_options`] were given about masks, as arguments of `load_infrared_dataset`."""
+    names = ("mask_values", "mask_suffix", "image_suffix", "resize_masks")
+    return {name: getattr(options, name) for name in names}
 
 
 def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc: int | None = None) -> Any:
@@ -130,6 +142,7 @@ def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc
         num_proc=num_proc,
         config_name=options.dataset_config,
         allow_partial=options.allow_partial,
+        **folder_options(options),
     )
 
 

@@ -28,6 +28,7 @@ from unip_hf.scripts.options import with_recipe
 
 from .conftest import PATIENCE, tiny_config
 from .unip_hf.benchmark_archives import mfnet_files, soda_files, write_files
+from .unip_hf.mask_folders import KINDS, save_masks
 
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(SCENE_CLASSES))
     (folder / "my-images" / "id2label.json").write_text(f"{{{names}}}")
     shutil.copytree(folder / "my-images", folder / "my-labelled-images")
+    save_masks(folder / "binary-masks", lambda ids: Image.fromarray(np.uint8(255) * (ids > 0)))
+    (folder / "binary-masks" / "id2label.json").write_text('{"0": "background", "1": "person"}')
+    KINDS["roboflow"](folder / "roboflow-export")
     write_images(folder / "new-images", range(5, 7))
     write_images(folder / "my-test-images", range(5, 7))
     write_images(folder / "my-drone-images", range(6, 12))  # one of them a test image

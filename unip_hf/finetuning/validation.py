@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import nn
 
-from ..data.check import RARE_CLASS_OPTIONS
+from ..data.advice import RARE_CLASS_OPTIONS
 from ..evaluation import MAIN_METRIC, Example, count_confusions, evaluate_dataset, segment_dataset, segmentation_scores
 from ..evaluation.evaluator import checked_ids
 from ..evaluation.results import headline_scores, make_record
