@@ -399,6 +399,17 @@ def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_new_head_is_as_wide_as_its_configuration_or_the_option_says(
+    make_config: Callable, images: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(UnipForPreTraining(make_config(num_channels=1, decoder_channels=24)), tmp_path / "student")
+    for options, width in (([], 24), (["--decoder_channels", 16], 16)):
+        out = tmp_path / str(width)
+        assert cli.main(command(tmp_path / "student", images, out, "--num_steps", 1, *options)) == 0
+        model = AutoModelForSemanticSegmentation.from_pretrained(out / "last")
+        assert model.config.decoder_channels == model.decode_head.classifier.in_channels == width
+
+
 def test_new_classifiers_and_overwriting_when_told(
     student: Path, images: Path, make_config: Callable, tmp_path: Path
 ) -> None:
