@@ -39,7 +39,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             for MAE-L and iBOT-L, 12 for DINO-B). In fine-tuning, the same number keeps the block as it was distilled;
             `None` splits it into `num_attention_heads` like all others, which is what the published fine-tuning code
             does. The weights have the same shapes either way.
-        mlp_ratio (`int`, *optional*, defaults to 4):
+        mlp_ratio (`int` or `float`, *optional*, defaults to 4):
             Width of the MLP divided by `hidden_size`.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the MLP.
@@ -53,6 +53,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             Side of a patch in pixels.
         num_channels (`int`, *optional*, defaults to 3):
             Input channels: 3, or 1 for one-channel infrared input.
+        use_distillation_token (`bool`, *optional*, defaults to `False`):
+            Whether a second token follows CLS, as in distilled DeiT. It is no patch: feature maps leave it out.
+        use_final_norm (`bool`, *optional*, defaults to `True`):
+            Whether [`UnipModel`] ends with a layer norm. Segmentation never uses it.
         position_embedding_type (`"sincos"` or `"learned"`, *optional*, defaults to `"sincos"`):
             Fixed 2-D sine-cosine table (pre-training) or a table that is trained (fine-tuning).
         drop_path_rate (`float`, *optional*, defaults to 0.0):
@@ -109,13 +113,15 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 6
     last_layer_num_attention_heads: int | None = None
-    mlp_ratio: int = 4
+    mlp_ratio: int | float = 4
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
     qkv_bias: bool = True
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int = 16
     num_channels: int = 3
+    use_distillation_token: bool = False
+    use_final_norm: bool = True
     position_embedding_type: Literal["sincos", "learned"] = "sincos"
     drop_path_rate: float | int = 0.0
     drop_path_schedule: Literal["constant", "linear"] = "constant"
@@ -166,6 +172,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         return cls(**{**dict(sized), **kwargs})
 
     @property
+    def num_special_tokens(self) -> int:
+        """How many tokens precede the patches: CLS, and the distillation token if there is one."""
+        return 1 + self.use_distillation_token
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of the stored position table."""
         size = self.image_size
@@ -190,6 +201,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_size must be a multiple of 4 for a sine-cosine position table, got {self.hidden_size}. "
                 'Or set position_embedding_type="learned".'
+            )
+        if self.position_embedding_type == "sincos" and self.use_distillation_token:
+            raise ValueError(
+                'A distillation token has a learned position: set position_embedding_type="learned", or '
+                "use_distillation_token=False."
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")

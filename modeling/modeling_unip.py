@@ -60,6 +60,8 @@ class UnipPreTrainedModel(PreTrainedModel):
                 init.copy_(module.position_embeddings, table)
             else:
                 init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+            if module.distillation_token is not None:
+                init.normal_(module.distillation_token, std=self.config.initializer_range)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -165,7 +167,8 @@ class UnipModel(UnipPreTrainedModel):
         self.embeddings = UnipEmbeddings(config)
         num_layers = config.num_hidden_layers if num_layers is None else num_layers
         self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if add_final_norm else None
+        has_norm = add_final_norm and config.use_final_norm
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else None
         self.post_init()
 
     def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -174,7 +177,7 @@ class UnipModel(UnipPreTrainedModel):
 
     def feature_maps(self, pixel_values: torch.Tensor, layers: Sequence[int], **kwargs: Any) -> list[torch.Tensor]:
         """
-        Outputs of some blocks as maps, without the final norm and without CLS.
+        Outputs of some blocks as maps, without the final norm, CLS and the distillation token.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
@@ -190,19 +193,21 @@ class UnipModel(UnipPreTrainedModel):
         for number, layer in enumerate(self.layers[: max(layers)], start=1):
             hidden_states = layer(hidden_states, **kwargs)
             outputs[number] = hidden_states
-        maps = {n: outputs[n][:, 1:].transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for n in set(layers)}
+        first = self.embeddings.num_special_tokens
+        maps = {n: outputs[n][:, first:].transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for n in set(layers)}
         return [maps[number] for number in layers]
 
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Queries and keys of one block, CLS included, not scaled. Nothing after them is computed.
+        Queries and keys of one block, not scaled, CLS included, a distillation token left out. Nothing after them is
+        computed.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
             layer (`int`, *optional*): Block number from 1; the last block by default.
 
         Returns:
-            Two tensors of shape `(batch_size, num_heads, num_tokens, head_dim)`.
+            Two tensors of shape `(batch_size, num_heads, 1 + rows * columns, head_dim)`.
 
         Raises:
             ValueError: if there is no such block.
@@ -214,7 +219,13 @@ class UnipModel(UnipPreTrainedModel):
         for block in self.layers[: layer - 1]:
             hidden_states = block(hidden_states)
         _, query, key = self.layers[layer - 1](hidden_states, only_query_key=True)
-        return query, key
+        return self.without_distillation_token(query), self.without_distillation_token(key)
+
+    def without_distillation_token(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Queries or keys `(batch_size, num_heads, num_tokens, head_dim)` of CLS and the patches alone."""
+        if self.embeddings.num_special_tokens == 1:
+            return tokens
+        return torch.cat([tokens[:, :, :1], tokens[:, :, self.embeddings.num_special_tokens :]], dim=2)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -231,9 +242,9 @@ class UnipModel(UnipPreTrainedModel):
                 tokens)` for each block; needs the eager attention.
 
         Returns:
-            `last_hidden_state` of shape `(batch_size, 1 + rows * columns, hidden_size)` after the final norm and
-            `pooler_output`, its CLS token, of shape `(batch_size, hidden_size)`. `hidden_states`, if asked for, holds
-            the embeddings and the output of every block before the final norm.
+            `last_hidden_state` of shape `(batch_size, num_special_tokens + rows * columns, hidden_size)` after the
+            final norm and `pooler_output`, its CLS token, of shape `(batch_size, hidden_size)`. `hidden_states`, if
+            asked for, holds the embeddings and the output of every block before the final norm.
         """
         self._check_output_attentions(output_attentions)
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)

@@ -37,19 +37,23 @@ def resize_position_embeddings(
     position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> torch.Tensor:
     """
-    Resizes a position table to another grid: bicubic, corners not aligned, the CLS row unchanged.
+    Resizes a position table to another grid: bicubic, corners not aligned. The rows of CLS and of a distillation token
+    stay.
 
     Args:
-        position_embeddings (`torch.Tensor` of shape `(1, 1 + rows * columns, hidden_size)`): The table.
+        position_embeddings (`torch.Tensor` of shape `(1, num_special_tokens + rows * columns, hidden_size)`): The
+            table, CLS first.
         old_grid, new_grid (`tuple[int, int]`): Rows and columns before and after.
 
     Returns:
-        `torch.Tensor` of shape `(1, 1 + new_rows * new_columns, hidden_size)`, in the dtype of the table.
+        `torch.Tensor` of shape `(1, num_special_tokens + new_rows * new_columns, hidden_size)`, in the dtype of the
+        table.
     """
-    cls_row, table = position_embeddings[:, :1], position_embeddings[:, 1:]
+    num_patches = old_grid[0] * old_grid[1]
+    special, table = position_embeddings[:, :-num_patches], position_embeddings[:, -num_patches:]
     table = table.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
     table = nn.functional.interpolate(table, size=new_grid, mode="bicubic", align_corners=False)
-    return torch.cat([cls_row, table.flatten(2).transpose(1, 2).to(cls_row.dtype)], dim=1)
+    return torch.cat([special, table.flatten(2).transpose(1, 2).to(special.dtype)], dim=1)
 
 
 def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size: int) -> None:
@@ -97,19 +101,24 @@ class UnipPatchEmbeddings(nn.Conv2d):
 class UnipEmbeddings(nn.Module):
     """
     Patches of `pixel_values` of shape `(batch_size, num_channels, height, width)` to tokens of shape
-    `(batch_size, 1 + rows * columns, hidden_size)`, CLS first, positions added. Height and width need not be multiples
-    of the patch size: the input is padded with zeros, which is mean intensity, at the bottom and on the right.
+    `(batch_size, num_special_tokens + rows * columns, hidden_size)`, CLS first, positions added. Height and width need
+    not be multiples of the patch size: the input is padded with zeros, which is mean intensity, at the bottom and on
+    the right.
     """
 
     def __init__(self, config: UnipConfig):
         super().__init__()
         self.patch_size = config.patch_size
         self.grid_size = config.grid_size
+        self.num_special_tokens = config.num_special_tokens
         self.is_learned = config.position_embedding_type == "learned"
         self.patch_embeddings = UnipPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        has_second = config.use_distillation_token
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if has_second else None
         rows, columns = config.grid_size
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        num_tokens = self.num_special_tokens + rows * columns
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_tokens, config.hidden_size))
 
     def padded_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Height and width of `pixel_values`, rounded up to multiples of the patch size."""
@@ -127,8 +136,9 @@ class UnipEmbeddings(nn.Module):
         # An exported graph must hold for every size, so it resizes the table even to its own size.
         if torch.compiler.is_exporting() or grid != self.grid_size:
             positions = resize_position_embeddings(positions, self.grid_size, grid)
-        cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
-        tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, 1+N, D)
+        both = (self.cls_token, self.distillation_token)
+        special = [token.expand(patches.shape[0], -1, -1) for token in both if token is not None]
+        tokens = torch.cat([*special, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, 1+N, D), or 2+N
         return tokens + positions
 
 
@@ -186,9 +196,10 @@ class UnipMLP(nn.Module):
 
     def __init__(self, config: UnipConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size)
+        width = round(config.mlp_ratio * config.hidden_size)
+        self.fc1 = nn.Linear(config.hidden_size, width)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size)
+        self.fc2 = nn.Linear(width, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(hidden_states)))

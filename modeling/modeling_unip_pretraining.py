@@ -99,7 +99,8 @@ class UnipForPreTraining(UnipPreTrainedModel):
         last = encoder.layers[-1]
         behind = [last.attention.projection, last.layer_scale1, last.layernorm_after, last.mlp, last.layer_scale2]
         for module in [*behind, encoder.layernorm]:
-            module.requires_grad_(False)
+            if module is not None:
+                module.requires_grad_(False)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(

@@ -11,15 +11,23 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import add_dataset_options, check_positive, load_dataset, make_parser
+from unip_hf.scripts.options import (
+    add_dataset_options,
+    check_positive,
+    folder_options,
+    load_dataset,
+    make_parser,
+)
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from unip_hf.data import FolderScan
     from unip_hf.data.check import DatasetReport
     from unip_hf.data.statistics import SplitReport
     from unip_hf.evaluation.reports import Block
@@ -41,25 +49,48 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def check_folder(data_dir: str, num_workers: int | None) -> tuple[Any, "DatasetReport"]:
-    """Checks the pairs that are found in a folder, and reports files without a partner as well."""
+def check_folder(data_dir: Path, num_workers: int | None, mask_options: dict[str, Any]) -> tuple[Any, "DatasetReport"]:
+    """
+    Checks the pairs that are found in a folder, and reports files without a partner as well. `mask_options` are those
+    of [`folder_options`].
+    """
     from unip_hf.data import load_id2label, scan_folder
     from unip_hf.data.check import DatasetReport, Problem, check_dataset
     from unip_hf.data.labelled import dataset_from_scan
 
-    scan = scan_folder(data_dir)
+    scan = scan_folder(data_dir, mask_options["mask_suffix"], mask_options["image_suffix"])
     problems = [Problem("error", problem.removesuffix(".")) for problem in scan.problems]
-    if not scan.splits:
+    dataset: Any = {}
+    try:
+        if scan.splits:
+            dataset = dataset_from_scan(scan, data_dir, mask_options["mask_values"], mask_options["resize_masks"])
+    except ValueError as error:
+        problems.append(Problem("error", str(error).removesuffix(".")))
+    if not dataset:
         return {}, DatasetReport({}, problems)
     id2label = None
     try:
-        if Path(data_dir, "id2label.json").exists():
-            id2label = load_id2label("folder", data_dir)
+        id2label = load_id2label("folder", data_dir)
     except ValueError as error:
-        problems.append(Problem("error", str(error).removesuffix(".")))
-    dataset = dataset_from_scan(scan)
+        if Path(data_dir, "id2label.json").exists():  # otherwise the check proposes names
+            problems.append(Problem("error", str(error).removesuffix(".")))
     report = check_dataset(dataset, id2label, num_workers)
-    return dataset, DatasetReport(report.splits, problems + report.problems)
+    return dataset, replace(report, problems=problems + report.problems, notes=notes(dataset, scan, id2label))
+
+
+def notes(dataset: Any, scan: "FolderScan", id2label: dict[int, str] | None) -> list[str]:
+    """How the masks of a folder are made."""
+    feature = next(iter(dataset.values())).features["annotation"]
+    if scan.coco:
+        files = ", ".join(map(str, scan.coco))
+        categories = dict.fromkeys(name for file in scan.coco.values() for name in file.categories.values())
+        classes = ", ".join(f"{id} {label}" for id, label in (id2label or {}).items())
+        found = f"Masks are drawn from COCO JSON ({files}) with the categories {', '.join(categories)}."
+        return [f"{found} The classes are {classes}." if classes else found]
+    if feature.ids:
+        listed = ", ".join(f"{value} = {id}" for value, id in feature.ids.items())
+        return [f"Masks become ids as {feature.source} says: {listed}."]
+    return []
 
 
 def class_figure(report: "SplitReport") -> "Figure":
@@ -119,6 +150,8 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
     bullet = "\n\u2022 "
     blocks += [Text(f"{problem.severity}: {problem.describe(bullet, bullet)}") for problem in report.problems]
     blocks += [] if report.problems else [Text("None found.")]
+    blocks += [Text(note) for note in report.notes]
+    blocks += [Text(f"advice: {text}") for text in report.recommendations]
     for split, found in report.splits.items():
         sizes = ", ".join(f"{size} ({count})" for size, count in found.sizes.items())
         formats = "; ".join(f"{name} ({count})" for name, count in found.formats.items())
@@ -144,7 +177,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.files import write_whole
 
     if options.dataset == "folder" and options.data_dir is not None and not parquet_files(options.data_dir):
-        dataset, report = check_folder(options.data_dir, options.num_workers)
+        dataset, report = check_folder(options.data_dir, options.num_workers, folder_options(options))
     else:
         dataset = load_dataset(options)
         report = check_dataset(dataset, load_id2label(options.dataset, options.data_dir), options.num_workers)

@@ -1,9 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT) to a folder that `from_pretrained` loads, or a folder
-back to a published file.
+Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT) or a plain ViT of timm or transformers to a folder that
+`from_pretrained` loads, or a folder back to a published file.
 
     unip convert unip_vit_small_by_mae_large.pth unip-small
+    unip convert timm:vit_small_patch16_224.dino unip-dino-small
+    unip convert facebook/dino-vits16 unip-dino-small
     unip convert iter_14400.pth unip-small-soda --model semantic-segmentation
     unip convert --to_published unip-small-soda soda.pth
 """
@@ -22,7 +24,9 @@ from unip_hf.scripts.options import make_parser
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("convert", __doc__)
-    parser.add_argument("source", type=Path, help="published file, or with --to_published a folder")
+    parser.add_argument(
+        "source", help="published file; timm:NAME, a folder or a name on the Hub; or with --to_published a folder"
+    )
     parser.add_argument("target", type=Path, help="folder to write, or with --to_published a .pth file")
     parser.add_argument("--to_published", action="store_true", help="write a file with the published names")
     parser.add_argument("--overwrite", action="store_true", help="replace a target that exists")
@@ -33,11 +37,16 @@ def command_parser() -> argparse.ArgumentParser:
         help="kind of model: encoder, pre-training, semantic-segmentation, linear-segmentation\n"
         "(default: what the file holds)",
     )
-    group.add_argument("--num_attention_heads", type=int, help="heads, for widths that are not the paper's")
+    group.add_argument("--num_attention_heads", type=int, help="heads of a file, for widths that are not the paper's")
     group.add_argument("--last_layer_num_attention_heads", type=int, help="heads of the last block")
     group.add_argument("--feature_layers", type=int, nargs="+", help="blocks that segmentation reads, from 1")
     group.add_argument("--image_size", type=int, help="resize the position table to this image size in pixels")
     group.add_argument("--num_channels", type=int, choices=[1, 3], help="input channels")
+    group.add_argument(
+        "--image_mean",
+        choices=["checkpoint"],
+        help="mean and standard deviation of a timm or transformers model\n(default: those of infrared images)",
+    )
     return parser
 
 
@@ -54,26 +63,63 @@ def model_classes() -> dict[str, Any]:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Published file to folder."""
-    from unip_hf import UnipForPreTraining, UnipImageProcessor
-    from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
-    from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
+    """Published file, or network of another library, to folder."""
+    from unip_hf import UnipImageProcessor
+    from unip_hf.hub.pretrained import is_published_file
 
     classes = model_classes()
     if options.model not in ("auto", *classes):
         raise ValueError(f"--model must be one of auto, {', '.join(classes)}, got {options.model}.")
-    tensors, beside = read_checkpoint(options.source)
-    model_class = classes.get(options.model) or find_segmentation_model(tensors) or UnipForPreTraining
     names = ("num_attention_heads", "last_layer_num_attention_heads", "feature_layers", "image_size", "num_channels")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
-    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
-    fine_tuned: dict[str, Any] = {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
-    settings = fine_tuned if isinstance(model, UnipSegmentationModel) else {}
-
+    convert_source = convert_file if is_published_file(options.source) else convert_network
+    model, settings = convert_source(options, classes.get(options.model), overrides)
     with write_whole(options.target) as staged:
         model.save_pretrained(staged)
         UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staged)
+
+
+def convert_file(
+    options: argparse.Namespace, model_class: Any, overrides: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A model from a published file, and settings of its image processor."""
+    from unip_hf import UnipForPreTraining
+    from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
+    from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
+
+    if options.image_mean is not None:
+        raise ValueError("--image_mean is for models of timm and transformers: published files do not say their mean.")
+    if not Path(options.source).exists():
+        raise FileNotFoundError(f"There is no {options.source!r}.")
+    tensors, beside = read_checkpoint(options.source)
+    model_class = model_class or find_segmentation_model(tensors) or UnipForPreTraining
+    model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
+    if not isinstance(model, UnipSegmentationModel):
+        return model, {}
+    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
+    return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
+
+
+def convert_network(
+    options: argparse.Namespace, model_class: Any, overrides: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A model from a plain ViT of another library, and settings of its image processor."""
+    from unip_hf import UnipConfig, UnipModel
+    from unip_hf.hub.plain_vits import convert_plain_vit
+    from unip_hf.hub.pretrained import load_pretrained
+    from unip_hf.scripts.options import normalisation_of_weights
+
+    for name in ("num_attention_heads", "last_layer_num_attention_heads"):
+        if name in overrides:
+            raise ValueError(f"--{name} is for published files: {options.source!r} has its own number of heads.")
+    network = load_pretrained(options.source)
+    if getattr(network.model, "config_class", None) is UnipConfig:
+        raise ValueError(f"{options.source!r} is a UNIP model already. --to_published writes a published file of it.")
+    model = convert_plain_vit(network.model, model_class or UnipModel, **overrides)
+    print(network.describe())
+    if options.image_mean is None:
+        return model, {}
+    return model, normalisation_of_weights(network, model.config.num_channels)
 
 
 def convert_back(options: argparse.Namespace) -> None:
@@ -84,13 +130,13 @@ def convert_back(options: argparse.Namespace) -> None:
     from unip_hf.hub import to_published_state_dict
     from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
-    if not (options.source / "config.json").is_file():
-        raise ValueError(f"{str(options.source)!r} is not a checkpoint folder: it has no config.json.")
+    if not Path(options.source, "config.json").is_file():
+        raise ValueError(f"{options.source!r} is not a checkpoint folder: it has no config.json.")
     config = AutoConfig.from_pretrained(options.source)
     architecture = (config.architectures or ["none"])[0]
     classes = {kind.__name__: kind for kind in model_classes().values()}
     if config.model_type != "unip" or architecture not in classes:
-        raise ValueError(f"{str(options.source)!r} holds {architecture} ({config.model_type}), not a UNIP model.")
+        raise ValueError(f"{options.source!r} holds {architecture} ({config.model_type}), not a UNIP model.")
     model = classes[architecture].from_pretrained(options.source)
     state_dict = to_published_state_dict(model)
     if isinstance(model, UnipSegmentationModel):
@@ -111,8 +157,6 @@ def main(arguments: Sequence[str]) -> None:
     options = command_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("unip_hf").setLevel(logging.INFO)
-    if not options.source.exists():
-        raise FileNotFoundError(f"There is no {str(options.source)!r}.")
     if options.target.exists() and not options.overwrite:
         raise ValueError(f"{str(options.target)!r} exists: choose another target or add --overwrite.")
     (convert_back if options.to_published else convert)(options)

@@ -1,10 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Fine-tunes a UNIP model, or any other model for semantic segmentation, on infrared images with masks; or probes frozen
-blocks with linear classifiers.
+Fine-tunes a UNIP model, a plain ViT of timm or transformers, or any other model for semantic segmentation, on infrared
+images with masks; or probes frozen blocks with linear classifiers.
 
     unip finetune --model unip-small --data_dir my-images --output_dir outputs/small
     unip finetune --model unip-small --data_dir my-images --output_dir outputs/probe --layerwise_probe
+    unip finetune --model timm:vit_small_patch16_224.dino --data_dir my-images --output_dir outputs/dino
     unip finetune --model nvidia/mit-b0 --data_dir my-images --output_dir outputs/segformer
     accelerate launch scripts/finetune.py --config recipe.yaml --output_dir outputs/small
 """
@@ -38,6 +39,11 @@ from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from unip_hf.finetuning import SegmentationLoss
+
+
+CLASS_PIXELS = "class_pixels.npy"  # in the folder of the run
+
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune", __doc__)
@@ -49,7 +55,9 @@ def command_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", required=True, help="folder, name on the Hub, or tiny, small, base, large for a random start"
+        "--model",
+        required=True,
+        help="folder, name on the Hub, timm:NAME, or tiny, small, base, large for a random start",
     )
     model.add_argument("--task", help="which head is trained, by the task of its class (default: fine_tuning)")
     model.add_argument("--linear_probe", action="store_true", help="freeze the backbone, train one 1x1 classifier")
@@ -62,7 +70,14 @@ def command_parser() -> argparse.ArgumentParser:
         type=int,
         help="keep the heads that distillation gave the last block\n(default: as all blocks, like the published code)",
     )
-    model.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
+    model.add_argument("--decoder_channels", type=int, help="width of a new head (default: of the encoder)")
+    model.add_argument(
+        "--num_channels",
+        type=int,
+        choices=[1, 3],
+        default=3,
+        help="of a random start; 1 also for a ViT of timm or transformers",
+    )
 
     add_image_options(parser)
     recipe = add_recipe_options(parser, batch_size=8)
@@ -76,6 +91,22 @@ def command_parser() -> argparse.ArgumentParser:
         "(default: as the checkpoint says, otherwise valid_pixels)",
     )
     recipe.add_argument("--freeze_batch_norm", action="store_true", help="keep its statistics as they are")
+
+    rare = parser.add_argument_group("rare classes", "not in the paper; all off by default")
+    rare.add_argument(
+        "--class_weights",
+        default="none",
+        metavar="none|enet|inverse_sqrt|FILE",
+        help='of the cross-entropy; a file is JSON, {"background": 0.5, "person": 10}',
+    )
+    rare.add_argument("--dice_loss_weight", type=float, default=0.0, help="add a Dice loss with this weight")
+    rare.add_argument("--focal_gamma", type=float, default=0.0, help="focal loss, 2 for example")
+    rare.add_argument(
+        "--rare_class_sampling",
+        type=float,
+        metavar="T",
+        help="draw a class with softmax((1 - share) / T), then a crop that holds it;\n0.1 for example",
+    )
 
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--evaluate_every", type=int, help="in updates (default: 18 times in the run)")
@@ -91,8 +122,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         setattr(options, options.task, True)
         options.task = None
     check_training_options(options)
-    check_positive(options, "shortest_edge", "longest_edge", "evaluate_every")
-    check_positive(options, "num_warmup_steps", or_zero=True)
+    check_positive(options, "shortest_edge", "longest_edge", "evaluate_every", "decoder_channels")
+    check_positive(options, "rare_class_sampling")
+    check_positive(options, "num_warmup_steps", "dice_loss_weight", "focal_gamma", or_zero=True)
     return options
 
 
@@ -113,6 +145,41 @@ def load_data(options: argparse.Namespace, accelerator: "Accelerator") -> tuple[
         check_dataset(used, id2label, options.num_workers).raise_for_errors()
     accelerator.wait_for_everyone()
     return id2label, used[options.train_split], used.get(options.validation_split)
+
+
+def prepare_rare_classes(
+    options: argparse.Namespace, rows: Any, id2label: dict[int, str], accelerator: "Accelerator", run: dict[str, Any]
+) -> tuple["SegmentationLoss", Any]:
+    """
+    The loss, and the pixels of each class in each training mask if they are needed. They are counted once: a resumed
+    run reads its own file. Shares and weights of the classes become part of `run`.
+    """
+    import numpy as np
+    from accelerate.utils import broadcast_object_list
+
+    from unip_hf.data.class_pixels import count_class_pixels
+    from unip_hf.finetuning import SegmentationLoss, make_class_weights
+
+    loss = SegmentationLoss(dice_loss_weight=options.dice_loss_weight, focal_gamma=options.focal_gamma)
+    if options.class_weights == "none" and options.rare_class_sampling is None:
+        return loss, None
+    counts = None
+    if accelerator.is_main_process:
+        file = options.output_dir / CLASS_PIXELS
+        is_counted = options.resume_from_checkpoint is not None and file.is_file()
+        counts = np.load(file) if is_counted else count_class_pixels(rows, len(id2label))
+        if counts.shape != (len(rows), len(id2label)):
+            raise ValueError(f"{str(file)!r} is of another dataset than this one of {len(rows)} images: start anew.")
+    (class_pixels,) = broadcast_object_list([counts])
+    names, shares = list(id2label.values()), (class_pixels.sum(axis=0) / max(class_pixels.sum(), 1)).tolist()
+    found = run.setdefault("found", {})
+    found["class_shares"] = dict(zip(names, shares))
+    if options.class_weights != "none":
+        weights = make_class_weights(options.class_weights, shares, names)
+        # a resumed run keeps its weights even if the file they came from has changed
+        found.setdefault("class_weights", dict(zip(names, weights)))
+        loss.class_weights = list(found["class_weights"].values())
+    return loss, class_pixels
 
 
 def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Accelerator", per_device: int) -> Any:
@@ -137,36 +204,38 @@ def prepare_batch_norm(options: argparse.Namespace, model: Any, accelerator: "Ac
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
+    import numpy as np
     import torch
     from accelerate.utils import set_seed
 
-    from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+    from unip_hf.data.samples import RareClassBatches, ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.evaluation import MAIN_METRIC
-    from unip_hf.finetuning import (
-        UnipForLayerwiseProbing,
-        Validation,
-        load_model,
-        segmentation_loss,
-        set_training_mode,
-    )
+    from unip_hf.files import write_whole
+    from unip_hf.finetuning import UnipForLayerwiseProbing, Validation, load_model, set_training_mode
+    from unip_hf.hub.plain_vits import find_plain_vit
+    from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
 
+    vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
+    is_timm = options.model.startswith(TIMM_PREFIX)
+    is_unip = vit is not None or (not is_timm and load_config(options.model).model_type == "unip")
     # Models of others may have parts that the loss does not reach.
-    accelerator = make_accelerator(options, load_config(options.model).model_type != "unip")
+    accelerator = make_accelerator(options, not is_unip)
     division = divide_batch(options, accelerator.num_processes)
     id2label, rows, validation_rows = load_data(options, accelerator)
 
     task = "layerwise_probe" if options.layerwise_probe else "linear_probe" if options.linear_probe else options.task
     set_seed(options.seed)
     model = load_model(
-        options.model,
+        vit or options.model,
         id2label,
         task or "fine_tuning",
         image_size=options.crop_size,
         feature_layers=options.feature_layers,
         drop_path_rate=options.drop_path_rate,
         last_layer_num_attention_heads=options.last_layer_num_attention_heads,
+        decoder_channels=options.decoder_channels,
         num_channels=options.num_channels,
         new_classifier=options.new_classifier,
     )
@@ -174,8 +243,13 @@ def main(arguments: Sequence[str]) -> None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
         model.config.loss_average = options.loss_average
-    checkpoint = None if is_random_start(options.model) else options.model
-    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3))
+    checkpoint = None if vit is not None or is_timm or is_random_start(options.model) else options.model
+    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3), vit)
+    start = ""
+    if vit is not None:
+        start = f"{vit.describe()}\n"
+        run.setdefault("found", {})["weights_license"] = vit.license
+        del vit  # its weights are in the model
     settings = make_window_settings(options, model, window_size=options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
@@ -192,16 +266,18 @@ def main(arguments: Sequence[str]) -> None:
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
     samples = TrainingSamples(rows, make_transform(options, processor), len(id2label), options.seed)
+    loss, class_pixels = prepare_rare_classes(options, rows, id2label, accelerator, run)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
-        order = ShuffledBatches(
-            len(samples),
-            division.per_device,
-            accelerator.process_index,
-            accelerator.num_processes,
-            options.seed,
-            first_batch=first_step * division.accumulation_steps,
-        )
+        place = accelerator.process_index, accelerator.num_processes
+        first_batch = first_step * division.accumulation_steps
+        order = ShuffledBatches(len(samples), division.per_device, *place, options.seed, first_batch)
+        if options.rare_class_sampling is not None:
+            order = RareClassBatches(
+                *(len(samples), division.per_device, *place, options.seed, first_batch),
+                class_pixels=class_pixels,
+                temperature=options.rare_class_sampling,
+            )
         is_cuda = accelerator.device.type == "cuda"
         return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
 
@@ -216,8 +292,11 @@ def main(arguments: Sequence[str]) -> None:
 
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps})
+        if class_pixels is not None:
+            with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
+                np.save(file, class_pixels)
         print(
-            f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
+            f"{start}{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"on {accelerator.device.type}\n" + division.describe(num_steps, len(rows)),
             flush=True,
@@ -243,7 +322,7 @@ def main(arguments: Sequence[str]) -> None:
         ),
         options.output_dir,
         batches=batches,
-        compute_loss=segmentation_loss,
+        compute_loss=loss,
         batch_weight=count_pixels,
         schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
         save_model=save_model,

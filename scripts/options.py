@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from unip_hf import UnipImageProcessor
     from unip_hf.data.transforms import Transform
+    from unip_hf.hub.pretrained import Pretrained
     from unip_hf.inference import InferenceSettings
 
 
@@ -109,6 +110,12 @@ def add_dataset_options(parser: argparse.ArgumentParser, is_positional: bool = F
         )
     data.add_argument("--data_dir", type=Path, help="the folder; for a benchmark also the zip file as downloaded")
     add_benchmark_options(data)
+    data.add_argument(
+        "--mask_values", metavar="0=0,255=1", help="id of each value in the masks of a folder, if values are not ids"
+    )
+    data.add_argument("--mask_suffix", metavar="_gt", help="how names of masks end, if not like the image or in _mask")
+    data.add_argument("--image_suffix", metavar="_img", help="how names of images end, if masks lack that ending")
+    data.add_argument("--resize_masks", action="store_true", help="resize masks to their images (nearest neighbour)")
     return data
 
 
@@ -116,6 +123,12 @@ def add_benchmark_options(data: Any) -> None:
     """Which part of a benchmark."""
     data.add_argument("--dataset_config", help="thermal, rgb, both, ...: which data of a benchmark")
     data.add_argument("--allow_partial", action="store_true", help="accept a benchmark that is not complete")
+
+
+def folder_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What [`add_dataset_options`] were given about masks, as arguments of `load_infrared_dataset`."""
+    names = ("mask_values", "mask_suffix", "image_suffix", "resize_masks")
+    return {name: getattr(options, name) for name in names}
 
 
 def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc: int | None = None) -> Any:
@@ -129,6 +142,7 @@ def load_dataset(options: argparse.Namespace, split: str | None = None, num_proc
         num_proc=num_proc,
         config_name=options.dataset_config,
         allow_partial=options.allow_partial,
+        **folder_options(options),
     )
 
 
@@ -152,20 +166,48 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--intensity_percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"))
     images.add_argument("--intensity_range", type=float, nargs=2, metavar=("LOW", "HIGH"))
     images.add_argument("--counts_to_celsius", type=float, nargs=2, metavar=("FACTOR", "OFFSET"))
-    images.add_argument("--image_mean", type=float, nargs="+", help="of intensities 0..1: one or three numbers")
+    images.add_argument(
+        "--image_mean",
+        type=number_or_checkpoint,
+        nargs="+",
+        help="of intensities 0..1: one or three numbers; or checkpoint, for mean and standard\n"
+        "deviation of its weights, whatever --image_std is",
+    )
     images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
 
 
+def number_or_checkpoint(text: str) -> float | str:
+    """A number, or the word `checkpoint`."""
+    try:
+        return text if text == "checkpoint" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor the word checkpoint") from error
+
+
 def make_image_processor(
-    options: argparse.Namespace, checkpoint: str | None, num_channels: int | None = None
+    options: argparse.Namespace,
+    checkpoint: str | None,
+    num_channels: int | None = None,
+    weights: "Pretrained | None" = None,
 ) -> "UnipImageProcessor":
-    """The processor of a checkpoint (`None`: UNIP's default), changed by the options of [`add_image_options`]."""
+    """
+    The processor of a checkpoint (`None`: UNIP's default), changed by the options of [`add_image_options`]. `weights`
+    are those of another library, whose mean and standard deviation `--image_mean checkpoint` takes.
+    """
     from unip_hf import UnipImageProcessor
     from unip_hf.inference import load_processor
 
     processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
     given = {name: value for name, value in vars(options).items() if value is not None}
+    if "checkpoint" in given.get("image_mean", ()):
+        if len(given["image_mean"]) > 1:
+            raise ValueError("--image_mean takes numbers, or the word checkpoint alone.")
+        if weights is None and checkpoint is None:
+            raise ValueError("--image_mean checkpoint needs a checkpoint, and a random start is none: give numbers.")
+        del given["image_mean"]  # a checkpoint with a processor keeps its own
+        given.pop("image_std", None)
+        given |= normalisation_of_weights(weights, num_channels) if weights is not None else {}
     settings |= {name: value for name, value in given.items() if name.startswith(("intensity_", "image_", "counts_"))}
     if "image_mean" in given or "image_std" in given:
         settings["do_normalize"] = True
@@ -178,6 +220,27 @@ def make_image_processor(
     if num_channels is not None:
         settings["num_channels"] = num_channels
     return UnipImageProcessor(**settings)
+
+
+def normalisation_of_weights(weights: "Pretrained", num_channels: int | None) -> dict[str, list[float]]:
+    """
+    Settings of an image processor: what `--image_mean checkpoint` takes from the weights of another library.
+
+    Raises:
+        ValueError: if they do not say it, or say it for another number of channels.
+    """
+    mean, std = weights.image_mean, weights.image_std
+    if mean is None or std is None:
+        raise ValueError(
+            f"{weights.name!r} does not say mean and standard deviation of its images: give --image_mean and "
+            "--image_std as numbers, or leave both out for those of infrared images."
+        )
+    if num_channels == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
+        raise ValueError(
+            f"{weights.name!r} has another mean or standard deviation for each of its three channels: "
+            "--image_mean checkpoint does not go with --num_channels 1."
+        )
+    return {"image_mean": list(mean[:num_channels]), "image_std": list(std[:num_channels])}
 
 
 def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor") -> "Transform":

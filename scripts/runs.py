@@ -80,7 +80,7 @@ def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
     if options.resume_from_checkpoint is None and options.overwrite:
         for name in ("attention", "best", "checkpoints", "last", "logs", "not_finite_batches", "predictions"):
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "teacher_layers.png"):
+        for name in ("class_pixels.npy", "metrics.jsonl", "teacher_layers.png"):
             (options.output_dir / name).unlink(missing_ok=True)
     for left_behind in list(options.output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
         shutil.rmtree(left_behind, ignore_errors=True)

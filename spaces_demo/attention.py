@@ -152,7 +152,7 @@ def _query_keys(encoder: UnipModel | Teacher, pixel_values: torch.Tensor) -> lis
     hidden_states = encoder.embeddings(pixel_values)  # (1, 1+N, D)
     for block in encoder.layers:
         _, query, key = block(hidden_states, only_query_key=True)
-        pairs.append((query, key))
+        pairs.append((encoder.without_distillation_token(query), encoder.without_distillation_token(key)))
         hidden_states = block(hidden_states)
     return pairs
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The models that the demo was started with, and where they compute."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -40,6 +41,11 @@ def on_gpu(function: Function) -> Function:
     function = visible_errors()(function)
     if spaces is not None and (lent := spaces.GPU(function)) is not function:
         return lent
+    return in_one_thread(function)
+
+
+def in_one_thread(function: Function) -> Function:
+    """Makes a function run in the thread that all computing shares."""
 
     @wraps(function)
     def run(*arguments: Any) -> Any:
@@ -75,5 +81,13 @@ class Models:
             raise ValueError(f"There is no model {name!r} here, only {', '.join(self.names)}.")
         return self._loaded[name]
 
+    def first_at_start(self) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
+        """
+        The first model, to compute with before there are visitors. ZeroGPU lends its GPU for calls of visitors only,
+        so there it is a copy on the CPU.
+        """
+        is_lent = spaces is not None and bool(os.environ.get("SPACES_ZERO_GPU"))
+        return load_segmentation_model(self.names[0], "cpu") if is_lent else self.get(self.names[0])
 
-__all__ = ["Models", "on_gpu"]
+
+__all__ = ["Models", "in_one_thread", "on_gpu"]

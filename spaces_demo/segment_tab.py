@@ -2,6 +2,7 @@
 """The tab that segments uploads."""
 
 import html
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,16 +23,17 @@ from .components import (
     picture_output,
     swatch,
 )
-from .models import Models, on_gpu
+from .models import Models, in_one_thread, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
-from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_uploads, error_message, examples
+from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_upload, describe_uploads, error_message, examples
 
 
 LIMITS = (
     f"Up to {MAX_FILE_SIZE // 2**20} MB, {MAX_PIXELS // 10**6} megapixels and {MAX_FRAMES} frames. Files are deleted "
     "after half an hour."
 )
+OPACITY = 50  # of the classes at first, in percent
 CLICK = "click on the picture for the class and the value there."
 
 
@@ -54,9 +56,31 @@ def example_uploads() -> tuple[list[np.ndarray], list[str]]:
     return [*pictures, sheet], [*scenes, str(pages)]
 
 
+def segment_at_start(models: Models, path: str) -> Segmentation | None:
+    """
+    Segments an example with the first model, once for all visitors, so that the page does not open empty.
+
+    Returns:
+        The segmentation. `None` if the model cannot do it; a warning says why.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="at-start-", dir=temporary_folder()))
+    try:
+        in_one_thread(segment_sources)(*models.first_at_start(), [describe_upload(path)], folder)
+        segmentation = Segmentation(folder)
+        segmentation.overlay(0, OPACITY / 100)  # whether it can be drawn
+    except Exception as error:  # whatever the code of a model raises, the page opens
+        reason = error.message if isinstance(error, gr.Error) else f"{type(error).__name__}: {error}"
+        logging.getLogger(__name__).warning("The page opens without a segmented example. %s", reason)
+        return None
+    return segmentation
+
+
 def segment_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
     example_arrays, example_paths = example_uploads()
+    # Values that components have from the start cannot replace what a quick visitor has uploaded.
+    first = segment_at_start(models, example_paths[0])
+    mask_file, overlay_file = (first.write_masks(), first.write_overlays(OPACITY / 100)) if first else (None, None)
 
     @on_gpu
     def compute(name: str, paths: list[str], folder: str) -> list[str]:
@@ -119,8 +143,14 @@ def segment_tab(models: Models) -> None:
     def blend_again(folder: str | None, frame: int, opacity: float) -> Image.Image | dict:
         return Segmentation(Path(folder)).picture(int(frame) - 1, opacity / 100) if folder else gr.skip()
 
-    def write_overlays(folder: str | None, opacity: float) -> Any:
-        return gr.update(value=Segmentation(Path(folder)).write_overlays(opacity / 100)) if folder else gr.skip()
+    def write_overlays(folder: str | None, opacity: float, request: gr.Request) -> Any:
+        if not folder:
+            return gr.skip()
+        place, own = Path(folder), session_folder(request)
+        if not place.is_relative_to(own):  # what the page opens with belongs to all visitors
+            own.mkdir(parents=True, exist_ok=True)
+            place = own
+        return gr.update(value=Segmentation(Path(folder)).write_overlays(opacity / 100, place))
 
     def describe_pixel(folder: str | None, frame: int, event: gr.SelectData) -> str:
         if not folder:
@@ -139,17 +169,19 @@ def segment_tab(models: Models) -> None:
             )
             gr.Markdown(LIMITS, elem_classes="note")
         with gr.Column(scale=3, min_width=300):
-            picture = picture_output(label="Segmentation", elem_id="segmentation")
-            pixel = gr.HTML(CLICK.capitalize(), elem_id="pixel")
+            overlaid, shares, hint = show(first, 0, OPACITY) if first else (None, "", CLICK.capitalize())
+            picture = picture_output(value=overlaid, label="Segmentation", elem_id="segmentation")
+            pixel = gr.HTML(hint, elem_id="pixel")
             frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frame")
-            opacity = gr.Slider(0, 100, 50, step=5, label="Opacity of the classes, %", elem_id="opacity")
-            classes = gr.HTML(elem_id="legend")
+            opacity = gr.Slider(0, 100, OPACITY, step=5, label="Opacity of the classes, %", elem_id="opacity")
+            classes = gr.HTML(shares, elem_id="legend")
             notes = gr.HTML(visible=False, elem_classes="note", elem_id="notes")
             with gr.Row():
-                mask = gr.DownloadButton("Download mask", size="md", interactive=False, elem_id="mask")
-                overlay = gr.DownloadButton("Download overlay", size="md", interactive=False, elem_id="overlay")
-    latest = gr.State([])  # paths of the upload that is shown
-    result = gr.State()  # folder of its segmentation
+                button: dict[str, Any] = {"size": "md", "interactive": first is not None}
+                mask = gr.DownloadButton("Download mask", mask_file, elem_id="mask", **button)
+                overlay = gr.DownloadButton("Download overlay", overlay_file, elem_id="overlay", **button)
+    latest = gr.State(example_paths[:1] if first else [])  # paths of the upload that is shown
+    result = gr.State(str(first.folder) if first else None)  # folder of its segmentation
 
     shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest, result]
     light: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}

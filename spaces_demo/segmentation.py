@@ -180,24 +180,27 @@ class Segmentation:
 
     def write_masks(self) -> Path:
         """The mask as a file to download, as `unip predict` writes it; an archive of them if there are several."""
-        return self._write("mask", lambda frame: self.mask_path(frame).read_bytes())
+        return self._write("mask", lambda frame: self.mask_path(frame).read_bytes(), self.folder)
 
-    def write_overlays(self, opacity: float) -> Path:
-        """The overlay with its legend as a file to download; an archive of them if there are several."""
+    def write_overlays(self, opacity: float, folder: Path | None = None) -> Path:
+        """
+        The overlay with its legend as a file to download; an archive of them if there are several. By default it is
+        written into the folder of the segmentation.
+        """
 
         def encode(frame: int) -> bytes:
             encoded = io.BytesIO()
             self.overlay(frame, opacity, with_legend=True).save(encoded, "PNG", compress_level=1)
             return encoded.getvalue()
 
-        return self._write("overlay", encode)
+        return self._write("overlay", encode, folder or self.folder)
 
-    def _write(self, kind: str, encode: Callable[[int], bytes]) -> Path:
+    def _write(self, kind: str, encode: Callable[[int], bytes], folder: Path) -> Path:
         if len(self.names) == 1:
-            path = self.folder / f"{Path(self.names[0]).name}-{kind}.png"
+            path = folder / f"{Path(self.names[0]).name}-{kind}.png"
             path.write_bytes(encode(0))
             return path
-        path = self.folder / f"{kind}s.zip"
+        path = folder / f"{kind}s.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for frame, name in enumerate(self.names):
                 archive.writestr(f"{kind}s/{name}.png", encode(frame))

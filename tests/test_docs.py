@@ -28,6 +28,7 @@ from unip_hf.scripts.options import with_recipe
 
 from .conftest import PATIENCE, save_checkpoint, tiny_config
 from .unip_hf.benchmark_archives import mfnet_files, soda_files, write_files
+from .unip_hf.mask_folders import KINDS, save_masks
 
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(SCENE_CLASSES))
     (folder / "my-images" / "id2label.json").write_text(f"{{{names}}}")
     shutil.copytree(folder / "my-images", folder / "my-labelled-images")
+    save_masks(folder / "binary-masks", lambda ids: Image.fromarray(np.uint8(255) * (ids > 0)))
+    (folder / "binary-masks" / "id2label.json").write_text('{"0": "background", "1": "person"}')
+    KINDS["roboflow"](folder / "roboflow-export")
     write_images(folder / "new-images", range(5, 7))
     write_images(folder / "my-test-images", range(5, 7))
     write_images(folder / "my-drone-images", range(6, 12))  # one of them a test image
@@ -164,6 +168,9 @@ def run(words: list[str], is_run: bool) -> None:
     parser = importlib.import_module(f"unip_hf.scripts.{job.replace('-', '_')}").command_parser()
     parser.parse_args(with_recipe(arguments))
     is_upload = job == "publish" and "--dry_run" not in arguments
+    # What timm and the Hub would download.
+    is_download = any(word.startswith(("timm:", "facebook/")) for word in arguments)
+    is_run = is_run and not (is_download and job in ("convert", "finetune"))
     if not is_run or job in ONLY_PARSED or is_upload or "--accelerate_config" in arguments:
         return
     arguments += ["--overwrite"] if "--to_published" in arguments else shlex.split(SHORTER.get(job, ""))

@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Progress with the time left: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,12 +23,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def can_show_bars() -> bool:
+    """Whether stderr is a terminal, and not one that only takes lines, which is called "dumb"."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 @contextmanager
 def bars_on_terminals_only() -> Iterator[None]:
-    """Hides the progress bars of `datasets` if stderr is not a terminal, where they would fill a log file."""
+    """Hides the progress bars of `datasets` where they would fill a log file, see [`can_show_bars`]."""
     import datasets
 
-    is_quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    is_quiet = not can_show_bars() and not datasets.are_progress_bars_disabled()
     if is_quiet:
         datasets.disable_progress_bars()
     try:
@@ -35,6 +41,11 @@ def bars_on_terminals_only() -> Iterator[None]:
     finally:
         if is_quiet:
             datasets.enable_progress_bars()
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr, above the bars that are shown."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class Progress:
@@ -56,7 +67,7 @@ class Progress:
         self.started = time.monotonic()
         self.said = self.started - SECONDS_BETWEEN_LINES + 1  # a first line after a second
         self.bar = None
-        if is_shown and sys.stderr.isatty():
+        if is_shown and can_show_bars():
             self.bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True)
 
     def update(self, text: str = "", steps: int = 1) -> None:
@@ -74,14 +85,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""
-        if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
-        elif self.is_shown:
-            print(text, file=sys.stderr, flush=True)
+        if self.is_shown:
+            say(text)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-__all__ = ["Progress", "bars_on_terminals_only", "duration"]
+__all__ = ["Progress", "bars_on_terminals_only", "can_show_bars", "duration", "say"]

@@ -16,17 +16,21 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation
 
 from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.evaluation import MeanIoU
+from unip_hf.evaluation import MeanIoU, segmentation_scores
+from unip_hf.finetuning.validation import describe_classes
 from unip_hf.inference import load_segmentation_model, segment_image
 from unip_hf.scripts import cli
 from unip_hf.training import TrainingLoop
 
 from ..conftest import PATIENCE, save_checkpoint
-from .conftest import UNIP, metrics, run_killed, same_weights, wait_for_step
+from .conftest import UNIP, metrics, run_killed, same_weights, wait_for_step, weights
 
 
 QUICK = ["--crop_size", "32", "--shortest_edge", "32", "--batch_size", "4", "--window_size", "32", "--stride", "21",
          "--num_workers", "0", "--report_to", "none", "--log_every", "1"]  # fmt: skip
+
+RARE_CLASSES = ["--class_weights", "inverse_sqrt", "--dice_loss_weight", "1", "--rare_class_sampling", "0.5"]
+CHECKSUM = 112.098  # of the weights after four updates
 
 
 @pytest.fixture
@@ -103,6 +107,58 @@ def test_a_student_becomes_a_model_that_finds_the_classes(
     assert board.Tags()["images"] == ["predictions"] or board.Tags()["images"][0].startswith("predictions")
 
 
+def checksum(folder: Path) -> float:
+    """One number that every weight has a part in, and that rounding errors hardly change."""
+    return sum(float((w.double().flatten() * torch.arange(w.numel()).cos()).sum()) for w in weights(folder).values())
+
+
+def test_without_new_options_the_weights_are_those_of_the_published_recipe(
+    student: Path, images: Path, tmp_path: Path
+) -> None:
+    """The same seed gave these weights before rare classes had options: same draws, same order, same loss."""
+    assert cli.main(command(student, images, tmp_path / "out", "--num_steps", 4, "--learning_rate", "1e-3")) == 0
+    assert checksum(tmp_path / "out" / "last") == pytest.approx(CHECKSUM, abs=0.02)
+
+
+def test_a_rare_class_is_counted_weighted_drawn_and_told_of(
+    student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in sorted((images / "masks" / "train").iterdir()):
+        ids = np.where(np.asarray(Image.open(path)) == 255, 255, 0).astype(np.uint8)
+        ids[40, 50] = 2 * (path.name in ("1.png", "4.png"))
+        Image.fromarray(ids).save(path)
+    out = tmp_path / "out"
+    options = [*RARE_CLASSES, "--focal_gamma", 2, "--num_steps", 2, "--learning_rate", "1e-9"]
+    assert cli.main(command(student, images, out, *options)) == 0
+    counts = np.load(out / "class_pixels.npy")
+    assert counts.shape == (6, 3) and counts[:, 2].tolist() == [0, 1, 0, 0, 1, 0] and counts[:, 1].sum() == 0
+    found = json.loads((out / "run.json").read_text())["found"]
+    assert found["class_shares"]["warm"] == 2 / counts.sum() and found["class_weights"]["warm"] > 50
+    last = metrics(out)[-1]
+    assert sum(last[f"share_of_predictions/{name}"] for name in ("cold", "mild", "warm")) == pytest.approx(1)
+    printed = capsys.readouterr().err
+    assert "Step 2: IoU (share of the predicted pixels) cold " in printed
+    assert ("for every pixel" in printed) == (1.0 in [v for k, v in last.items() if k.startswith("share_of")])
+
+    resume = [*options, "--resume_from_checkpoint", "latest"]
+    np.save(out / "class_pixels.npy", counts[:5])
+    assert cli.main(command(student, images, out, *resume)) == 2
+    assert "class_pixels.npy' is of another dataset than this one of 6 images" in capsys.readouterr().err
+    assert cli.main(command(student, images, tmp_path / "no", "--class_weights", "much")) == 2
+    assert "--class_weights must be none, enet, inverse_sqrt or a JSON file" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_model_that_predicts_a_single_class_is_told_of() -> None:
+    names = {0: "background", 1: "person"}
+    text = describe_classes(segmentation_scores(np.array([[90, 0], [10, 0]])), names, 7)
+    assert text.startswith(
+        "Step 7: IoU (share of the predicted pixels) background 0.900 (100.00%), person 0.000 (0.00%)\n"
+        "The model predicts 'background' for every pixel. If it still does after more steps, try --class_weights"
+    )
+    assert "\n" not in describe_classes(segmentation_scores(np.array([[90, 0], [9, 1]])), names, 7)
+
+
 def inference_settings() -> object:
     from unip_hf.inference import InferenceSettings
 
@@ -110,9 +166,13 @@ def inference_settings() -> object:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_ends_with_the_same_weights(student: Path, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rare_class_options", [[], RARE_CLASSES])
+def test_a_run_that_was_killed_ends_with_the_same_weights(
+    rare_class_options: list[str], student: Path, images: Path, tmp_path: Path
+) -> None:
     """Dropout, drop path, moving average, the order of samples and their augmentation all go on where they were."""
     options = ["--num_steps", 60, "--evaluate_every", 20, "--save_every", 2, "--ema_decay", "0.9", "--num_workers", 1]
+    options += rare_class_options
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert cli.main(command(student, images, whole, *options)) == 0
     done = run_killed(command(student, images, out, *options), out, kill_at=(5, 25))
@@ -142,8 +202,10 @@ def test_sigterm_saves_and_resuming_keeps_the_options(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["unip", "torchrun"])
-def test_two_processes_train_as_one(student: Path, images: Path, tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize(("launcher", "rare_class_options"), [("unip", []), ("unip", RARE_CLASSES), ("torchrun", [])])
+def test_two_processes_train_as_one(
+    student: Path, images: Path, tmp_path: Path, launcher: str, rare_class_options: list[str]
+) -> None:
     config = json.loads((student / "config.json").read_text())
     config["classifier_dropout_prob"] = 0.0  # random numbers of two processes are not those of one
     (student / "config.json").write_text(json.dumps(config))
@@ -158,7 +220,7 @@ def test_two_processes_train_as_one(student: Path, images: Path, tmp_path: Path,
         "--num_epochs",
         3,
     ]
-    options += ["--learning_rate", "1e-2"]
+    options += ["--learning_rate", "1e-2", *rare_class_options]
     assert cli.main(command(student, images, tmp_path / "one", *options)) == 0
     arguments = command(student, images, tmp_path / "two", *options)
     start = [UNIP, *arguments, "--num_processes", "2"]
@@ -302,6 +364,9 @@ def id_out_of_range(images: Path) -> None:
     (break_nothing, ["--batch_size", "4", "--per_device_batch_size", "3"], "--batch_size 4 cannot be divided"),
     (break_nothing, ["--learning_rate", "0"], "--learning_rate must be above 0"),
     (break_nothing, ["--num_workers", "-1"], "--num_workers must be 0 or above"),
+    (break_nothing, ["--rare_class_sampling", "0"], "--rare_class_sampling must be above 0, got 0.0"),
+    (break_nothing, ["--focal_gamma", "-1"], "--focal_gamma must be 0 or above, got -1.0"),
+    (break_nothing, ["--dice_loss_weight", "nan"], "--dice_loss_weight must be 0 or above, got nan"),
     (break_nothing, ["--stride", "99"], "stride"),
     (break_nothing, ["--mixed_precision", "fp16"], "fp16 needs a GPU"),
     (break_nothing, ["--train_split", "night"], "no split 'night', only train, validation"),
@@ -332,6 +397,17 @@ def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
     errors = capsys.readouterr().err
     assert message in errors and "\nerror: " in f"\n{errors}" and "Traceback" not in errors
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_new_head_is_as_wide_as_its_configuration_or_the_option_says(
+    make_config: Callable, images: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(UnipForPreTraining(make_config(num_channels=1, decoder_channels=24)), tmp_path / "student")
+    for options, width in (([], 24), (["--decoder_channels", 16], 16)):
+        out = tmp_path / str(width)
+        assert cli.main(command(tmp_path / "student", images, out, "--num_steps", 1, *options)) == 0
+        model = AutoModelForSemanticSegmentation.from_pretrained(out / "last")
+        assert model.config.decoder_channels == model.decode_head.classifier.in_channels == width
 
 
 def test_new_classifiers_and_overwriting_when_told(

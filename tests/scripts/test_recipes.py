@@ -257,7 +257,7 @@ def test_the_guide_repeats_what_the_paper_reports() -> None:
     }
     for row in rows:
         size, model = row[2].removeprefix("reproduce baseline-").removeprefix("reproduce ").split()
-        assert size[0].upper() == row[1] and size in model.split("-")
+        assert size[0].upper() == row[1] and size in re.split("[-_]", model)
 
 
 def test_the_guide_computes_the_cost() -> None:

@@ -13,6 +13,9 @@ from PIL import Image
 
 from unip_hf.data import draw_scene
 from unip_hf.scripts import predict
+from unip_hf.spaces_demo.interface import build_interface
+from unip_hf.spaces_demo.models import Models
+from unip_hf.spaces_demo.uploads import EXAMPLE_SEEDS
 
 from ..conftest import PATIENCE, wait_until
 from .conftest import Server, wait_until_idle
@@ -45,13 +48,54 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
+def test_the_page_opens_with_its_first_example(open_page: Callable, demo_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(draw_scene(EXAMPLE_SEEDS[0])[0]).save(tmp_path / "scene.png")
+    folder = predicted(demo_model, tmp_path / "scene.png", tmp_path)
+    overlay = pixels(folder / "overlays" / "scene.png")
+    page, other_page = open_page(), open_page()
+    text_of(page, "#pixel", "scene-1: click on the picture")
+    page.locator("#legend .swatch").first.wait_for()
+    assert not page.streams, "nothing is computed for a visitor"
+    np.testing.assert_array_equal(pixels(download(page, "#mask")), pixels(folder / "masks" / "scene.png"))
+    np.testing.assert_array_equal(pixels(download(page, "#overlay")), overlay)
+    page.locator("#segmentation img").click(position={"x": 41, "y": 61})  # enlarged by 2
+    text_of(page, "#pixel", "x 20, y 30: .* counts")
+    page.locator("#opacity input[type=number]").fill("90")
+    page.locator("#opacity input[type=number]").press("Enter")
+    wait_until(lambda: (pixels(download(page, "#overlay")) != overlay).any(), "an overlay of another opacity")
+    for others in (other_page, open_page()):  # the others see it as it was
+        np.testing.assert_array_equal(pixels(download(others, "#overlay")), overlay)
+
+
+def test_the_page_opens_empty_if_the_model_cannot_segment(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = Models([str(demo_model)])
+    model, _ = models.get(str(demo_model))
+    monkeypatch.setattr(model, "forward", lambda *_, **__: 1 / 0)
+    blocks = build_interface(models)
+    assert "opens without a segmented example. ZeroDivisionError: division by zero" in caplog.text
+    values = {block.elem_id: getattr(block, "value", None) for block in blocks.blocks.values() if block.elem_id}
+    assert values["segmentation"] is values["mask"] is None and values["legend"] == ""
+
+
+def test_at_the_start_a_space_on_zerogpu_computes_on_its_cpu(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models([str(demo_model)])
+    assert models.first_at_start() is models.get(str(demo_model))
+    monkeypatch.setattr("unip_hf.spaces_demo.models.spaces", object())
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    model, _ = models.first_at_start()
+    assert model is not models.get(str(demo_model))[0] and model.device.type == "cpu"
+
+
 def test_an_8_bit_image_is_segmented_as_by_predict(page: object, demo_model: Path, tmp_path: Path) -> None:
     counts, _ = draw_scene(7, 120, 160)
     grey = np.clip((counts - 6000.0) / 8, 0, 255).astype(np.uint8)
     Image.fromarray(grey).save(tmp_path / "scene.png")
     upload(page, tmp_path / "scene.png")
-    page.locator("#segmentation img").wait_for()
-    page.locator("#legend .swatch").first.wait_for()
+    text_of(page, "#pixel", r"\bscene:")
     mask = pixels(download(page, "#mask"))
     folder = predicted(demo_model, tmp_path / "scene.png", tmp_path)
     expected = pixels(folder / "masks" / "scene.png")
@@ -67,6 +111,7 @@ def test_16_bit_pages_with_counts_opacity_and_archives(page: object, demo_model:
     masks = predicted(demo_model, tmp_path / "pages.tif", tmp_path) / "masks"
     names = {0: "sky", 1: "road", 2: "car", 3: "person", 4: "<b>tree</b>"}
     upload(page, tmp_path / "pages.tif")
+    text_of(page, "#frame", "of 3")
     legend = text_of(page, "#legend", "%")
     ids = pixels(masks / "pages" / "000000.png")
     for index, name in names.items():
@@ -111,8 +156,8 @@ def test_16_bit_pages_with_counts_opacity_and_archives(page: object, demo_model:
 
 
 def test_a_wrong_file_is_refused_and_the_next_one_works(page: object, tmp_path: Path) -> None:
-    page.locator("#examples img").first.click()
-    page.locator("#legend .swatch").first.wait_for()
+    page.locator("#examples img").nth(1).click()
+    text_of(page, "#pixel", "scene-2:")
     (tmp_path / "a<i>b.png").write_text("no image")
     upload(page, tmp_path / "a<i>b.png")
     toast = page.locator(".toast-body")

@@ -156,6 +156,12 @@ def wait_for_text(page: Any, text: str) -> str:
     return page.locator("#attention-text").inner_text()
 
 
+def test_a_distillation_token_is_not_shown(make_config: Callable) -> None:
+    model = with_large_weights(UnipForSemanticSegmentation(make_config(num_channels=1, use_distillation_token=True)))
+    attention = measure_attention(model, PROCESSOR, draw_scene(0, 96, 128)[0])
+    assert attention.query_keys[0][0].shape[2] == 1 + 6 * 8 == 1 + np.prod(attention.grid_size)
+
+
 def test_settings_of_the_image_before_do_no_harm(model: nn.Module, tmp_path: Path) -> None:
     """A click can come between a smaller image and its settings."""
     model.save_pretrained(tmp_path)

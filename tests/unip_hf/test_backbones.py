@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     del whole["embeddings.mask_token"]  # which no map depends on
     save_file(whole, file, {"format": "pt"})
     load_model(str(tmp_path), ID2LABEL)
-    for name, message in [("resnet_18", "Similar names: resnet18"), ("local-dir:/nowhere", "/nowhere")]:
+    for name, message in [("resnet_18", "Similar names: resnet"), ("local-dir:/nowhere", "/nowhere")]:
         with pytest.raises(ValueError, match=message):
             load_model(f"timm:{name}", ID2LABEL)
 
@@ -174,6 +174,16 @@ def test_finetune_starts_from_a_backbone(backbone: str, option: str, images: Pat
     assert model.config.image_size == 48 and InferenceSettings.for_model(model).window_size == 48
     scores = segment_image(model, processor, draw_scene(1)[0])
     assert scores.shape[0] == 3 and scores.isfinite().all()
+
+
+def test_finetune_starts_from_a_cnn_of_timm(images: Path, tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("test_resnet"), str(tmp_path / "encoder"), safe_serialization=True)
+    name, out = f"timm:local-dir:{tmp_path / 'encoder'}", tmp_path / "out"
+    command = ["finetune", "--model", name, "--data_dir", images, "--output_dir", out, "--num_steps", 1]
+    assert cli.main([*map(str, command), "--batch_size", "2", "--crop_size", "48", "--shortest_edge", "48"]) == 0
+    model, processor = load_segmentation_model(out / "last")
+    assert model.describe_head() == "UPerNet on stages 2, 3, 4, 5 of timm's test_resnet"
+    assert processor.num_channels == 3
 
 
 def test_commands_end_in_a_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

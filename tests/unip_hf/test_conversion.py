@@ -37,6 +37,11 @@ def test_every_authors_format_gives_the_same_encoder(encoder: dict, tmp_path: Pa
     masked_autoencoder |= {"decoder_blocks.0.norm1.weight": torch.ones(16), "decoder_pred.bias": torch.zeros(768)}
     formats = {
         "mae": {"model": encoder | masked_autoencoder, "epoch": 1, "args": argparse.Namespace(model="mae_vit_large")},
+        "crossmae": {
+            "model": encoder
+            | masked_autoencoder
+            | {"dec_norms.0.weight": torch.ones(32), "wfm.linear.weight": torch.zeros(1, 4)}
+        },
         "with_loss": {"model": encoder, "loss": torch.tensor(0.5), "args": {"model": "vit"}},
         "dino": encoder,
         "dino_full": {

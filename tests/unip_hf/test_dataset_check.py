@@ -77,7 +77,7 @@ def one_class(folder: Path) -> None:
     (lambda f: save(f, "train/a", ids=two_classes((20, 30))), "error", r"different sizes.*24x20, .*a\.png: 30x20"),
     (lambda f: save(f, "train/a", ids=7 * two_classes()), "error", r"that have no name.*masks/train/a\.png: ids 7"),
     (zero_and_255, "error", r"^All masks hold only 0 and 255\. .*write 1 for it: Image.fromarray"),
-    (lambda f: save(f, "train/a", ids=np.dstack([two_classes()] * 3)), "error", r"Masks in colour.*train/a\.png"),
+    (lambda f: save(f, "train/a", ids=np.dstack([noise(), noise(), noise()])), "error", r"in colour.*train/a\.png"),
     (lambda f: save(f, "train/a", ids=255 + 0 * two_classes()), "warning", r"train: Masks that hold only 255"),
     (ignore_all, "error", r"train: Masks that hold only 255, which is ignored \(3 files\)"),
     (one_class, "warning", r"validation: All masks hold one class only, 0\."),
@@ -168,6 +168,19 @@ def test_what_the_files_hold(tmp_path: Path) -> None:
     assert "24x20 (2), 20x20 (1)" in text and "6000 to 6959" in text and "No problems found." in text
     streamed = check_dataset(load_infrared_dataset("folder", tmp_path, streaming=True), ID2LABEL)
     assert streamed.to_dict() == report.to_dict()
+
+
+def test_rare_classes_are_named_with_the_options_that_help(tmp_path: Path) -> None:
+    ids = np.zeros((40, 40), np.uint8)
+    ids[0, :3] = 1
+    save(tmp_path, "train/0", noise(size=ids.shape), ids)
+    save(tmp_path, "validation/0")
+    report = check(tmp_path)
+    (advice,) = report.recommendations
+    assert advice.startswith("Classes with less than 1% of the pixels are easily ignored: 1 person (0.19%)")
+    assert "--class_weights enet" in advice and f"advice: {advice}." in str(report) and not report.problems
+    save(tmp_path, "train/0")
+    assert not check(tmp_path).recommendations
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
 from unip_hf import UnipForSemanticSegmentation
-from unip_hf.hub.conversion import ENCODER_NAMES, _rename
+from unip_hf.hub.conversion import ENCODER_NAMES, rename
 from unip_hf.progress import duration
 from unip_hf.training import (
     TrainingLoop,
@@ -61,7 +61,7 @@ def test_layer_decay_is_the_published_one(golden: Path, make_config: Callable) -
     for theirs, expected in published["parameters"].items():
         if theirs.startswith(("backbone.norm.", "backbone.fpn")):
             theirs = theirs.removeprefix("backbone.") if "fpn" in theirs else theirs
-        name = _rename(theirs, pairs)
+        name = rename(theirs, pairs)
         if name not in ours:  # the final norm, which segmentation does not have here
             assert theirs.startswith("backbone.norm."), theirs
             continue

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipImageProcessor
-from unip_hf.data.samples import ShuffledBatches, TrainingSamples, read_batches
+from unip_hf.data.class_pixels import count_class_pixels
+from unip_hf.data.samples import RareClassBatches, ShuffledBatches, TrainingSamples, read_batches
 from unip_hf.data.transforms import PhotometricDistortion, RandomCategoryCrop, training_transforms
 
 
@@ -223,6 +224,56 @@ def test_every_epoch_has_every_row_once_and_processes_share_each_batch() -> None
     assert [a + b for a, b in zip(*halves)] == whole
     with pytest.raises(ValueError, match="the dataset is empty"):
         ShuffledBatches(0, 4)
+
+
+def test_a_crop_for_a_class_holds_some_of_it_wherever_it_is() -> None:
+    image, ids = np.zeros((90, 70, 1), np.uint8), np.zeros((90, 70), np.uint8)
+    for row, column in ((0, 0), (89, 69), (44, 3)):
+        ids[row, column] = 1
+    transform = training_transforms(UnipImageProcessor(size={"shortest_edge": 70}), 32, (1.0, 1.0))
+    found = Counter()
+    for _ in range(60):
+        _, labels = transform(image, ids, 1)
+        assert labels.shape == (32, 32) and (labels == 1).any()
+        found.update((labels == 1).nonzero().flatten().tolist())
+    assert len(found) > 10  # not always at the same place of the crop
+    for _ in range(5):  # a class that resizing removed, or that is not there
+        _, labels = transform(image, ids, 2)
+        assert labels.shape == (32, 32)
+
+
+def test_rare_classes_are_drawn_as_daformer_says_and_depend_on_the_place_alone() -> None:
+    class_pixels = np.array([[900, 0, 0], [860, 40, 0], [800, 100, 0], [790, 10, 0]])
+    settings = {"class_pixels": class_pixels, "temperature": 0.5, "seed": 3}
+    order = RareClassBatches(4, 8, **settings)
+    shares = class_pixels.sum(0) / class_pixels.sum()
+    expected = np.exp((1 - shares) / 0.5) * [1, 1, 0]  # the third class never occurs
+    assert order.probabilities == pytest.approx(expected / expected.sum())
+    keys = [key for batch in islice(order, 500) for key in batch]
+    assert [place for place, _, _ in keys] == list(range(4000))
+    drawn = Counter(class_id for _, _, class_id in keys)
+    assert drawn[1] / 4000 == pytest.approx(order.probabilities[1], abs=0.03) and drawn[2] == 0
+    rows_of_1 = Counter(row for _, row, class_id in keys if class_id == 1)
+    assert set(rows_of_1) == {1, 2, 3} and min(rows_of_1.values()) > 0.28 * drawn[1]
+    halves = [list(islice(RareClassBatches(4, 4, index, 2, **settings), 3)) for index in range(2)]
+    assert [a + b for a, b in zip(*halves)] == list(islice(RareClassBatches(4, 8, **settings), 3))
+    assert list(islice(RareClassBatches(4, 8, first_batch=2, **settings), 1)) == [keys[16:24]]
+    with pytest.raises(ValueError, match="must be above 0, got 0"):
+        RareClassBatches(4, 8, class_pixels=class_pixels, temperature=0)
+    with pytest.raises(ValueError, match="no pixel of the masks has a class"):
+        RareClassBatches(4, 8, class_pixels=0 * class_pixels, temperature=1)
+
+
+def test_masks_are_counted_and_samples_are_drawn_by_the_counts(samples: TrainingSamples, tmp_path: Path) -> None:
+    counts = count_class_pixels(samples.dataset, 3)
+    for row, of_image in enumerate(counts):
+        ids = np.asarray(Image.open(tmp_path / f"annotation-{row}.png"))
+        assert of_image.tolist() == [(ids == id).sum() for id in range(3)]
+    order = RareClassBatches(5, 4, class_pixels=counts, temperature=0.1)
+    first, again = (next(iter(read_batches(samples, order, num_workers=n))) for n in (0, 2))
+    assert torch.equal(first["pixel_values"], again["pixel_values"])
+    for labels, (_, _, class_id) in zip(first["labels"], next(iter(order))):
+        assert (labels == class_id).any()
 
 
 def test_what_is_wrong_with_a_file_is_said_by_name(samples: TrainingSamples, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 """Fills the cache of `datasets`: chunks that processes share, progress, and errors that say what was wrong."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -12,7 +11,7 @@ import datasets
 import multiprocess
 from datasets.exceptions import DatasetGenerationError
 
-from ..progress import Progress
+from ..progress import Progress, can_show_bars
 
 
 MAX_CHUNKS = 64  # what can be divided among the processes and workers that read a split
@@ -77,7 +76,7 @@ class ChunkedBuilder(datasets.GeneratorBasedBuilder):
         self, chunks: list[tuple[int, Sequence[Any]]], split: str
     ) -> Iterator[tuple[str | int, dict[str, Any]]]:
         # On a terminal, datasets shows a bar. Elsewhere the process that has the first chunk prints lines.
-        is_shown = self.is_filling_cache and chunks[0][0] == 0 and not sys.stderr.isatty()
+        is_shown = self.is_filling_cache and chunks[0][0] == 0 and not can_show_bars()
         num_rows = sum(len(items) for _, items in chunks)
         whole = self.info.splits[split].num_examples if self.info.splits else num_rows
         progress = Progress(f"Preparing {split}", num_rows, is_shown=is_shown)

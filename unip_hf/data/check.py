@@ -2,7 +2,6 @@
 """Checks a dataset before training: what it holds, and what would stop or spoil a training."""
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -12,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..modeling.image_reading_unip import read_mask, to_channels_last
+from ..modeling.image_reading_unip import to_channels_last
 from ..progress import Progress
+from .advice import help_rare_classes, list_colours, list_values, name_classes
+from .mask_feature import mask_name, read_ids
+from .masks import MaskError
 from .reading import IGNORE_INDEX, encoded_bytes, read_encoded, without_decoding
 from .statistics import IntensityHistogram, SplitReport, SplitStatistics
 
@@ -30,10 +32,14 @@ FILE_PROBLEMS = {
     "constant": ("warning", "Images that have one value everywhere"),
     "colour_mask": (
         "error",
-        "Masks in colour, but masks must hold one class id for each pixel. Turn colours into ids. If all three "
-        "channels are the same, keep one",
+        "Masks in colour, but nothing says which class each colour is",
     ),
-    "size": ("error", "Images and masks of different sizes (width x height)"),
+    "unlisted": ("error", "Masks with values or colours that are not listed. Add them, or correct the masks"),
+    "undrawable": ("error", "Annotations that cannot be drawn. Correct or remove them"),
+    "size": (
+        "error",
+        "Images and masks of different sizes (width x height). If they show the same, add --resize_masks",
+    ),
     "unknown_ids": (
         "error",
         f"Masks with ids that have no name. Correct the masks, name the classes in id2label.json, or write "
@@ -90,10 +96,14 @@ class DatasetReport:
     Args:
         splits (`dict[str, SplitReport]`): What each split holds.
         problems (`list[Problem]`): Errors first.
+        notes (`list[str]`): What a user should know, such as how masks are made.
+        recommendations (`list[str]`): What a training on this dataset should be given.
     """
 
     splits: dict[str, SplitReport]
     problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
+    recommendations: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Problem]:
@@ -119,7 +129,7 @@ class DatasetReport:
         return {"has_errors": self.has_errors, **asdict(self)}
 
     def __str__(self) -> str:
-        lines, indent = [], "\n    "
+        lines, indent = [*self.notes, *[""] * bool(self.notes)], "\n    "
         for split, report in self.splits.items():
             lines += [f"{split}: {report.num_images} images"]
             counted = {"size": report.sizes, "format": report.formats}
@@ -137,6 +147,7 @@ class DatasetReport:
             lines.append("")
         found = [f"{problem.severity}: {problem.describe(indent, indent)}" for problem in self.problems]
         lines += found or ["No problems found."]
+        lines += [f"advice: {text}." for text in self.recommendations]
         return "\n".join(lines)
 
 
@@ -155,12 +166,12 @@ class _Findings:
     dtype: str = ""
     histogram: IntensityHistogram | None = None
     pixels_of_id: dict[int, int] | None = None
+    colours: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)  # key of FILE_PROBLEMS, file and detail
 
 
 def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Findings:
     found = _Findings(row["image"]["path"] or f"image {number}")
-    mask_name = (row.get("annotation") or {}).get("path") or f"mask {number}"
     image = mask = None
     try:
         encoded = encoded_bytes(row["image"])
@@ -170,20 +181,19 @@ def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Finding
         found.problems.append(("unreadable", _named(found.name, error)))
     if row.get("annotation") is None:
         found.problems.append(("no_mask", found.name))
-    else:
+    elif image is not None or row["annotation"].get("regions") is None:  # to draw a mask takes the size of the image
+        name_of_mask = mask_name(row["annotation"], number)
         try:
-            mask = read_encoded(row["annotation"], mask_name, keep_palette_ids=True)
-            if mask.ndim == 3:
-                found.problems.append(("colour_mask", mask_name))
-                mask = None
-            else:
-                mask = read_mask(mask)  # (H, W)
+            mask = read_ids(row["annotation"], name_of_mask, None if image is None else image.shape[:2])  # (H, W)
+        except MaskError as error:
+            found.problems.append((error.kind, str(error).rstrip(".")))
+            found.colours = error.colours
         except Exception as error:
-            found.problems.append(("unreadable", _named(mask_name, error)))
+            found.problems.append(("unreadable", _named(name_of_mask, error)))
     if image is not None:
         _examine_image(image, found)
     if mask is not None:
-        _examine_mask(mask, mask_name, ids, found)
+        _examine_mask(mask, name_of_mask, ids, found)
     return found
 
 
@@ -256,6 +266,8 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
     problems: list[Problem] = []
     first_with: dict[bytes, tuple[str, str]] = {}  # split and name, by digest
     leaks = Problem("warning", "Images that are in two splits, so that scores on them are misleading")
+    colours: set[str] = set()
+    of_kind: dict[str, list[Problem]] = {}  # in all splits
     total = sum(_num_rows(split, rows) for split, rows in dataset.items())
     progress = Progress("Checking images", total, is_shown=total > 0)
     for split, rows in dataset.items():
@@ -267,6 +279,7 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
                 counted.add_image(found.size, found.format, found.dtype, found.histogram)
             if found.pixels_of_id is not None:
                 counted.add_mask(found.pixels_of_id)
+            colours.update(found.colours)
             for kind, detail in found.problems:
                 by_kind.setdefault(kind, Problem(*FILE_PROBLEMS[kind], split=split)).add(detail)
             if found.digest is not None:
@@ -277,11 +290,22 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
         if "all_ignored" in by_kind and by_kind["all_ignored"].num_files == counted.num_masks:
             by_kind["all_ignored"].severity = "error"
         problems += by_kind.values()
+        for kind, problem in by_kind.items():
+            of_kind.setdefault(kind, []).append(problem)
     progress.close()
+    ids_found = set().union(*(counted.ids for counted in statistics.values()))
+    advice = {"colour_mask": list_colours(colours, ids_found, id2label)}
+    if id2label is not None:
+        advice["unknown_ids"] = list_values(ids_found, id2label)
+    for kind, sentence in advice.items():
+        for problem in of_kind.get(kind, []):
+            problem.message += sentence
     problems += [leaks] if leaks.num_files else []
-    problems += _problems_of_splits(statistics, id2label)
+    problems += _problems_of_splits(statistics, id2label, bool(colours))
     problems.sort(key=lambda problem: problem.severity)  # stable: errors first
-    return DatasetReport({split: counted.report(id2label) for split, counted in statistics.items()}, problems)
+    reports = {split: counted.report(id2label) for split, counted in statistics.items()}
+    recommendations = help_rare_classes(reports["train"].classes) if "train" in reports else []
+    return DatasetReport(reports, problems, recommendations=recommendations)
 
 
 def _num_rows(split: str, rows: Any) -> int:
@@ -291,7 +315,9 @@ def _num_rows(split: str, rows: Any) -> int:
     return rows.info.splits[split].num_examples if rows.info.splits else 0
 
 
-def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None) -> list[Problem]:
+def _problems_of_splits(
+    statistics: dict[str, SplitStatistics], id2label: dict[int, str] | None, has_colours: bool
+) -> list[Problem]:
     """Problems that only all files of a split together show."""
     problems = []
     if not statistics:
@@ -303,13 +329,14 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
             Problem(
                 "error",
                 f"All masks hold only 0 and {IGNORE_INDEX}. {IGNORE_INDEX} is ignored, so that one class is left. If "
-                f"{IGNORE_INDEX} stands for an object, write 1 for it: "
+                f"{IGNORE_INDEX} stands for an object, add --mask_values 0=0,{IGNORE_INDEX}=1, or write "
+                f'{{"0": 0, "{IGNORE_INDEX}": 1}} into mask_values.json beside the images. Or write 1 for it: '
                 "Image.fromarray((np.asarray(mask) == 255).astype(np.uint8)).save(path)",
             )
         )
         ids = {0, 1}
-    if id2label is None and ids:
-        problems.append(Problem("error", _propose_names(sorted(ids - {IGNORE_INDEX}))))
+    if id2label is None and ids and not has_colours:  # which will have names
+        problems.append(Problem("error", name_classes(sorted(ids - {IGNORE_INDEX}))))
     for split, counted in statistics.items():
         classes = counted.ids - {IGNORE_INDEX}
         if not counted.num_images:
@@ -326,16 +353,6 @@ def _problems_of_splits(statistics: dict[str, SplitStatistics], id2label: dict[i
             if missing:
                 problems.append(Problem("warning", f"Classes that never occur: {', '.join(missing)}", split))
     return problems
-
-
-def _propose_names(ids: list[int]) -> str:
-    occur = f"The classes have no names. The ids {', '.join(map(str, ids))} occur"
-    if not ids:
-        return f"The classes have no names, and only the id {IGNORE_INDEX} occurs"
-    if ids[0] < 0 or ids[-1] >= IGNORE_INDEX or ids[-1] > 2 * len(ids) + 8:
-        return f"{occur}. Number the classes 0, 1, 2, ... in the masks, with {IGNORE_INDEX} for what is ignored"
-    proposal = json.dumps({str(id): f"class {id}" for id in range(ids[-1] + 1)})
-    return f"{occur}. Write id2label.json beside the images, {proposal}, with names of your own"
 
 
 __all__ = ["DatasetReport", "Problem", "check_dataset"]

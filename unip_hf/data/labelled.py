@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Loads the labelled datasets: benchmarks, drawn scenes, and folders of images and masks."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,17 @@ import datasets
 
 from ..files import could_not_write
 from .benchmarks import BENCHMARKS
+from .class_names import ID2LABEL_EXAMPLE, IGNORE_INDEX, read_id2label
+from .coco import class_ids, regions_of
 from .folder import FolderScan, scan_folder
+from .mask_feature import MaskImage
+from .masks import MaskMeaning, MaskValues, find_meaning
 from .parquet import check_prepared, load_parquet, parquet_files
-from .reading import IGNORE_INDEX
 from .scenes_builder import InfraredScenes
 
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"scenes": InfraredScenes, **BENCHMARKS}
 LABELLED_NAMES = ("folder", *BUILDERS)
-ID2LABEL_EXAMPLE = '{"0": "background", "1": "person", "2": "car"}'
 
 
 def load_labelled(
@@ -28,9 +29,20 @@ def load_labelled(
     num_proc: int | None = None,
     config_name: str | None = None,
     allow_partial: bool = False,
+    mask_values: MaskValues | None = None,
+    mask_suffix: str | None = None,
+    image_suffix: str | None = None,
+    resize_masks: bool = False,
 ) -> Any:
     """All splits of a labelled dataset. [`load_infrared_dataset`] describes arguments, return value and errors."""
     _check_name(name)
+    is_prepared = data_dir is not None and bool(parquet_files(data_dir))
+    if (name != "folder" or is_prepared) and (mask_values is not None or mask_suffix or image_suffix or resize_masks):
+        what = f"{str(data_dir)!r} is already prepared, and its masks hold ids" if is_prepared else f"{name!r} is none"
+        raise ValueError(
+            "mask_values, mask_suffix, image_suffix and resize_masks are for folders of images and masks, but "
+            f"{what}. Leave these options out."
+        )
     if name not in BENCHMARKS and (config_name is not None or allow_partial):
         raise ValueError(f"The dataset {name!r} has no configurations, and it cannot be partial.")
     if data_dir is not None and (files := parquet_files(data_dir)):
@@ -38,12 +50,13 @@ def load_labelled(
         check_prepared(data_dir, name, config_name, default_config_name, allow_partial)
         return load_parquet(files, data_dir, streaming, num_proc)
     if name == "folder":
-        scan = scan_folder(_given(data_dir))
+        folder = _given(data_dir)
+        scan = scan_folder(folder, mask_suffix, image_suffix)
         if scan.problems:
             count = len(scan.problems)
             more = f" There are {count} such problems; `unip check-dataset` lists all." if count > 3 else ""
             raise ValueError(" ".join(scan.problems[:3]) + more)
-        loaded = dataset_from_scan(scan)
+        loaded = dataset_from_scan(scan, folder, mask_values, resize_masks)
         if streaming:
             return datasets.IterableDatasetDict(
                 {split: rows.to_iterable_dataset(num_shards=min(64, len(rows))) for split, rows in loaded.items()}
@@ -86,47 +99,68 @@ def load_id2label(name: str, data_dir: str | os.PathLike | None = None) -> dict[
     Args:
         name (`str`): Name of a labelled dataset, as [`load_infrared_dataset`] takes it.
         data_dir (`str` or `os.PathLike`, *optional*): The folder, for "folder". Its `id2label.json` names the classes,
-            `{"0": "background", "1": "person"}` or `{"background": 0, "person": 1}`.
+            `{"0": "background", "1": "person"}` or `{"background": 0, "person": 1}`. Without it, the files that list
+            colours (see [`find_meaning`]) and COCO JSON name them.
 
     Raises:
-        ValueError: if the file is missing, or ids are not 0, 1, 2, ...; the message shows what it should look like.
+        ValueError: if nothing names them, or ids are not 0, 1, 2, ...; the message shows what it should look like.
     """
     _check_name(name)
     if name != "folder":
         return dict(enumerate(BUILDERS[name].CLASSES))
-    path = _given(data_dir) / "id2label.json"
-    if not path.is_file():
-        raise ValueError(
-            f"There is no file {str(path)!r}. It should name the classes, such as {ID2LABEL_EXAMPLE}. "
-            "`unip check-dataset` lists the ids that occur."
-        )
-    try:
-        content = list(json.loads(path.read_text("utf-8-sig")).items())
-        if all(isinstance(value, int) for _, value in content):
-            content = [(id, label) for label, id in content]
-        content = sorted(((int(id), label) for id, label in content), key=lambda pair: pair[0])
-        if not all(isinstance(label, str) and label for _, label in content):
-            raise ValueError("names must be texts")
-    except (ValueError, AttributeError) as error:  # no JSON, ids or names; no dictionary
-        raise ValueError(f"{str(path)!r} is not of the form {ID2LABEL_EXAMPLE}: {error}.") from error
-    ids, labels = [id for id, _ in content], [label for _, label in content]
-    if len(set(ids)) < len(ids) or len(set(labels)) < len(labels):
-        raise ValueError(f"{str(path)!r} names an id or a class twice: {content}.")
-    if not ids or ids != list(range(len(ids))) or len(ids) > IGNORE_INDEX:
-        raise ValueError(
-            f"The ids in {str(path)!r} must be 0, 1, 2, ... without a gap, up to {IGNORE_INDEX - 1} "
-            f"({IGNORE_INDEX} means ignore and has no name), got {ids}."
-        )
-    return dict(content)
+    folder = _given(data_dir)
+    found = read_id2label(folder)
+    if found is not None:
+        return found
+    if (meaning := find_meaning(folder)) is not None and meaning.names:
+        return dict(enumerate(meaning.names))
+    if folder.is_dir() and (coco := scan_folder(folder).coco):
+        ids = class_ids(list(coco.values()), folder)
+        return {id: label for label, id in ids.items() if id != IGNORE_INDEX}
+    raise ValueError(
+        f"There is no file {str(folder / 'id2label.json')!r}. It should name the classes, such as {ID2LABEL_EXAMPLE}. "
+        "`unip check-dataset` lists the ids that occur."
+    )
 
 
-def dataset_from_scan(scan: FolderScan) -> datasets.DatasetDict:
-    """The pairs that [`scan_folder`] found, as a dataset of their paths. No file is read or copied."""
-    features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
+def dataset_from_scan(
+    scan: FolderScan, folder: Path, mask_values: MaskValues | None = None, resize_masks: bool = False
+) -> datasets.DatasetDict:
+    """
+    The pairs that [`scan_folder`] found, as a dataset of their paths. No file is read or copied.
+
+    Args:
+        scan ([`FolderScan`]): What was found.
+        folder (`Path`): The folder, which may hold `id2label.json` and the files of [`find_meaning`].
+        mask_values, resize_masks: As in [`load_infrared_dataset`].
+
+    Raises:
+        ValueError: if what masks mean is not clear.
+    """
+    meaning = find_meaning(folder, mask_values)
+    if meaning is not None and scan.coco:
+        raise ValueError(
+            f"{meaning.source} says what masks mean, but {str(folder)!r} holds COCO JSON, not masks. Leave it out."
+        )
+    meaning = meaning or MaskMeaning({}, "")
+    feature = MaskImage(ids=meaning.ids or None, source=meaning.source, resize=resize_masks)
+    ids = class_ids(list(scan.coco.values()), folder) if scan.coco else {}
+
+    def annotation(image: Path, mask: Path) -> dict[str, str]:
+        value = {"path": str(mask), "image": str(image)}
+        if mask in scan.coco:
+            file = scan.coco[mask]
+            value["regions"] = regions_of(file.images_by_path[image], ids, file.categories)
+        return value
+
+    features = datasets.Features({"image": datasets.Image(), "annotation": feature})
     return datasets.DatasetDict(
         {
             split: datasets.Dataset.from_dict(
-                {"image": [str(image) for image, _ in pairs], "annotation": [str(mask) for _, mask in pairs]},
+                {
+                    "image": [str(image) for image, _ in pairs],
+                    "annotation": [annotation(image, mask) for image, mask in pairs],
+                },
                 features=features,
                 split=datasets.NamedSplit(split),
             )

@@ -9,6 +9,7 @@ import datasets
 from ..progress import bars_on_terminals_only
 from .infmix.loading import load_infmix
 from .labelled import load_labelled, select_split
+from .masks import MaskValues
 
 
 def load_infrared_dataset(
@@ -19,10 +20,15 @@ def load_infrared_dataset(
     num_proc: int | None = None,
     config_name: str | None = None,
     allow_partial: bool = False,
+    mask_values: MaskValues | None = None,
+    mask_suffix: str | None = None,
+    image_suffix: str | None = None,
+    resize_masks: bool = False,
 ) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
     """
     Loads a dataset. Its rows hold `image` and `annotation`. They are decoded when they are read, to PIL images with
-    the depth of the files: 16-bit images have the mode I;16.
+    the depth of the files: 16-bit images have the mode I;16. Annotations are images of class ids, whatever a folder
+    holds (see [`MaskMeaning`] and [`draw_regions`]).
 
     Args:
         name (`str`):
@@ -44,6 +50,13 @@ def load_infrared_dataset(
             Configuration of a benchmark that has several, such as "thermal" (default), "rgb" and "both".
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether to take what is there of a benchmark. By default a missing file is an error.
+        mask_values (`Mapping[int, int]` or `str`, *optional*):
+            For a folder whose masks hold values that are not ids: the id of each, `{0: 0, 255: 1}` or `"0=0,255=1"`.
+            By default as in `mask_values.json`.
+        mask_suffix, image_suffix (`str`, *optional*):
+            For a folder: how the names of masks and images end, `"_gt"` for `a_gt.png`. See [`scan_folder`].
+        resize_masks (`bool`, *optional*, defaults to `False`):
+            For a folder: whether masks of another size than their images are resized, with nearest neighbour.
 
     Returns:
         `DatasetDict`, or `Dataset` with `split`; `IterableDatasetDict` and `IterableDataset` with `streaming`.
@@ -52,14 +65,18 @@ def load_infrared_dataset(
         OSError: if files cannot be read, or the cache cannot be written.
         ValueError: if name, configuration or split are unknown, or something is wrong with a file, which is named.
     """
-    if name == "infmix" and (config_name is not None or allow_partial):
-        raise ValueError('The dataset "infmix" has no configurations, and it cannot be partial.')
+    masks: dict[str, Any] = {
+        "mask_values": mask_values, "mask_suffix": mask_suffix, "image_suffix": image_suffix,
+        "resize_masks": resize_masks,
+    }  # fmt: skip
+    if name == "infmix" and (config_name is not None or allow_partial or any(masks.values())):
+        raise ValueError('The dataset "infmix" has no configurations and no masks, and it cannot be partial.')
     loaded: Any
     with bars_on_terminals_only():
         if name == "infmix":
             loaded = load_infmix(data_dir, streaming, num_proc)
         else:
-            loaded = load_labelled(name, data_dir, streaming, num_proc, config_name, allow_partial)
+            loaded = load_labelled(name, data_dir, streaming, num_proc, config_name, allow_partial, **masks)
     return loaded if split is None else select_split(loaded, split)
 
 

@@ -20,6 +20,7 @@ from ..files import write_whole
 from ..progress import Progress, bars_on_terminals_only
 from .caching import plain_errors
 from .folder import SPLITS
+from .mask_feature import MaskImage
 
 
 FILES = {"README.md", "data", "id2label.json", "origin.json"}  # what write_parquet writes
@@ -153,10 +154,13 @@ def write_parquet(
             num_shards = max(1, math.ceil(len(rows) / images_per_shard))
             for index in range(num_shards):
                 shard = rows.shard(num_shards, index, contiguous=True).with_format("arrow")
-                # Rows of a folder hold paths, whose files are embedded here.
+                # Rows of a folder hold paths, whose files are embedded here; masks become files of ids.
                 shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_AT_ONCE, keep_in_memory=True)
+                shard = shard.with_format(None)
+                if isinstance(shard.features.get("annotation"), MaskImage):
+                    shard = shard.cast_column("annotation", datasets.Image())  # others can read it
                 path = staged / "data" / f"{split}-{index:05d}-of-{num_shards:05d}.parquet"
-                shard.with_format(None).to_parquet(path, batch_size=ROWS_AT_ONCE)
+                shard.to_parquet(path, batch_size=ROWS_AT_ONCE)
                 progress.update(split, steps=len(shard))
         (staged / "id2label.json").write_text(json.dumps(id2label, indent=1, ensure_ascii=False), encoding="utf-8")
         origin = {**origin, "splits": list(dataset)}

@@ -1,20 +1,18 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Reads rows of a dataset with all of their depth, and names their files when something is wrong with them."""
 
-import io
 import signal
 from collections.abc import Collection
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from ..modeling.image_reading_unip import read_image, read_mask, to_channels_last
-
-
-IGNORE_INDEX = 255
+from ..modeling.image_reading_unip import to_channels_last
+from .class_names import IGNORE_INDEX
+from .encoded import encoded_bytes, read_encoded
+from .mask_feature import MaskImage, mask_name, read_ids
 
 
 class Sample(NamedTuple):
@@ -39,7 +37,11 @@ def without_decoding(dataset: Any) -> Any:
         return type(dataset)({split: without_decoding(rows) for split, rows in dataset.items()})
     for column in ("image", "annotation"):
         if column in (dataset.column_names or ()):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+            feature = (dataset.features or {}).get(column)
+            encoded = datasets.Image(decode=False)
+            if isinstance(feature, MaskImage):
+                encoded = replace(feature, is_deferred=True)
+            dataset = dataset.cast_column(column, encoded)
     return dataset
 
 
@@ -49,30 +51,6 @@ def ignore_sigterm(worker_id: int) -> None:
     stop the run before it is saved. Workers end with their loader or with the main process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def encoded_bytes(value: dict[str, Any]) -> bytes:
-    """The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`."""
-    return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
-
-
-def read_encoded(value: dict[str, Any], name: str, keep_palette_ids: bool = False) -> np.ndarray:
-    """
-    Decodes an encoded file, `{"path": ..., "bytes": ...}`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it is damaged, not an image, or has channels or a depth that would be lost.
-    """
-    if value["bytes"] is None:
-        return read_image(value["path"], keep_palette_ids)
-    try:
-        with Image.open(io.BytesIO(value["bytes"])) as opened:
-            return read_image(opened, keep_palette_ids)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that Pillow can read.") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The image {name} is damaged: {error}.") from error
 
 
 def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
@@ -91,14 +69,12 @@ def read_sample(row: dict[str, Any], number: int | None = None) -> Sample:
     image = to_channels_last(read_encoded(row["image"], name))  # (H, W, C)
     if row.get("annotation") is None:
         return Sample(name, image, None)
-    mask_name = row["annotation"]["path"] or f"mask {number}"
-    try:
-        ids = read_mask(read_encoded(row["annotation"], mask_name, keep_palette_ids=True))  # (H, W)
-    except ValueError as error:
-        raise error if mask_name in str(error) else ValueError(f"{mask_name}: {error}") from error
+    name_of_mask = mask_name(row["annotation"], number)
+    ids = read_ids(row["annotation"], name_of_mask, image.shape[:2])  # (H, W)
     if ids.shape != image.shape[:2]:
         raise ValueError(
-            f"Image and mask differ in size (height, width): {name} has {image.shape[:2]}, {mask_name} {ids.shape}."
+            f"Image and mask differ in size (height, width): {name} has {image.shape[:2]}, {name_of_mask} "
+            f"{ids.shape}. Add --resize_masks (resize_masks=True) to resize masks of a folder."
         )
     return Sample(name, image, ids)
 

@@ -7,7 +7,7 @@ workers and interruptions do not change a training.
 import atexit
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from .transforms import Transform
 
 class TrainingSamples(Dataset):
     """
-    The training samples of a dataset. A key is `(epoch, row)`, and the random numbers of its augmentation depend on
-    only on `seed` and that key, not on the worker, the process, or where a run was resumed.
+    The training samples of a dataset. A key is `(epoch, row)`, or `(place, row, id of a class)` for a crop that holds
+    this class. The random numbers of its augmentation depend only on `seed` and the first two, not on the worker, the
+    process, or where a run was resumed.
 
     Args:
         dataset: Rows with the columns `image` and `annotation`.
@@ -39,8 +40,8 @@ class TrainingSamples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, number = key
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        epoch, number, *class_ids = key
         sample = read_sample(self.dataset[number], number)
         if sample.ids is None:
             raise ValueError(f"{sample.name} has no mask.")
@@ -50,10 +51,10 @@ class TrainingSamples(Dataset):
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
-            pixel_values, labels = self.transform(sample.image, sample.ids)
+            pixel_values, labels = self.transform(sample.image, sample.ids, *class_ids)
         return {"pixel_values": pixel_values, "labels": labels}
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]] | Exception:
+    def __getitems__(self, keys: list[tuple[int, ...]]) -> list[dict[str, torch.Tensor]] | Exception:
         try:
             return [self[key] for key in keys]
         except (OSError, ValueError) as error:
@@ -61,7 +62,7 @@ class TrainingSamples(Dataset):
 
 
 def read_batches(
-    samples: Dataset, order: Iterable[list[tuple[int, int]]] | None = None, **settings: Any
+    samples: Dataset, order: Iterable[list[tuple[int, ...]]] | None = None, **settings: Any
 ) -> Iterator[Any]:
     """
     Batches of samples, read by the worker processes of a `DataLoader`.
@@ -69,7 +70,8 @@ def read_batches(
     Args:
         samples: [`TrainingSamples`], or a dataset that makes whole batches: [`CropSamples`] in its `__getitems__`, and
             [`StreamPass`] when it is iterated over. An error among the samples is raised here.
-        order (*optional*): Lists of keys, such as [`ShuffledBatches`]. None for a dataset that is iterated over.
+        order (*optional*): Lists of keys: [`ShuffledBatches`] or [`RareClassBatches`]. None for a dataset that is
+            iterated over.
         settings: Arguments of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
@@ -120,7 +122,7 @@ def _collate_or_hand_on(samples: Any) -> Any:
 
 
 @dataclass(eq=False)
-class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+class ShuffledBatches(Sampler[list[tuple[int, ...]]]):
     """
     Endless batches of keys `(epoch, row)` for one of several processes. All processes together walk through one
     shuffled sequence, epoch after epoch without a gap. So the batch of a step is the same however many processes share
@@ -147,19 +149,73 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
     def __post_init__(self) -> None:
         if self.num_rows < 1:
             raise ValueError("There is nothing to train on, because the dataset is empty.")
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         position = (self.first_batch * self.num_processes + self.process_index) * self.batch_size
         while True:
-            keys = []
-            for place in range(position, position + self.batch_size):
-                if place // self.num_rows != epoch:
-                    epoch = place // self.num_rows
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
-                keys.append((epoch, int(order[place % self.num_rows])))
-            yield keys
+            yield [self.key(place) for place in range(position, position + self.batch_size)]
             position += self.num_processes * self.batch_size
 
+    def key(self, place: int) -> tuple[int, ...]:
+        """The key at a place, from 0, of the sequence that all processes share."""
+        epoch = place // self.num_rows
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+        return epoch, int(self._order[place % self.num_rows])
 
-__all__ = ["ShuffledBatches", "TrainingSamples", "read_batches"]
+
+@dataclass(eq=False)
+class RareClassBatches(ShuffledBatches):
+    """
+    Rare class sampling of [DAFormer](https://huggingface.co/papers/2111.14887) (section 3.3): endless batches of keys
+    `(place, row, class)`. A class is drawn with the probability `softmax((1 - share) / temperature)`, then one of the
+    images that hold it. What is drawn at a place depends on `seed` and the place alone.
+
+    Args:
+        class_pixels (`np.ndarray` of shape `(num_rows, num_labels)`): Pixels of each class in each image. Classes
+            without any are never drawn.
+        temperature (`float`): Above 0. The lower, the more often rare classes are drawn.
+
+    Raises:
+        ValueError: if there are no rows, no labelled pixels, or the temperature is not above 0.
+    """
+
+    class_pixels: np.ndarray = field(kw_only=True)
+    temperature: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.probabilities = rare_class_probabilities(self.class_pixels.sum(axis=0), self.temperature)
+        self._rows_of_class = [of_class.nonzero()[0] for of_class in self.class_pixels.T]
+
+    def key(self, place: int) -> tuple[int, ...]:
+        generator = np.random.default_rng((self.seed, place))
+        class_id = int(generator.choice(len(self.probabilities), p=self.probabilities))
+        return place, int(generator.choice(self._rows_of_class[class_id])), class_id
+
+
+def rare_class_probabilities(pixels: np.ndarray, temperature: float) -> np.ndarray:
+    """
+    How often rare class sampling draws each class.
+
+    Args:
+        pixels (`np.ndarray` of shape `(num_labels,)`): Pixels of each class in all images.
+        temperature (`float`): Above 0.
+
+    Returns:
+        Probabilities of shape `(num_labels,)`; 0 for classes without pixels.
+
+    Raises:
+        ValueError: if there are no labelled pixels, or the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"The temperature of rare class sampling must be above 0, got {temperature}.")
+    if not pixels.any():
+        raise ValueError("Rare classes cannot be drawn, because no pixel of the masks has a class.")
+    exponents = np.where(pixels > 0, (1 - pixels / pixels.sum()) / temperature, -np.inf)
+    weights = np.exp(exponents - exponents.max())
+    return weights / weights.sum()
+
+
+__all__ = ["RareClassBatches", "ShuffledBatches", "TrainingSamples", "rare_class_probabilities", "read_batches"]

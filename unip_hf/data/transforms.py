@@ -18,7 +18,7 @@ from ..modeling.image_processing_unip import UnipImageProcessor
 from .reading import IGNORE_INDEX
 
 
-Transform = Callable[[np.ndarray, np.ndarray], tuple[torch.Tensor, torch.Tensor]]
+Transform = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # of an image, ids and, optionally, a class
 
 
 def uniform(low: float, high: float) -> float:
@@ -71,6 +71,9 @@ class RandomCategoryCrop(v2.Transform):
     Crops a random square. If one class fills more than its share of the labelled pixels, another square is tried, up
     to ten times. A side that is shorter than the square is kept whole.
 
+    If the id of a class is given beside image and mask, all squares hold one of its pixels, which is drawn at random.
+    Where resizing has removed the class, squares are drawn as without it.
+
     Args:
         size (`int`): Side of the square in pixels.
         max_category_ratio (`float`, *optional*, defaults to 0.75): Largest share of one class, 0 to 1.
@@ -81,21 +84,28 @@ class RandomCategoryCrop(v2.Transform):
         self.size = size
         self.max_category_ratio = max_category_ratio
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        mask = next(value for value in flat_inputs if isinstance(value, tv_tensors.Mask))
+    def forward(self, *inputs: Any) -> Any:
+        mask = next(value for value in inputs if isinstance(value, tv_tensors.Mask))
+        window = self.find_window(mask, *(value for value in inputs if isinstance(value, int)))
+        cropped = tuple(functional.crop(value, **window) for value in inputs if not isinstance(value, int))
+        return cropped if len(cropped) > 1 else cropped[0]
+
+    def find_window(self, mask: torch.Tensor, class_id: int | None = None) -> dict[str, int]:
+        """Where to crop, as `functional.crop` takes it."""
         height, width = (min(self.size, side) for side in mask.shape[-2:])
+        lowest, highest = (0, 0), (mask.shape[-2] - height, mask.shape[-1] - width)  # top and left of a square
+        if class_id is not None and len(pixels := (mask == class_id).nonzero()):
+            row, column = pixels[int(torch.randint(len(pixels), ()))].tolist()
+            lowest = max(0, row - height + 1), max(0, column - width + 1)
+            highest = min(row, highest[0]), min(column, highest[1])
         for _ in range(10 if self.max_category_ratio < 1 else 1):
-            top = int(torch.randint(mask.shape[-2] - height + 1, ()))
-            left = int(torch.randint(mask.shape[-1] - width + 1, ()))
+            top, left = (low + int(torch.randint(high - low + 1, ())) for low, high in zip(lowest, highest))
             window = mask[..., top : top + height, left : left + width]
             counts = torch.bincount(window.flatten(), minlength=IGNORE_INDEX + 1)
             counts[IGNORE_INDEX] = 0
             if counts.count_nonzero() > 1 and counts.max() < self.max_category_ratio * counts.sum():
                 break
         return {"top": top, "left": left, "height": height, "width": width}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return functional.crop(inpt, **params)
 
 
 class PhotometricDistortion(v2.Transform):
@@ -141,11 +151,12 @@ class Prepare(nn.Module):
         super().__init__()
         self.processor = processor
 
-    def forward(self, image: np.ndarray, ids: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    def forward(self, image: np.ndarray, ids: np.ndarray, *class_ids: int) -> tuple[Any, ...]:
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
             image = image[..., :1]  # grey stored as RGB: the channels are repeated at the end
         pixels = self.processor.scale_image(image)  # (1 or 3, H, W)
-        return tv_tensors.Image(pixels.contiguous()), tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
+        mask = tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
+        return tv_tensors.Image(pixels.contiguous()), mask, *class_ids
 
 
 class Finish(nn.Module):
@@ -191,7 +202,7 @@ def training_transforms(
     Returns:
         A callable from an image, `(height, width, channels)` of any depth, and ids, `(height, width)`, to
         `pixel_values`, float32 `(num_channels, crop_size, crop_size)`, and `labels`, int64 `(crop_size, crop_size)`.
-        It draws from torch's random state.
+        The id of a class as a third argument makes the crop hold some of it. It draws from torch's random state.
 
     Raises:
         ValueError: if an argument is invalid.

@@ -1,23 +1,19 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Pre-trained plain ViTs from other libraries: how to load them, and what a teacher has to know about them.
+Pre-trained plain ViTs as teachers: how to load one by its name, and what a teacher has to know about it.
 
 They come from `timm`, from files as their authors publish them, and from `transformers`.
 """
 
-import difflib
 import inspect
 import logging
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 
 from ..hub import convert_checkpoint, read_checkpoint
+from ..hub.pretrained import Pretrained, Triple, is_published_file, load_pretrained, three_channels
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
 from ..training.optimization import find_blocks
@@ -27,90 +23,29 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 # Last part of the names of parameters that are tokens, in transformers, timm and here: CLS, and others.
 CLS_TOKENS = ("cls_token", "class_embedding")
 OTHER_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_token")
-Triple = tuple[float, float, float]
 
 
-def load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Module, Triple, Triple]:
-    """A model from a file, and mean and deviation that it was trained with, for images scaled to 0..1."""
+def load(name: str, num_attention_heads: int | None, dtype: torch.dtype) -> tuple[nn.Module, Triple, Triple]:
+    """A model by the names that `load_teacher` takes, and its mean and deviation, for images scaled to 0..1."""
+    is_file = is_published_file(name)
+    found = _load_published(name, num_attention_heads) if is_file else load_pretrained(name, dtype)
+    if found.image_mean is None or found.image_std is None:
+        logger.warning("%r does not say how it normalises images: ImageNet's normalisation is assumed.", name)
+        return found.model, IMAGENET_MEAN, IMAGENET_STD
+    return found.model, found.image_mean, found.image_std
+
+
+def _load_published(path: str, num_attention_heads: int | None) -> Pretrained:
     tensors, beside = read_checkpoint(path)
     heads = {} if num_attention_heads is None else {"num_attention_heads": num_attention_heads}
-    try:
-        model = convert_checkpoint({"model": tensors, **beside}, UnipModel, num_channels=3, **heads)
-    except ValueError as error:
-        raise ValueError(f"{path!r} cannot be a teacher: {error}") from error
-    if model.config.last_layer_num_attention_heads is not None:  # only UNIP's own files set it
-        processor = UnipImageProcessor()
-        return model, _three(processor.image_mean), _three(processor.image_std)
-    return model, IMAGENET_MEAN, IMAGENET_STD
-
-
-def load_timm(name: str) -> tuple[nn.Module, Triple, Triple]:
-    import timm
-
-    try:
-        # With another number of classes timm would load what matches and say nothing about the rest.
-        model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
-    except TypeError as error:
-        raise ValueError(f"timm's {name!r} cannot be a teacher: it is not a plain ViT for any image size.") from error
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        names = timm.list_pretrained()
-        hint = ""
-        if ":" not in name and name not in names:
-            hint = f" Similar names: {', '.join(difflib.get_close_matches(name, names, n=5)) or 'none'}."
-        elif isinstance(error, OSError):
-            hint = " Without network, give the folder of a model downloaded from the Hub: timm:local-dir:FOLDER."
-        raise ValueError(f"timm cannot load {name!r}: {_one_line(error)}.{hint}") from error
-    settings: Any = model.pretrained_cfg
-    return model, _three(settings["mean"]), _three(settings["std"])
-
-
-def load_transformers(name: str, dtype: torch.dtype) -> tuple[nn.Module, Triple, Triple]:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
-
-    is_folder = Path(name).is_dir()
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if config.model_type != "timm_wrapper":
-            model, report = AutoModel.from_pretrained(
-                name,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # all of them are listed below
-                trust_remote_code=False,
-            )
-    except (ImportError, OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        where = "in this folder" if is_folder else "of this name (not a file or folder; timm's names begin with timm:)"
-        message = f"{name!r} cannot be a teacher: no model {where} can be loaded. {_one_line(error)}."
-        raise ValueError(message) from error
-    if config.model_type == "timm_wrapper":
-        return load_timm(f"{'local-dir' if is_folder else 'hf-hub'}:{name}")
-    problems = [f"{key}: not in the checkpoint" for key in sorted(report["missing_keys"]) if "pooler" not in key]
-    for key, found, own in sorted(report["mismatched_keys"]):
-        problems.append(f"{key}: {tuple(found)} in the checkpoint, {tuple(own)} in the model")
-    if problems:
-        raise ValueError(f"The weights of {name!r} do not match its {type(model).__name__}: {'; '.join(problems)}.")
-    try:
-        processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        return model, _three(processor.image_mean), _three(processor.image_std)
-    except (AttributeError, ImportError, OSError, TypeError, ValueError):
-        logger.warning("%r does not say how it normalises images: ImageNet's normalisation is assumed.", name)
-        return model, IMAGENET_MEAN, IMAGENET_STD
-
-
-def _three(values: Iterable[float]) -> Triple:
-    """Values of three channels. A single value stands for all three."""
-    values = [float(value) for value in values]
-    red, green, blue = values * 3 if len(values) == 1 else values
-    return red, green, blue
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    model = convert_checkpoint({"model": tensors, **beside}, UnipModel, num_channels=3, **heads)
+    if model.config.last_layer_num_attention_heads is None:  # only UNIP's own files set it
+        return Pretrained(path, model, None, IMAGENET_MEAN, IMAGENET_STD)
+    grey = UnipImageProcessor()
+    return Pretrained(path, model, None, three_channels(grey.image_mean), three_channels(grey.image_std))
 
 
 def find_encoder(model: nn.Module) -> nn.Module:

@@ -9,13 +9,13 @@ from this call, as they are multiplied: after rotary positions, norms and whatev
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..hub.pretrained import is_published_file
 from . import libraries
 from .libraries import IMAGENET_MEAN, IMAGENET_STD
 
@@ -329,17 +329,13 @@ def load_teacher(
         ValueError: if it cannot be loaded, its tensors do not match the model (the message lists them), or it is not a
             plain ViT with a CLS token.
     """
-    path = Path(name)
-    is_file = path.is_file() or (path.suffix in libraries.CHECKPOINT_SUFFIXES and not name.startswith("timm:"))
-    if num_attention_heads is not None and not is_file:
+    if num_attention_heads is not None and not is_published_file(name):
         raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
     dtype = dtype or torch.float32
-    if is_file:
-        model, mean, std = libraries.load_published(name, num_attention_heads)
-    elif name.startswith("timm:"):
-        model, mean, std = libraries.load_timm(name.removeprefix("timm:"))
-    else:
-        model, mean, std = libraries.load_transformers(name, dtype)
+    try:
+        model, mean, std = libraries.load(name, num_attention_heads, dtype)
+    except ValueError as error:
+        raise ValueError(f"{name!r} cannot be a teacher: {error}") from error
     return Teacher(model.to(dtype), layer, name=name, patch_size=patch_size, image_mean=mean, image_std=std)
 
 

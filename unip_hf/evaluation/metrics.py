@@ -56,6 +56,7 @@ CLASS_METRICS = (
     Metric("accuracy", "accuracy", class_accuracy),
     Metric("dice", "Dice", class_dice),
     Metric("share_of_pixels", "share of pixels", lambda counts: counts.sum(axis=1) / max(counts.sum(), 1)),
+    Metric("share_of_predictions", "share of predictions", lambda counts: counts.sum(axis=0) / max(counts.sum(), 1)),
 )
 MAIN_METRIC = METRICS[0]  # its highest value makes a checkpoint the best one
 
@@ -71,8 +72,9 @@ def segmentation_scores(confusion_matrix: np.ndarray) -> dict[str, Any]:
         A float for each row of `METRICS`, under its key (`mean_iou`, `mean_accuracy`, `overall_accuracy`,
         `mean_dice`), and a float64 array of shape `(num_labels,)` for each row of `CLASS_METRICS`, under
         `per_category_` and its key (`per_category_iou`, `per_category_accuracy`, `per_category_dice`,
-        `per_category_share_of_pixels`). All are 0 to 1. What would be 0/0 is NaN and left out of the means: IoU and
-        Dice of classes in neither truth nor prediction, accuracy of classes that are not in the truth.
+        `per_category_share_of_pixels`, `per_category_share_of_predictions`). All are 0 to 1. What would be 0/0 is NaN
+        and left out of the means: IoU and Dice of classes in neither truth nor prediction, accuracy of classes that
+        are not in the truth.
     """
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)

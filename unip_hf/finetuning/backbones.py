@@ -19,14 +19,13 @@ from transformers import (
     TimmBackboneConfig,
 )
 
+from ..hub.pretrained import TIMM_PREFIX
 from ..inference.loading import load_config
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 
 
 logger = logging.getLogger(__name__)
-
-TIMM = "timm:"
 
 
 def find_backbone_config(checkpoint: str) -> PreTrainedConfig | None:
@@ -40,8 +39,8 @@ def find_backbone_config(checkpoint: str) -> PreTrainedConfig | None:
         OSError: if there is no such checkpoint.
         ValueError: if its configuration cannot be used.
     """
-    if checkpoint.startswith(TIMM):
-        return _timm_config(checkpoint.removeprefix(TIMM))
+    if checkpoint.startswith(TIMM_PREFIX):
+        return _timm_config(checkpoint.removeprefix(TIMM_PREFIX))
     config = load_config(checkpoint)
     if config.model_type == "timm_wrapper":
         return _timm_config(_timm_name(checkpoint))
@@ -53,10 +52,9 @@ def load_on_backbone(
     checkpoint: str,
     model_class: type[UnipSegmentationModel],
     backbone_config: PreTrainedConfig,
-    id2label: dict[int, str],
-    image_size: int = 512,
     feature_layers: Sequence[int] | None = None,
     drop_path_rate: float = 0.0,
+    **fields: Any,
 ) -> UnipSegmentationModel:
     """
     A segmentation model with a new head on the weights of a backbone.
@@ -65,11 +63,10 @@ def load_on_backbone(
         checkpoint (`str`): See [`find_backbone_config`].
         model_class: The segmentation model.
         backbone_config: What [`find_backbone_config`] found.
-        id2label (`dict[int, str]`): The classes.
-        image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
         feature_layers (`Sequence[int]`, *optional*): Blocks or stages that are read, from 1; by default see
             [`default_layers`].
         drop_path_rate (`float`, *optional*, defaults to 0.0): Stochastic depth rate, where the backbone has it.
+        fields: Other fields of the configuration, such as `id2label` and `image_size`.
 
     Raises:
         OSError: if there is no such checkpoint.
@@ -81,9 +78,7 @@ def load_on_backbone(
     for of_outputs in ("out_features", "out_indices"):  # feature_layers says it
         values.pop(of_outputs, None)
     try:
-        config = UnipConfig(
-            backbone_config=values, feature_layers=layers, image_size=image_size, id2label=dict(id2label)
-        )
+        config = UnipConfig(backbone_config=values, feature_layers=layers, **fields)
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
     model = model_class(config)
@@ -128,7 +123,9 @@ def _load_weights(checkpoint: str, config: Any) -> tuple[nn.Module, list[str]]:
     """The backbone with the weights of a checkpoint, and the names of those that it lacks or has in other shapes."""
     try:
         if config.model_type == "timm_backbone":
-            name = checkpoint.removeprefix(TIMM) if checkpoint.startswith(TIMM) else _timm_name(checkpoint)
+            name = (
+                checkpoint.removeprefix(TIMM_PREFIX) if checkpoint.startswith(TIMM_PREFIX) else _timm_name(checkpoint)
+            )
             source = TimmBackbone.from_pretrained(
                 name, num_channels=config.num_channels, out_indices=config.out_indices
             )
@@ -144,7 +141,7 @@ def _load_weights(checkpoint: str, config: Any) -> tuple[nn.Module, list[str]]:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         hint = ""
-        if isinstance(error, OSError) and checkpoint.startswith(TIMM):
+        if isinstance(error, OSError) and checkpoint.startswith(TIMM_PREFIX):
             hint = " Without network, give the folder of a model downloaded from the Hub: timm:local-dir:FOLDER."
         raise ValueError(f"The weights of {checkpoint!r} cannot be loaded: {reason}.{hint}") from error
     return source, [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]

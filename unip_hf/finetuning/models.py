@@ -5,13 +5,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
+from ..hub.conversion import adapt_input_channels
+from ..hub.plain_vits import find_plain_vit
+from ..hub.pretrained import Pretrained
 from ..inference.loading import is_random_start, load_config
 from ..modeling.configuration_unip import UnipConfig
+from ..modeling.modeling_unip import UnipModel
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .backbones import default_layers, find_backbone_config, load_on_backbone, set_drop_path
@@ -26,27 +29,30 @@ TASKS[UnipForLayerwiseProbing.task] = UnipForLayerwiseProbing
 
 
 def load_model(
-    checkpoint: str,
+    checkpoint: str | Pretrained,
     id2label: dict[int, str],
     task: str = "fine_tuning",
     image_size: int = 512,
     feature_layers: Sequence[int] | None = None,
     drop_path_rate: float = 0.1,
     last_layer_num_attention_heads: int | None = None,
+    decoder_channels: int | None = None,
     num_channels: int = 3,
     new_classifier: bool = False,
 ) -> PreTrainedModel:
     """
     A model with a segmentation head for these classes.
 
-    A distilled student or an encoder becomes the paper's segmentation network, with a learned position table of this
-    image size, LayerScale 1, and a drop path rate that rises with depth. A network that already has the head keeps
-    what is not given here. Any other backbone of `transformers` or `timm` gets the same head on top.
+    A distilled student, an encoder or a plain ViT of another library becomes the paper's segmentation network, with a
+    learned position table of this image size, LayerScale 1, and a drop path rate that rises with depth. A network that
+    already has the head keeps what is not given here. Any other backbone of `transformers` or `timm` gets the same
+    head on top.
 
     Args:
-        checkpoint (`str`): Folder or name of a UNIP model, of any model for semantic segmentation or of a backbone,
-            `timm:` and the name of a backbone, or a size (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random
-            start.
+        checkpoint (`str`): Folder or name of a UNIP model, of a plain ViT or another backbone of `transformers`, or of
+            any model for semantic segmentation; `"timm:NAME"` or `"timm:local-dir:FOLDER"` for a network of `timm`; or
+            a size (`"tiny"`, `"small"`, `"base"`, `"large"`) for a random start. A plain ViT may also be what
+            [`find_plain_vit`] has loaded.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
             model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
@@ -56,7 +62,10 @@ def load_model(
             such as Swin, the stages: the last four for fine-tuning, all for the probes.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
-        num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs.
+        decoder_channels (`int`, *optional*): Channels of a new head; by default as the configuration
+            says, or the width of the encoder.
+        num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs, but
+            1 sums the filters of a plain ViT of another library.
         new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
 
     Raises:
@@ -71,18 +80,29 @@ def load_model(
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
     }
+    if decoder_channels is not None:  # otherwise as the configuration says
+        of_head["decoder_channels"] = decoder_channels
     of_encoder: dict[str, Any] = {}
     if not model_class.freezes_encoder:
         of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0}
-    if is_random_start(checkpoint):
+    if isinstance(checkpoint, str) and is_random_start(checkpoint):
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights and needs far more images.")
         sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
         return model_class(_with_fields(sized, {**fields, **of_head, **of_encoder}, model_class))
+    vit = checkpoint if isinstance(checkpoint, Pretrained) else find_plain_vit(checkpoint)
+    if vit is not None:
+        encoder: Any = vit.model
+        channels = 1 if num_channels == 1 else encoder.config.num_channels
+        started = _with_encoder(model_class, encoder, {**fields, **of_head, **of_encoder, "num_channels": channels})
+        started.resize_position_embeddings(image_size)
+        return started
+    checkpoint = str(checkpoint)
     if (backbone_config := find_backbone_config(checkpoint)) is not None:
         if last_layer_num_attention_heads is not None:
             raise ValueError(f"Heads can be chosen for UNIP models, not for {backbone_config.model_type}.")
+        backbone_fields = {"id2label": id2label, "image_size": image_size, "decoder_channels": decoder_channels}
         return load_on_backbone(
-            checkpoint, model_class, backbone_config, id2label, image_size, feature_layers, drop_path_rate
+            checkpoint, model_class, backbone_config, feature_layers, drop_path_rate, **backbone_fields
         )
     config: Any = load_config(checkpoint)
     architecture = (config.architectures or [""])[0]
@@ -98,7 +118,7 @@ def load_model(
             "checkpoint."
         )
     if config.model_type != "unip":
-        if feature_layers is not None or last_layer_num_attention_heads is not None:
+        if any(value is not None for value in of_head.values()):
             raise ValueError(f"Blocks and heads can be chosen for UNIP models, not for {config.model_type}.")
         names: dict[str, Any] = {"id2label": id2label, "label2id": {name: id for id, name in id2label.items()}}
         if hasattr(config, "drop_path_rate"):
@@ -128,6 +148,20 @@ def load_model(
     return model
 
 
+def _with_encoder(
+    model_class: type[UnipSegmentationModel], encoder: UnipModel, fields: dict[str, Any]
+) -> UnipSegmentationModel:
+    """A new model with the weights of an encoder, as far as segmentation reads it."""
+    weights = encoder.state_dict()
+    patches = "embeddings.patch_embeddings.weight"
+    weights[patches] = adapt_input_channels(weights[patches], fields["num_channels"])
+    model = model_class(_with_fields(encoder.config, fields, model_class))
+    of_model = model.unip.state_dict()
+    # LayerScale that the encoder does not have begins with 1.
+    model.unip.load_state_dict(of_model | {name: weights[name] for name in of_model.keys() & weights.keys()})
+    return model
+
+
 def _with_fields(config: UnipConfig, fields: dict[str, Any], model_class: type[UnipSegmentationModel]) -> UnipConfig:
     """The configuration with some fields changed, checked as a new one."""
     values = {**config.to_dict(), **fields}
@@ -149,22 +183,6 @@ def _some(id2label: dict[int, str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def segmentation_loss(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """
-    The model's own loss. Where no pixel has a label, the loss is 0: many models return NaN there.
-
-    Args:
-        model: Any model for semantic segmentation.
-        batch: `pixel_values` `(batch_size, channels, height, width)`, `labels` `(batch_size, height, width)`, and
-            `num_labelled`, how many pixels have a class.
-    """
-    if batch["num_labelled"]:
-        return model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
-    outputs = model(pixel_values=batch["pixel_values"])
-    heads = [outputs.logits, outputs.get("auxiliary_logits")]
-    return torch.stack([logits.sum() * 0 for logits in heads if logits is not None]).sum()
-
-
 def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> None:
     """Training mode. Frozen batch norm uses its running statistics and does not update them."""
     model.train()
@@ -173,4 +191,4 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
             module.eval()
 
 
-__all__ = ["TASKS", "load_model", "segmentation_loss", "set_training_mode"]
+__all__ = ["TASKS", "load_model", "set_training_mode"]

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import nn
 
+from ..data.advice import RARE_CLASS_OPTIONS
 from ..evaluation import MAIN_METRIC, Example, count_confusions, evaluate_dataset, segment_dataset, segmentation_scores
 from ..evaluation.evaluator import checked_ids
 from ..evaluation.results import headline_scores, make_record
@@ -19,6 +20,7 @@ from ..files import write_whole
 from ..inference import InferenceSettings
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
+from ..progress import say
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
 
@@ -48,8 +50,9 @@ class Validation:
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, Any]:
         """
-        Metrics for the log: the headline metrics, and those of each class as `iou/CLASS`, `None` where undefined. Of
-        layer-wise probing the mean IoU of the best block, its number as `best_layer`, and the mean IoU of each block.
+        Metrics for the log: the headline metrics, and those of each class as `iou/CLASS`, `None` where undefined, with
+        its share of the predicted pixels as `share_of_predictions/CLASS`. Of layer-wise probing the mean IoU of the
+        best block, its number as `best_layer`, and the mean IoU of each block.
         """
         if isinstance(model, UnipForLayerwiseProbing):
             return self._evaluate_layers(model)
@@ -58,8 +61,11 @@ class Validation:
         )
         if self.accelerator.is_main_process:
             self._show([*result.worst, *result.best], step)
+            say(describe_classes(result.metrics, self.id2label, step))
         scores = headline_scores(make_record(result, self.id2label))
         metrics = {metric.key if name is None else f"{metric.key}/{name}": value for metric, name, value in scores}
+        shares = result.metrics["per_category_share_of_predictions"].tolist()
+        metrics |= {f"share_of_predictions/{self.id2label[id]}": share for id, share in enumerate(shares)}
         return metrics | {MAIN_METRIC.key: result.metrics[MAIN_METRIC.key]}  # a float even where it is undefined
 
     def _show(self, examples: list[Example], step: int) -> None:
@@ -105,4 +111,26 @@ class Validation:
         return {"mean_iou": mean_iou[best], "best_layer": best, **layers}
 
 
-__all__ = ["Validation"]
+def describe_classes(metrics: dict[str, Any], id2label: dict[int, str], step: int) -> str:
+    """
+    IoU and share of the predicted pixels of each class as text, and a sentence if one class is predicted everywhere.
+
+    Args:
+        metrics: What [`unip_hf.evaluation.segmentation_scores`] returns.
+        id2label: Names of the classes.
+        step: Number of updates made.
+    """
+    shares = metrics["per_category_share_of_predictions"].tolist()
+    found = zip(id2label.values(), metrics["per_category_iou"].tolist(), shares)
+    text = f"Step {step}: IoU (share of the predicted pixels) "
+    text += ", ".join(f"{name} {iou:.3f} ({share:.2%})" for name, iou, share in found)
+    predicted = [id2label[id] for id, share in enumerate(shares) if share > 0]
+    if len(predicted) == 1:
+        text += (
+            f"\nThe model predicts {predicted[0]!r} for every pixel. If it still does after more steps, try "
+            f"{RARE_CLASS_OPTIONS}, or start from pre-trained weights."
+        )
+    return text
+
+
+__all__ = ["Validation", "describe_classes"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Conversion between published checkpoints (UNIP, MAE, DINO, iBOT, DeiT) and the models of this library."""
+"""Conversion between published checkpoints (UNIP, MAE, CrossMAE, DINO, iBOT, DeiT) and the models of this library."""
 
 import logging
 import math
@@ -27,6 +27,7 @@ ModelType = TypeVar("ModelType", bound=UnipPreTrainedModel)
 # Published name and name here; "{i}" stands for a number. The names of a head are in its class.
 ENCODER_NAMES = [
     ("cls_token", "embeddings.cls_token"),
+    ("dist_token", "embeddings.distillation_token"),
     ("pos_embed", "embeddings.position_embeddings"),
     ("patch_embed.proj", "embeddings.patch_embeddings"),
     ("blocks.{i}.norm1", "layers.{i}.layernorm_before"),
@@ -43,7 +44,7 @@ ENCODER_NAMES = [
 # Tensors that a published file may hold beside those that a model reads, and what they are.
 KNOWN_UNUSED = {
     r"mask_token|masked_embed": "mask token",
-    r"decoder_\w+(\..*)?": "decoder of the masked autoencoder",
+    r"decoder_\w+(\..*)?|(dec_norms|wfm)\..*": "decoder of the masked autoencoder",
     r"(head|head_dist|fc_norm)\..*": "classification or projection head",
     r"norm\..*": "final norm",
     r"blocks\..*": "blocks behind the last one that is read",
@@ -58,7 +59,8 @@ OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementatio
 OPTIONAL_PARTS = ("classifier.", "layernorm.", "layer_scale")
 
 
-def _rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
+def rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
+    """The other name of a tensor, by pairs such as those of `ENCODER_NAMES`; `None` if they have none."""
     for old, new in pairs:
         match = re.fullmatch(re.escape(old).replace(r"\{i\}", r"(\d+)") + r"(\.\w+)?", name)
         if match:
@@ -91,7 +93,7 @@ def find_segmentation_model(names: Iterable[str]) -> type[UnipSegmentationModel]
     of_head = [name for name in names if name.startswith(HEAD_PREFIXES)]
     if not of_head:
         return None
-    fitting = [kind for kind in SEGMENTATION_MODELS if all(_rename(name, kind.published_names) for name in of_head)]
+    fitting = [kind for kind in SEGMENTATION_MODELS if all(rename(name, kind.published_names) for name in of_head)]
     if not fitting:
         raise ValueError(
             f"The file holds a segmentation head that this library does not have ({', '.join(of_head[:3])}, ...): "
@@ -141,18 +143,20 @@ def _infer_config(
     arguments = beside.get("args") or {}
     arguments = arguments if isinstance(arguments, Mapping) else vars(arguments)
     table = tensors["pos_embed"].float()
-    side = math.isqrt(table.shape[1])  # with or without a row for CLS
+    side = math.isqrt(table.shape[1])  # with or without rows for CLS and a distillation token
+    mlp_ratio = tensors["blocks.0.mlp.fc1.weight"].shape[0] / hidden_size
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
         "num_attention_heads": heads.get(hidden_size),
         "last_layer_num_attention_heads": arguments.get("last_heads"),
-        "mlp_ratio": tensors["blocks.0.mlp.fc1.weight"].shape[0] // hidden_size,
+        "mlp_ratio": int(mlp_ratio) if mlp_ratio.is_integer() else mlp_ratio,
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "patch_size": patch_size,
         "num_channels": num_channels,
         "layer_scale_init_value": 1.0 if "blocks.0.gamma_1" in tensors else None,
         "image_size": side * patch_size,
+        "use_distillation_token": "dist_token" in tensors,
         "position_embedding_type": "learned",
     }
     if hidden_size % 4 == 0 and table.shape[1] in (side**2, 1 + side**2):
@@ -204,8 +208,8 @@ def convert_checkpoint(
     **config_overrides: Any,
 ) -> ModelType:
     """
-    Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, DINO, iBOT
-    or DeiT.
+    Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, CrossMAE,
+    DINO, iBOT or DeiT.
 
     Width, depth, classes, grid and the like are inferred from the tensors, the heads of a distilled last block from
     the file's `args.last_heads`. A warning says what was not used and what is newly initialised.
@@ -233,17 +237,18 @@ def convert_checkpoint(
     config = _infer_config(tensors, beside, model_class, config_overrides)
     model = model_class(config).eval()
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
-    tokens = 1 + math.prod(config.grid_size)
-    if table.shape[1] != tokens and side**2 == table.shape[1]:
+    special, patches = config.num_special_tokens, math.prod(config.grid_size)
+    rows = table.shape[1]
+    if rows == patches != special + side**2 or rows == side**2 != special + patches:
         # DeiT III adds positions before CLS is put in front: a row of zeros for CLS amounts to the same.
-        table = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
-    if table.shape[1] not in (tokens, 1 + side**2):
+        table = torch.cat([table.new_zeros(1, special, table.shape[2]), table], dim=1)
+    if table.shape[1] not in (special + patches, special + side**2):
         raise ValueError(
-            f"The position table has {table.shape[1] - 1} rows beside CLS, which do not make a square grid. For "
-            "another grid give image_size=(height, width). Files of distilled DeiT have a second token and cannot be "
-            "used."
+            f"The position table has {table.shape[1] - special} rows beside CLS, which do not make a square grid. For "
+            "another grid give image_size=(height, width). Files of distilled DeiT must hold their second token, "
+            "dist_token."
         )
-    if table.shape[1] != tokens:
+    if table.shape[1] != special + patches:
         table = resize_position_embeddings(table, (side, side), config.grid_size)
     tensors["pos_embed"] = table
     tensors[PATCHES] = adapt_input_channels(tensors[PATCHES], config.num_channels)
@@ -256,7 +261,7 @@ def convert_checkpoint(
     layers: Any = model.base_model.layers
     of_other_heads = ("decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
     for name, tensor in tensors.items():
-        target = _rename(name, pairs)
+        target = rename(name, pairs)
         if target is not None and target in shapes:
             used[target] = tensor
             if shapes[target] != tensor.shape:
@@ -314,15 +319,16 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
     back = [(new, old) for old, new in _names_for(type(model))]
     published = {}
     for name, tensor in model.state_dict().items():
-        renamed = _rename(name, back)
+        renamed = rename(name, back)
         if renamed is None:
             raise ValueError(f"The tensor {name} has no published name.")
         in_backbone = is_segmentation and not renamed.startswith(HEAD_PREFIXES)
         published["backbone." * in_backbone + renamed] = tensor.detach().cpu().float().clone()
     stem = "backbone." * is_segmentation
     published[stem + PATCHES] = adapt_input_channels(published[stem + PATCHES], 3)
-    published.setdefault(f"{stem}norm.weight", torch.ones(model.config.hidden_size))
-    published.setdefault(f"{stem}norm.bias", torch.zeros(model.config.hidden_size))
+    if is_segmentation or model.config.use_final_norm:
+        published.setdefault(f"{stem}norm.weight", torch.ones(model.config.hidden_size))
+        published.setdefault(f"{stem}norm.bias", torch.zeros(model.config.hidden_size))
     return published
 
 

@@ -101,7 +101,8 @@ def describe_origin(run: TrainingRun | None) -> str:
     model = run.options["model"]
     before = find_run(Path(model)) if Path(model).is_dir() else None
     if before is None or _started(before) > _started(run):  # another run has replaced the one it started from
-        return _start(model)
+        license = run.found.get("weights_license")
+        return _start(model) + (f"; licence of its weights: {plain(license)}" if license else "")
     return f"`{checkpoint_name(model)}`, {_distillation(before) if before.is_pretraining else trained_on(before)}"
 
 
