@@ -213,11 +213,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             check_layers(self.feature_layers or (), "blocks", self.num_hidden_layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a dictionary. `backbone_config` is left out where there is none, so that older files stay as they are."""
+        """As a dictionary. Newer fields are left out where they are not used, so that older files stay as they are."""
+        unused = {"backbone_config": None, "use_distillation_token": False, "use_final_norm": True}
         values = super().to_dict()
-        if values.get("backbone_config") is None:
-            values.pop("backbone_config", None)
-        return values
+        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 
 
 def check_layers(layers: Sequence[int], what: str, count: int) -> None:

@@ -212,6 +212,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.files import write_whole
     from unip_hf.finetuning import UnipForLayerwiseProbing, Validation, load_model, set_training_mode
+    from unip_hf.finetuning.backbones import describe_backbone
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
@@ -243,13 +244,17 @@ def main(arguments: Sequence[str]) -> None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
         model.config.loss_average = options.loss_average
-    checkpoint = None if vit is not None or is_timm or is_random_start(options.model) else options.model
-    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3), vit)
+    weights = vit
+    if not is_unip and model.config.model_type == "unip":
+        weights = describe_backbone(options.model, model.base_model)
+    # Weights of other libraries begin with UNIP's processor, which has the statistics of infrared images.
+    checkpoint = None if weights is not None or is_random_start(options.model) else options.model
+    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3), weights)
     start = ""
-    if vit is not None:
-        start = f"{vit.describe()}\n"
-        run.setdefault("found", {})["weights_license"] = vit.license
-        del vit  # its weights are in the model
+    if weights is not None:
+        start = f"{weights.describe()}\n"
+        run.setdefault("found", {})["weights_license"] = weights.license
+        del vit, weights  # which are in the model now
     settings = make_window_settings(options, model, window_size=options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:

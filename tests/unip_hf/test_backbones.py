@@ -160,27 +160,39 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("backbone", "option"), [
-    ("dinov2-registers", "--gradient_checkpointing"),
-    ("convnextv2", "--freeze_batch_norm"),
-    ("swin", "--layerwise_probe"),
+    ("dinov2-registers", ["--gradient_checkpointing"]),
+    ("convnextv2", ["--freeze_batch_norm", "--image_mean", "checkpoint"]),
+    ("swin", ["--layerwise_probe"]),
 ])  # fmt: skip
-def test_finetune_starts_from_a_backbone(backbone: str, option: str, images: Path, tmp_path: Path) -> None:
+def test_finetune_starts_from_a_backbone(
+    backbone: str, option: list[str], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     save_encoder(backbone, tmp_path / "encoder")
+    their_mean, their_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    UnipImageProcessor(image_mean=their_mean, image_std=their_std).save_pretrained(tmp_path / "encoder")
+    (tmp_path / "encoder" / "README.md").write_text("---\nlicense: mit\n---\n")
     out = tmp_path / "out"
     command = ["finetune", "--model", tmp_path / "encoder", "--data_dir", images, "--output_dir", out]
     command += ["--num_steps", 2, "--batch_size", 2, "--crop_size", 48, "--shortest_edge", 48, "--evaluate_every", 2]
-    assert cli.main([*map(str, command), option]) == 0
+    assert cli.main([*map(str, command), *option]) == 0
+    said = "licence of the weights mit, mean 0.4 0.5 0.6, standard deviation 0.2 0.3 0.4"
+    assert f"{tmp_path / 'encoder'}: 0." in (printed := capsys.readouterr().out) and said in printed
+    assert json.loads((out / "run.json").read_text())["found"]["weights_license"] == "mit"
     model, processor = load_segmentation_model(out / "last")
+    infrared = UnipImageProcessor()
+    expected = (their_mean, their_std) if "checkpoint" in option else (infrared.image_mean, infrared.image_std)
+    assert (processor.image_mean, processor.image_std) == expected
     assert model.config.image_size == 48 and InferenceSettings.for_model(model).window_size == 48
     scores = segment_image(model, processor, draw_scene(1)[0])
     assert scores.shape[0] == 3 and scores.isfinite().all()
 
 
-def test_finetune_starts_from_a_cnn_of_timm(images: Path, tmp_path: Path) -> None:
+def test_finetune_starts_from_a_cnn_of_timm(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     timm.models.save_for_hf(timm.create_model("test_resnet"), str(tmp_path / "encoder"), safe_serialization=True)
     name, out = f"timm:local-dir:{tmp_path / 'encoder'}", tmp_path / "out"
     command = ["finetune", "--model", name, "--data_dir", images, "--output_dir", out, "--num_steps", 1]
     assert cli.main([*map(str, command), "--batch_size", "2", "--crop_size", "48", "--shortest_edge", "48"]) == 0
+    assert "licence of the weights apache-2.0, mean 0.5 0.5 0.5" in capsys.readouterr().out
     model, processor = load_segmentation_model(out / "last")
     assert model.describe_head() == "UPerNet on stages 2, 3, 4, 5 of timm's test_resnet"
     assert processor.num_channels == 3

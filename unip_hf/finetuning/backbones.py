@@ -4,6 +4,7 @@
 import difflib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import (
     TimmBackboneConfig,
 )
 
-from ..hub.pretrained import TIMM_PREFIX
+from ..hub.pretrained import TIMM_PREFIX, Pretrained, with_card, with_timm_settings
 from ..inference.loading import load_config
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
@@ -39,11 +40,9 @@ def find_backbone_config(checkpoint: str) -> PreTrainedConfig | None:
         OSError: if there is no such checkpoint.
         ValueError: if its configuration cannot be used.
     """
-    if checkpoint.startswith(TIMM_PREFIX):
-        return _timm_config(checkpoint.removeprefix(TIMM_PREFIX))
+    if (name := _timm_name(checkpoint)) is not None:
+        return _timm_config(name)
     config = load_config(checkpoint)
-    if config.model_type == "timm_wrapper":
-        return _timm_config(_timm_name(checkpoint))
     has_head = type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
     return config if type(config) in MODEL_FOR_BACKBONE_MAPPING and not has_head else None
 
@@ -94,6 +93,20 @@ def load_on_backbone(
     return model
 
 
+def describe_backbone(checkpoint: str, encoder: nn.Module) -> Pretrained:
+    """
+    What the weights of a backbone say of themselves.
+
+    Args:
+        checkpoint (`str`): See [`find_backbone_config`].
+        encoder (`nn.Module`): Holds the weights.
+    """
+    name = _timm_name(checkpoint)
+    if name is None:
+        return with_card(checkpoint, encoder)
+    return replace(with_timm_settings(name, _timm_network(name)), name=checkpoint, model=encoder)
+
+
 def default_layers(backbone_config: Any, model_class: type[UnipSegmentationModel]) -> list[int]:
     """
     The blocks of a plain ViT that a segmentation model reads by default: those of UNIP. Of networks with stages, the
@@ -123,12 +136,8 @@ def _load_weights(checkpoint: str, config: Any) -> tuple[nn.Module, list[str]]:
     """The backbone with the weights of a checkpoint, and the names of those that it lacks or has in other shapes."""
     try:
         if config.model_type == "timm_backbone":
-            name = (
-                checkpoint.removeprefix(TIMM_PREFIX) if checkpoint.startswith(TIMM_PREFIX) else _timm_name(checkpoint)
-            )
-            source = TimmBackbone.from_pretrained(
-                name, num_channels=config.num_channels, out_indices=config.out_indices
-            )
+            settings = {"num_channels": config.num_channels, "out_indices": config.out_indices}
+            source = TimmBackbone.from_pretrained(_timm_name(checkpoint), **settings)
             return source, []  # timm itself refuses weights that do not match
         model_class: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
         source, loading = model_class.from_pretrained(
@@ -147,7 +156,12 @@ def _load_weights(checkpoint: str, config: Any) -> tuple[nn.Module, list[str]]:
     return source, [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
 
 
-def _timm_name(checkpoint: str) -> str:
+def _timm_name(checkpoint: str) -> str | None:
+    """What `timm.create_model` calls a checkpoint; `None` for those that are not of `timm`."""
+    if checkpoint.startswith(TIMM_PREFIX):
+        return checkpoint.removeprefix(TIMM_PREFIX)
+    if load_config(checkpoint).model_type != "timm_wrapper":
+        return None
     return f"{'local-dir' if Path(checkpoint).is_dir() else 'hf-hub'}:{checkpoint}"
 
 
@@ -176,4 +190,4 @@ def _timm_stages(name: str) -> list[str]:
     return [one["module"] for one in info.info]
 
 
-__all__ = ["default_layers", "find_backbone_config", "load_on_backbone", "set_drop_path"]
+__all__ = ["default_layers", "describe_backbone", "find_backbone_config", "load_on_backbone", "set_drop_path"]

@@ -97,11 +97,16 @@ def load_timm(name: str) -> Pretrained:
         elif isinstance(error, OSError):
             hint = " Without network, give the folder of a model downloaded from the Hub: timm:local-dir:FOLDER."
         raise ValueError(f"timm cannot load {name!r}: {_one_line(error)}.{hint}") from error
+    return with_timm_settings(name, model.eval())
+
+
+def with_timm_settings(name: str, model: nn.Module) -> Pretrained:
+    """A network of `timm` with what its `pretrained_cfg` says; `name` as in [`load_timm`]."""
     settings: Any = model.pretrained_cfg
     source, _, place = name.partition(":")
     license = settings.get("license") or (_license(place) if source in ("local-dir", "hf-hub") else None)
     mean, std = three_channels(settings.get("mean")), three_channels(settings.get("std"))
-    return Pretrained(TIMM_PREFIX + name, model.eval(), license, mean, std)
+    return Pretrained(TIMM_PREFIX + name, model, license, mean, std)
 
 
 def load_transformers(name: str, dtype: torch.dtype = torch.float32) -> Pretrained:
@@ -141,7 +146,12 @@ def load_transformers(name: str, dtype: torch.dtype = torch.float32) -> Pretrain
         problems.append(f"{key}: {tuple(found_shape)} in the checkpoint, {tuple(own)} in the model")
     if problems:
         raise ValueError(f"The weights of {name!r} do not match its {type(model).__name__}: {'; '.join(problems)}.")
-    return Pretrained(name, model.eval(), _license(name), *_normalisation(name))
+    return with_card(name, model.eval())
+
+
+def with_card(name: str, model: nn.Module) -> Pretrained:
+    """A network of `transformers` with what the model card and the image processor of a folder or Hub name say."""
+    return Pretrained(name, model, _license(name), *_normalisation(name))
 
 
 def _normalisation(name: str) -> tuple[Triple | None, Triple | None]:
@@ -193,4 +203,6 @@ __all__ = [
     "load_timm",
     "load_transformers",
     "three_channels",
+    "with_card",
+    "with_timm_settings",
 ]
