@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import nbformat
@@ -51,9 +52,11 @@ def test_your_camera_runs_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     work = tmp_path / "work"
     work.mkdir()
     notebook = nbformat.read(EXAMPLES / "your_camera.ipynb", as_version=4)
+    handler = signal.getsignal(signal.SIGINT)
     NotebookClient(
         notebook, timeout=3 * PATIENCE, kernel_name="python3", resources={"metadata": {"path": str(work)}}
     ).execute()
+    signal.signal(signal.SIGINT, handler)  # the client leaves Python's own where another one was
 
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     texts = {name: "".join(output.get("text", "") for output in shown) for name, shown in outputs.items()}
