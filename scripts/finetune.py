@@ -105,7 +105,8 @@ def command_parser() -> argparse.ArgumentParser:
         "--rare_class_sampling",
         type=float,
         metavar="T",
-        help="draw a class with softmax((1 - share) / T), then a crop that holds it;\n0.1 for example",
+        help="draw a class with softmax((1 - share) / T), then a crop that holds it;\n"
+        "1 for example; less for more of the rarest",
     )
 
     evaluation = parser.add_argument_group("evaluation")

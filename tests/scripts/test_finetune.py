@@ -154,7 +154,7 @@ def test_a_model_that_predicts_a_single_class_is_told_of() -> None:
     text = describe_classes(segmentation_scores(np.array([[90, 0], [10, 0]])), names, 7)
     assert text.startswith(
         "Step 7: IoU (share of the predicted pixels) background 0.900 (100.00%), person 0.000 (0.00%)\n"
-        "The model predicts 'background' for every pixel. If it still does after more steps, try --class_weights"
+        "The model predicts 'background' for every pixel. If it still does after more steps, try --dice_loss_weight"
     )
     assert "\n" not in describe_classes(segmentation_scores(np.array([[90, 0], [9, 1]])), names, 7)
 

@@ -178,7 +178,11 @@ def test_rare_classes_are_named_with_the_options_that_help(tmp_path: Path) -> No
     report = check(tmp_path)
     (advice,) = report.recommendations
     assert advice.startswith("Classes with less than 1% of the pixels are easily ignored: 1 person (0.19%)")
-    assert "--class_weights enet" in advice and f"advice: {advice}." in str(report) and not report.problems
+    assert (
+        "--dice_loss_weight 1 --rare_class_sampling 1" in advice
+        and f"advice: {advice}." in str(report)
+        and not report.problems
+    )
     save(tmp_path, "train/0")
     assert not check(tmp_path).recommendations
 

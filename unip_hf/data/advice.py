@@ -10,7 +10,7 @@ from .statistics import ClassShare
 
 MOST_COLOURS = 48  # more are not classes
 RARE_SHARE = 0.01  # of the labelled pixels
-RARE_CLASS_OPTIONS = "--class_weights enet --dice_loss_weight 1 --rare_class_sampling 0.1"
+RARE_CLASS_OPTIONS = "--dice_loss_weight 1 --rare_class_sampling 1"
 
 
 def name_classes(ids: Sequence[int]) -> str:
