@@ -9,6 +9,7 @@ training. The exit status is 2 if there are errors, and 0 if there are only warn
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -170,6 +171,20 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
     write_report(path, title, blocks)
 
 
+def training_command(options: argparse.Namespace) -> str:
+    """The command that trains on this dataset with what is recommended."""
+    from unip_hf.data.advice import RARE_CLASS_OPTIONS
+
+    words = ["unip", "finetune", "--model", "unip-small"]
+    for name in ("dataset", "data_dir", "dataset_config", "allow_partial", *folder_options(options)):
+        value = getattr(options, name)
+        if value is True:
+            words.append(f"--{name}")
+        elif value and (name, value) != ("dataset", "folder"):
+            words += [f"--{name}", str(value)]
+    return f"{shlex.join([*words, '--output_dir', 'outputs/small'])} \\\n    {RARE_CLASS_OPTIONS}"
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     from unip_hf.data import check_dataset, load_id2label
@@ -188,6 +203,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.write_report is not None:
         write_html(options.write_report, f"Dataset {options.data_dir or options.dataset}", report, dataset)
         print(f"Wrote {options.write_report}")
+    if report.recommendations and not report.has_errors:
+        print(training_command(options))
     if report.has_errors:
         count = len(report.errors)
         raise ValueError(f"The dataset cannot be used for training: {count} error{'s' * (count > 1)}, listed above.")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from unip_hf import UnipImageProcessor
 from unip_hf.data import draw_scene
 from unip_hf.data.labelled import BUILDERS
-from unip_hf.scripts import check_dataset, show_dataset
+from unip_hf.scripts import check_dataset, finetune, show_dataset
 from unip_hf.scripts.cli import run
 
 
@@ -58,6 +59,21 @@ def test_check_dataset_lists_all_problems_and_ends_with_status_2(folder: Path, c
     assert "without a gap" in captured.out and "The ids 0, 1 occur" in captured.out
     assert re.search(r"Files that cannot be read \(1 file\)\n    .*1\.png", captured.out)
     assert "train: 2 images" in captured.out and report.read_text().count("lonely") == 6
+
+
+def test_check_dataset_ends_with_the_command_that_helps_rare_classes(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in (folder / "masks").iterdir():
+        mask = np.zeros((128, 160), np.uint8)
+        mask[3, :8] = 255
+        Image.fromarray(mask).save(path)
+    assert run(check_dataset.main, ["--data_dir", str(folder), "--mask_values", "0=0,255=1"]) == 0
+    output = capsys.readouterr().out
+    assert "easily ignored: 1 thing (0.04%)" in output
+    command = shlex.split(output[output.index("unip finetune") :].replace("\\\n", ""))
+    options = finetune.parse_arguments(command[2:])
+    assert options.data_dir == folder and options.mask_values == "0=0,255=1" and options.rare_class_sampling == 1
 
 
 def test_check_dataset_of_warnings_only_ends_with_status_0(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -59,7 +59,7 @@ def help_rare_classes(classes: Sequence[ClassShare]) -> list[str]:
         return []
     return [
         f"Classes with less than {RARE_SHARE:.0%} of the pixels are easily ignored: {', '.join(rare)}. Train with "
-        f"`unip finetune ... {RARE_CLASS_OPTIONS}`"
+        f"{RARE_CLASS_OPTIONS}"
     ]
 
 
