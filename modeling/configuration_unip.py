@@ -91,6 +91,16 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         loss_average (`"valid_pixels"` or `"all_pixels"`, *optional*, defaults to `"valid_pixels"`):
             What the summed cross-entropy is divided by: the pixels that have a label, or all pixels, ignored ones
             included, as in the published code.
+        fusion (`"iv_tuning"` or `"unirgb_ir"`, *optional*):
+            How a second, aligned image of the same scene is read (visible beside infrared): by
+            [IV-tuning](https://huggingface.co/papers/2412.16654) or
+            [UniRGB-IR](https://huggingface.co/papers/2404.17360). `None` reads one image.
+        main_modality (`"infrared"` or `"visible"`, *optional*, defaults to `"infrared"`):
+            With `fusion`: which image the encoder sees as `pixel_values`. The other one is `auxiliary_pixel_values`.
+        auxiliary_num_channels (`int`, *optional*, defaults to 3):
+            With `fusion`: input channels of the other image.
+        freeze_backbone (`bool`, *optional*, defaults to `True`):
+            With `fusion`: whether only what the method adds is trained, and the head.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of a backbone of [`~transformers.AutoBackbone`] that segmentation reads in place of UNIP's
             own encoder. The fields of the encoder above, `hidden_size` to `layer_scale_init_value`, then mean nothing,
@@ -136,6 +146,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     auxiliary_loss_weight: float | int = 0.4
     semantic_loss_ignore_index: int = 255
     loss_average: Literal["valid_pixels", "all_pixels"] = "valid_pixels"
+    fusion: Literal["iv_tuning", "unirgb_ir"] | None = None
+    main_modality: Literal["infrared", "visible"] = "infrared"
+    auxiliary_num_channels: int = 3
+    freeze_backbone: bool = True
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -185,7 +199,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of the validation by `@strict`. Raises a `ValueError` for numbers that do not make a network."""
-        for name in ("hidden_size", "num_hidden_layers", "patch_size", "num_channels", "mlp_ratio"):
+        for name in (
+            *("hidden_size", "num_hidden_layers", "patch_size"),
+            *("num_channels", "auxiliary_num_channels", "mlp_ratio"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.drop_path_rate < 1:
@@ -209,12 +226,22 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")
+        if self.fusion is not None and self.backbone_config is not None:
+            raise ValueError(f"fusion={self.fusion!r} adapts UNIP's own encoder: leave backbone_config out.")
         if self.backbone_config is None:
             check_layers(self.feature_layers or (), "blocks", self.num_hidden_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary. Newer fields are left out where they are not used, so that older files stay as they are."""
-        unused = {"backbone_config": None, "use_distillation_token": False, "use_final_norm": True}
+        unused: dict[str, Any] = {
+            "backbone_config": None,
+            "use_distillation_token": False,
+            "use_final_norm": True,
+            "fusion": None,
+            "main_modality": "infrared",
+            "auxiliary_num_channels": 3,
+            "freeze_backbone": True,
+        }
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 

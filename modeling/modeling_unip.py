@@ -140,7 +140,7 @@ class UnipPreTrainedModel(PreTrainedModel):
             "AutoModelForPreTraining": UnipForPreTraining,
             "AutoModelForSemanticSegmentation": segmentation,
         }
-        if self.config.backbone_config is not None:  # which is no encoder of UNIP
+        if self.config.backbone_config is not None or self.config.fusion is not None:  # no encoder of UNIP alone
             models = {"AutoModelForSemanticSegmentation": segmentation}
         files = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in models.items()}
         self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}

@@ -16,9 +16,14 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
+from .modeling_unip_fusion import UnipFusionModel
+from .modeling_unip_iv_tuning import UnipIVTuningModel
+from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
 logger = logging.get_logger(__name__)
+
+FUSION_ENCODERS: dict[str, type[UnipFusionModel]] = {"iv_tuning": UnipIVTuningModel, "unirgb_ir": UnipRGBIRModel}
 
 
 @dataclass
@@ -140,7 +145,8 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         self.unip: UnipModel | UnipBackboneEncoder
         if config.backbone_config is None:
             self.feature_layers = list(config.feature_layers or [config.num_hidden_layers])
-            self.unip = UnipModel(config, num_layers=max(self.feature_layers), add_final_norm=False)
+            encoder = UnipModel if config.fusion is None else FUSION_ENCODERS[config.fusion]
+            self.unip = encoder(config, num_layers=max(self.feature_layers), add_final_norm=False)
             # Of the maps that the head reads: channels, and pixels for each cell.
             self.feature_channels = [config.hidden_size] * len(self.feature_layers)
             self.feature_strides = [config.patch_size] * len(self.feature_layers)
@@ -193,6 +199,8 @@ class UnipSegmentationModel(UnipPreTrainedModel):
             self.unip.freeze_unused()
         else:
             super()._freeze()
+        if isinstance(self.unip, UnipFusionModel) and self.config.freeze_backbone:
+            self.unip.freeze_backbone()
         if self.freezes_encoder:
             self.unip.requires_grad_(False).eval()
 
@@ -216,20 +224,27 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
+        auxiliary_pixel_values: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> UnipSemanticSegmenterOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images of any
-                size from one patch up.
+                size from one patch up. With `config.fusion`, those of `config.main_modality`.
             labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): Class ids, and
                 `config.semantic_loss_ignore_index` where there is none.
             output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
+            auxiliary_pixel_values (`torch.Tensor` of shape `(batch_size, auxiliary_num_channels, height, width)`,
+                *optional*): With `config.fusion`, and only then: the other image of each pair, aligned with the first.
 
         Raises:
             ValueError: if shapes do not fit the model, or an id is neither a class nor the one to ignore. Ids are
                 checked where the labels are on the CPU.
         """
+        if self.config.fusion is not None:
+            kwargs["auxiliary_pixel_values"] = self._check_pair(pixel_values, auxiliary_pixel_values)
+        elif auxiliary_pixel_values is not None:
+            raise ValueError("This model reads one image: auxiliary_pixel_values needs a model with config.fusion.")
         segment = self._segment if isinstance(self.unip, UnipModel) else self._segment_with_backbone
         return segment(pixel_values, labels=labels, output_attentions=output_attentions, **kwargs)
 
@@ -251,6 +266,28 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         scored = self._score([outputs.feature_maps[index] for index in self._maps_read], pixel_values, labels)
         scored.hidden_states, scored.attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return scored
+
+    def _check_pair(
+        self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The second image of each pair; a one-channel image is repeated for each channel that is read."""
+        main = self.config.main_modality
+        other = "visible" if main == "infrared" else "infrared"
+        if auxiliary_pixel_values is None:
+            raise ValueError(
+                f"This model reads pairs: pixel_values is the {main} image, and auxiliary_pixel_values, the {other} "
+                "image of the same scene, is missing."
+            )
+        channels = self.config.auxiliary_num_channels
+        if auxiliary_pixel_values.ndim == 4 and auxiliary_pixel_values.shape[1] == 1:
+            auxiliary_pixel_values = auxiliary_pixel_values.expand(-1, channels, -1, -1)
+        expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
+        if tuple(auxiliary_pixel_values.shape) != expected:
+            raise ValueError(
+                f"auxiliary_pixel_values, the {other} images, has the shape {tuple(auxiliary_pixel_values.shape)}, but "
+                f"these pixel_values need {expected}: pairs are aligned and of the same size."
+            )
+        return auxiliary_pixel_values
 
     def _check(self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None) -> None:
         self._check_output_attentions(output_attentions)
