@@ -284,7 +284,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
         if tuple(auxiliary_pixel_values.shape) != expected:
             raise ValueError(
-                f"auxiliary_pixel_values, the {other} images, has the shape {tuple(auxiliary_pixel_values.shape)}, but "
+                f"auxiliary_pixel_values, the {other} images, is of shape {tuple(auxiliary_pixel_values.shape)}, but "
                 f"these pixel_values need {expected}: pairs are aligned and of the same size."
             )
         return auxiliary_pixel_values
