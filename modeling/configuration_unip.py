@@ -76,8 +76,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Bins per side in the pyramid pooling of the head.
         decoder_channels (`int`, *optional*):
-            Channels of the head; `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
-            most 512.
+            Channels of the head. `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
+            most 512; for [`UnipForMlaSegmentation`] and [`UnipForSegformerSegmentation`] it means 256.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):

@@ -13,7 +13,9 @@ from transformers import AttentionInterface
 from unip_hf import (
     UnipBackbone,
     UnipForLinearSegmentation,
+    UnipForMlaSegmentation,
     UnipForPreTraining,
+    UnipForSegformerSegmentation,
     UnipForSemanticSegmentation,
     UnipModel,
 )
@@ -21,7 +23,12 @@ from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
 
 # Segmentation model: pixels of the image for each row of logits.
-STRIDES = {UnipForSemanticSegmentation: 4, UnipForLinearSegmentation: 16}
+STRIDES = {
+    UnipForSemanticSegmentation: 4,
+    UnipForLinearSegmentation: 16,
+    UnipForMlaSegmentation: 4,
+    UnipForSegformerSegmentation: 4,
+}
 CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, *STRIDES]
 every_class = pytest.mark.parametrize("model_class", CLASSES)
 # Where tracing a graph takes many seconds: the smallest network with a head, and in the slow tier the others.

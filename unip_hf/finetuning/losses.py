@@ -102,8 +102,10 @@ class SegmentationLoss:
         outputs = model(pixel_values=pixel_values)
         unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
         auxiliary_weight = getattr(unwrapped.config, "auxiliary_loss_weight", 0.4)
-        heads = [(1.0, outputs.logits), (auxiliary_weight, outputs.get("auxiliary_logits"))]
-        given = [(weight, logits) for weight, logits in heads if logits is not None]
+        auxiliary = outputs.get("auxiliary_logits")
+        if auxiliary is None or torch.is_tensor(auxiliary):
+            auxiliary = () if auxiliary is None else (auxiliary,)
+        given = [(1.0, outputs.logits), *((auxiliary_weight, logits) for logits in auxiliary)]
         if not batch["num_labelled"]:
             return torch.stack([logits.sum() * 0 for _, logits in given]).sum()
         is_over_all = getattr(unwrapped.config, "loss_average", None) == "all_pixels"
