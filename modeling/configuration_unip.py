@@ -71,8 +71,9 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         feature_layers (`list[int]`, *optional*):
             Blocks that segmentation reads. `None` means the last block. For [`UnipForSemanticSegmentation`] one block
             feeds all four scales (LL-FPN); four blocks, such as `[4, 6, 8, 12]`, give the classic pyramid. For
-            [`UnipForLinearSegmentation`] the listed blocks are concatenated. With `backbone_config`, these are its
-            stages (of a plain ViT, its blocks; of timm, its feature maps), and `None` means those that it names.
+            [`UnipForLinearSegmentation`] the listed blocks are concatenated; the other heads take one or four. With
+            `backbone_config`, these are its stages (of a plain ViT, its blocks; of timm, its feature maps), and `None`
+            means those that it names.
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Bins per side in the pyramid pooling of the head.
         decoder_channels (`int`, *optional*):
@@ -101,6 +102,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             With `fusion`: input channels of the other image.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             With `fusion`: whether only what the method adds is trained, and the head.
+        backbone_checkpoint (`str`, *optional*):
+            Folder or name on the Hub that the frozen weights came from. With `fusion`, training notes it. Where only
+            what was trained is saved, loading reads the other weights there.
+        backbone_fingerprint (`str`, *optional*):
+            SHA-256 of the weights in `backbone_checkpoint`, set in a saved file that needs them.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of a backbone of [`~transformers.AutoBackbone`] that segmentation reads in place of UNIP's
             own encoder. The fields of the encoder above, `hidden_size` to `layer_scale_init_value`, then mean nothing,
@@ -150,6 +156,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     main_modality: Literal["infrared", "visible"] = "infrared"
     auxiliary_num_channels: int = 3
     freeze_backbone: bool = True
+    backbone_checkpoint: str | None = None
+    backbone_fingerprint: str | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -241,6 +249,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             "main_modality": "infrared",
             "auxiliary_num_channels": 3,
             "freeze_backbone": True,
+            "backbone_checkpoint": None,
+            "backbone_fingerprint": None,
         }
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
