@@ -18,7 +18,7 @@ from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
 from .modeling_unip_fusion import UnipFusionModel
 from .modeling_unip_iv_tuning import UnipIVTuningModel
-from .modeling_unip_layers import normalize_batch
+from .modeling_unip_layers import UnipConvModule
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -87,21 +87,6 @@ def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: 
 def make_classifier(channels: int, config: UnipConfig) -> nn.Conv2d:
     """1x1 convolution from `channels` to one score for each class."""
     return nn.Conv2d(channels, config.num_labels or 0, kernel_size=1)
-
-
-class UnipConvModule(nn.Module):
-    """
-    Convolution (same padding, no bias), batch norm, ReLU: `(batch_size, in_channels, height, width)` to
-    `(batch_size, out_channels, height, width)`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.batch_norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return nn.functional.relu(normalize_batch(self.convolution(maps), self.batch_norm))
 
 
 class UnipSegmentationModel(UnipPreTrainedModel):
