@@ -101,6 +101,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             With `fusion`: input channels of the other image.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             With `fusion`: whether only what the method adds is trained, and the head.
+        use_cls_token (`bool`, *optional*, defaults to `True`):
+            Whether CLS goes through the blocks with the patches. Only `fusion` can do without it, as some published
+            networks do.
+        prompt_channels (`int`, *optional*, defaults to 8):
+            With IV-tuning: inner channels where the first prompt is made (64 in the published detection network).
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of a backbone of [`~transformers.AutoBackbone`] that segmentation reads in place of UNIP's
             own encoder. The fields of the encoder above, `hidden_size` to `layer_scale_init_value`, then mean nothing,
@@ -150,6 +155,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     main_modality: Literal["infrared", "visible"] = "infrared"
     auxiliary_num_channels: int = 3
     freeze_backbone: bool = True
+    use_cls_token: bool = True
+    prompt_channels: int = 8
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -188,7 +195,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def num_special_tokens(self) -> int:
         """How many tokens precede the patches: CLS, and the distillation token if there is one."""
-        return 1 + self.use_distillation_token
+        return self.use_cls_token + self.use_distillation_token
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -226,6 +233,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")
+        if not self.use_cls_token and (self.fusion is None or self.use_distillation_token):
+            raise ValueError("use_cls_token=False needs fusion, and a network without distillation token.")
+        if self.prompt_channels < 4:
+            raise ValueError(f"prompt_channels must be at least 4, got {self.prompt_channels}.")
         if self.fusion is not None and self.backbone_config is not None:
             raise ValueError(f"fusion={self.fusion!r} adapts UNIP's own encoder: leave backbone_config out.")
         if self.backbone_config is None:
@@ -241,6 +252,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             "main_modality": "infrared",
             "auxiliary_num_channels": 3,
             "freeze_backbone": True,
+            "use_cls_token": True,
+            "prompt_channels": 8,
         }
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in unused or value != unused[name]}

@@ -54,10 +54,11 @@ class UnipPreTrainedModel(PreTrainedModel):
             init.uniform_(weight, -bound, bound)
             init.zeros_(module.bias)  # type: ignore[arg-type]
         elif isinstance(module, UnipEmbeddings):
-            init.normal_(module.cls_token, std=self.config.initializer_range)
+            if module.cls_token is not None:
+                init.normal_(module.cls_token, std=self.config.initializer_range)
             if self.config.position_embedding_type == "sincos":
                 table = sine_cosine_position_embeddings(self.config.hidden_size, self.config.grid_size)
-                init.copy_(module.position_embeddings, table)
+                init.copy_(module.position_embeddings, table[:, -module.position_embeddings.shape[1] :])
             else:
                 init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
             if module.distillation_token is not None:
@@ -157,6 +158,8 @@ class UnipModel(UnipPreTrainedModel):
         add_final_norm (`bool`, *optional*, defaults to `True`): Whether to build the final layer norm.
     """
 
+    layer_class: type[UnipLayer] = UnipLayer
+
     def __init__(self, config: UnipConfig, num_layers: int | None = None, add_final_norm: bool = True):
         super().__init__(config)
         if config.backbone_config is not None:
@@ -166,7 +169,7 @@ class UnipModel(UnipPreTrainedModel):
             )
         self.embeddings = UnipEmbeddings(config)
         num_layers = config.num_hidden_layers if num_layers is None else num_layers
-        self.layers = nn.ModuleList([UnipLayer(config, number) for number in range(1, num_layers + 1)])
+        self.layers = nn.ModuleList([self.layer_class(config, number) for number in range(1, num_layers + 1)])
         has_norm = add_final_norm and config.use_final_norm
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else None
         self.post_init()

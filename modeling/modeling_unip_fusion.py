@@ -42,6 +42,26 @@ class UnipFusionModel(UnipModel):
         """
         raise NotImplementedError
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Raises:
+            ValueError: always. The blocks alone are not what the model computes.
+        """
+        raise ValueError(self._of_pairs())
+
+    def query_key(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Raises:
+            ValueError: always, see `forward`.
+        """
+        raise ValueError(self._of_pairs())
+
+    def _of_pairs(self) -> str:
+        return (
+            f"The encoder of a model with fusion={self.config.fusion!r} reads pairs of images and gives feature maps: "
+            "its blocks are not used alone. Call the segmentation model, or load an encoder of one image."
+        )
+
     def freeze_backbone(self) -> None:
         """Leaves only `fusion` to be trained."""
         for name, parameter in self.named_parameters():

@@ -91,11 +91,26 @@ def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return nn.functional.pad(pixel_values, (0, size[1] - width, 0, size[0] - height))
 
 
+def normalize_batch(maps: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+    """
+    Batch norm of maps `(batch_size, channels, height, width)`.
+
+    In training, batch norm needs more than one value for each channel. Where there is one (a single cell at batch size
+    1), the running statistics stand in, so that a model trains at any batch size.
+    """
+    is_one_value = maps.shape[0] * maps.shape[2] * maps.shape[3] == 1
+    if norm.training and is_one_value and not isinstance(norm, nn.SyncBatchNorm):
+        mean, variance = norm.running_mean, norm.running_var
+        return nn.functional.batch_norm(maps, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+    return norm(maps)
+
+
 class UnipPatchEmbeddings(nn.Conv2d):
     """Patches `(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, rows, columns)`."""
 
-    def __init__(self, config: UnipConfig):
-        super().__init__(config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+    def __init__(self, config: UnipConfig, num_channels: int | None = None):
+        num_channels = config.num_channels if num_channels is None else num_channels
+        super().__init__(num_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
 
 
 class UnipEmbeddings(nn.Module):
@@ -113,7 +128,8 @@ class UnipEmbeddings(nn.Module):
         self.num_special_tokens = config.num_special_tokens
         self.is_learned = config.position_embedding_type == "learned"
         self.patch_embeddings = UnipPatchEmbeddings(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        has_first = config.use_cls_token
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if has_first else None
         has_second = config.use_distillation_token
         self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if has_second else None
         rows, columns = config.grid_size
@@ -125,12 +141,17 @@ class UnipEmbeddings(nn.Module):
         return whole_patches(pixel_values.shape[-2:], self.patch_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.patch_size)
-        padded_height, padded_width = self.padded_size(pixel_values)
-        pixel_values = pad_to(pixel_values, (padded_height, padded_width))
-        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, rows, columns)
+        return self.add_positions(self.embed_patches(pixel_values))
 
-        grid = (padded_height // self.patch_size, padded_width // self.patch_size)
+    def embed_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images to patches `(batch_size, hidden_size, rows, columns)`, without positions."""
+        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.patch_size)
+        pixel_values = pad_to(pixel_values, self.padded_size(pixel_values))
+        return self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
+
+    def add_positions(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches `(batch_size, hidden_size, rows, columns)` to tokens, CLS first, positions added."""
+        grid = (patches.shape[2], patches.shape[3])
         # A fixed table stays fixed even where a model around this one makes all parameters trainable.
         positions = self.position_embeddings if self.is_learned else self.position_embeddings.detach()
         # An exported graph must hold for every size, so it resizes the table even to its own size.
@@ -260,11 +281,17 @@ class UnipLayer(GradientCheckpointingLayer):
         self.drop_path = UnipDropPath(rate)
 
     def forward(self, hidden_states: torch.Tensor, only_query_key: bool = False, **kwargs: Any) -> Any:
-        normed = self.layernorm_before(hidden_states)
         if only_query_key:
-            return None, *self.attention.query_key_value(normed)[:2]
-        context, _ = self.attention(normed, **kwargs)
-        hidden_states = hidden_states + self.drop_path(self.layer_scale1(context))
+            return None, *self.attention.query_key_value(self.layernorm_before(hidden_states))[:2]
+        return self.apply_mlp(self.apply_attention(hidden_states, **kwargs))
+
+    def apply_attention(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The first half of the block: attention is added."""
+        context, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        return hidden_states + self.drop_path(self.layer_scale1(context))
+
+    def apply_mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The second half: the output of the MLP is added."""
         update = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(self.layer_scale2(update))
 
@@ -276,6 +303,7 @@ __all__ = [
     "UnipLayerScale",
     "UnipPatchEmbeddings",
     "check_pixel_values",
+    "normalize_batch",
     "pad_to",
     "resize_position_embeddings",
     "sine_cosine_position_embeddings",

@@ -18,6 +18,7 @@ from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
 from .modeling_unip_fusion import UnipFusionModel
 from .modeling_unip_iv_tuning import UnipIVTuningModel
+from .modeling_unip_layers import normalize_batch
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -91,9 +92,6 @@ class UnipConvModule(nn.Module):
     """
     Convolution (same padding, no bias), batch norm, ReLU: `(batch_size, in_channels, height, width)` to
     `(batch_size, out_channels, height, width)`.
-
-    In training, batch norm needs more than one value for each channel. Where there is one (the 1x1 pooled branch at
-    batch size 1), the running statistics stand in, so that a model trains at any batch size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -102,14 +100,7 @@ class UnipConvModule(nn.Module):
         self.batch_norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        maps, norm = self.convolution(maps), self.batch_norm
-        is_one_value = maps.shape[0] * maps.shape[2] * maps.shape[3] == 1
-        if self.training and is_one_value and not isinstance(norm, nn.SyncBatchNorm):
-            mean, variance = norm.running_mean, norm.running_var
-            maps = nn.functional.batch_norm(maps, mean, variance, norm.weight, norm.bias, eps=norm.eps)
-        else:
-            maps = norm(maps)
-        return nn.functional.relu(maps)
+        return nn.functional.relu(normalize_batch(self.convolution(maps), self.batch_norm))
 
 
 class UnipSegmentationModel(UnipPreTrainedModel):
@@ -267,9 +258,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         scored.hidden_states, scored.attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return scored
 
-    def _check_pair(
-        self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _check_pair(self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None) -> torch.Tensor:
         """The second image of each pair; a one-channel image is repeated for each channel that is read."""
         main = self.config.main_modality
         other = "visible" if main == "infrared" else "infrared"
