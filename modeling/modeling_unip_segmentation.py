@@ -18,7 +18,7 @@ from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
 from .modeling_unip_fusion import UnipFusionModel
 from .modeling_unip_iv_tuning import UnipIVTuningModel
-from .modeling_unip_layers import UnipConvModule
+from .modeling_unip_layers import UnipConvModule, check_pixel_values
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -233,6 +233,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
                 checked where the labels are on the CPU.
         """
         if self.config.fusion is not None:
+            check_pixel_values(pixel_values, self.config.num_channels, self.config.patch_size)
             kwargs["auxiliary_pixel_values"] = self._check_pair(pixel_values, auxiliary_pixel_values)
         elif auxiliary_pixel_values is not None:
             raise ValueError("This model reads one image: auxiliary_pixel_values needs a model with config.fusion.")
