@@ -72,13 +72,14 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         feature_layers (`list[int]`, *optional*):
             Blocks that segmentation reads. `None` means the last block. For [`UnipForSemanticSegmentation`] one block
             feeds all four scales (LL-FPN); four blocks, such as `[4, 6, 8, 12]`, give the classic pyramid. For
-            [`UnipForLinearSegmentation`] the listed blocks are concatenated. With `backbone_config`, these are its
-            stages (of a plain ViT, its blocks; of timm, its feature maps), and `None` means those that it names.
+            [`UnipForLinearSegmentation`] the listed blocks are concatenated; the other heads take one or four. With
+            `backbone_config`, these are its stages (of a plain ViT, its blocks; of timm, its feature maps), and `None`
+            means those that it names.
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Bins per side in the pyramid pooling of the head.
         decoder_channels (`int`, *optional*):
-            Channels of the head; `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
-            most 512.
+            Channels of the head. `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
+            most 512; for [`UnipForMlaSegmentation`] and [`UnipForSegformerSegmentation`] it means 256.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):
@@ -102,6 +103,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             With `fusion`: input channels of the other image.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             With `fusion`: whether only what the method adds is trained, and the head.
+        backbone_checkpoint (`str`, *optional*):
+            Folder or name on the Hub that the frozen weights came from. With `fusion`, training notes it. Where only
+            what was trained is saved, loading reads the other weights there.
+        backbone_fingerprint (`str`, *optional*):
+            SHA-256 of the weights in `backbone_checkpoint`, set in a saved file that needs them.
         use_cls_token (`bool`, *optional*, defaults to `True`):
             Whether CLS goes through the blocks with the patches. Only `fusion` can do without it, as some published
             networks do.
@@ -167,6 +173,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     main_modality: Literal["infrared", "visible"] = "infrared"
     auxiliary_num_channels: int = 3
     freeze_backbone: bool = True
+    backbone_checkpoint: str | None = None
+    backbone_fingerprint: str | None = None
     use_cls_token: bool = True
     prompt_channels: int = 8
     fusion_channels: int = 64
@@ -312,6 +320,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             "main_modality": "infrared",
             "auxiliary_num_channels": 3,
             "freeze_backbone": True,
+            "backbone_checkpoint": None,
+            "backbone_fingerprint": None,
             "use_cls_token": True,
             "prompt_channels": 8,
             "fusion_channels": 64,

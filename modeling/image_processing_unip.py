@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Image processor for infrared images of any depth."""
+"""Image processor for infrared images of any depth, and for pairs of them and visible images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,29 +11,21 @@ import torch
 from torch import nn
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .image_reading_unip import ImageLike, as_list, read_image, read_mask, to_channels_last
+from .image_reading_unip import ImageLike, as_list, check_same_sizes, read_image, read_mask, to_channels_last
+from .image_settings_unip import (
+    OTHER_MODALITY,
+    RESAMPLING_MODES,
+    UnipImageProcessorKwargs,
+    check_settings,
+    default_statistics,
+    statistic,
+)
 from .intensities_unip import for_channels, luminance, percentiles, scale_between
 
 
 logger = logging.get_logger(__name__)
-
-INTENSITY_SCALINGS = ("dtype_range", "fixed_range", "percentiles")
-RESAMPLING_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling: mode of interpolate
-
-
-class UnipImageProcessorKwargs(ImagesKwargs, total=False):
-    """Settings that only [`UnipImageProcessor`] has, and which are documented there."""
-
-    num_channels: int
-    antialias: bool
-    intensity_scaling: str | None
-    intensity_percentiles: list[float] | tuple[float, float]
-    intensity_range: list[float] | tuple[float, float] | None
-    counts_to_celsius: list[float] | tuple[float, float] | None
-    do_reduce_labels: bool
 
 
 class UnipImageProcessor(BaseImageProcessor):
@@ -52,6 +44,9 @@ class UnipImageProcessor(BaseImageProcessor):
 
     If an image has more dead pixels than the percentiles leave out, they squeeze the scene into a narrow range.
     Replace them first, by the median rather than by zero.
+
+    A model of pairs reads a main and an auxiliary image, of which one is infrared and one visible. What is said above
+    is for infrared images. Visible ones keep their colours, and are always scaled by `"dtype_range"`.
 
     Args:
         num_channels (`int`, *optional*, defaults to 3):
@@ -79,10 +74,17 @@ class UnipImageProcessor(BaseImageProcessor):
             Float images are expected to be in degrees already.
         do_normalize (`bool`, *optional*, defaults to `True`):
             Whether to subtract the mean and divide by the standard deviation.
-        image_mean, image_std (`float` or `list[float]`, *optional*, default to `[0.3801]` and `[0.1871]`):
-            One value for all channels, or one for each. The defaults are the values of UNIP's pre-training.
+        image_mean, image_std (`float` or `list[float]`, *optional*):
+            One value for all channels, or one for each. The defaults are the values of UNIP's pre-training, `[0.3801]`
+            and `[0.1871]`, and of ImageNet if `main_modality` is `"visible"`.
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
             Whether label 0 becomes 255 (ignore) and all other labels decrease by one.
+        main_modality (`"infrared"` or `"visible"`, *optional*, defaults to `"infrared"`):
+            What `images` are, as in [`UnipConfig`]. `auxiliary_images` are the other.
+        auxiliary_num_channels (`int`, *optional*, defaults to 3):
+            `num_channels` of the auxiliary images.
+        auxiliary_image_mean, auxiliary_image_std (`float` or `list[float]`, *optional*):
+            `image_mean` and `image_std` of the auxiliary images, with the defaults of their modality.
     """
 
     valid_kwargs = UnipImageProcessorKwargs
@@ -101,9 +103,13 @@ class UnipImageProcessor(BaseImageProcessor):
         intensity_range: Sequence[float] | None = None,
         counts_to_celsius: Sequence[float] | None = None,
         do_normalize: bool = True,
-        image_mean: Sequence[float] | float = (0.3801,),
-        image_std: Sequence[float] | float = (0.1871,),
+        image_mean: Sequence[float] | float | None = None,
+        image_std: Sequence[float] | float | None = None,
         do_reduce_labels: bool = False,
+        main_modality: str = "infrared",
+        auxiliary_num_channels: int = 3,
+        auxiliary_image_mean: Sequence[float] | float | None = None,
+        auxiliary_image_std: Sequence[float] | float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -123,53 +129,40 @@ class UnipImageProcessor(BaseImageProcessor):
         self.intensity_range = None if intensity_range is None else list(intensity_range)
         self.counts_to_celsius = None if counts_to_celsius is None else list(counts_to_celsius)
         self.do_normalize = do_normalize
-        self.image_mean = [image_mean] if isinstance(image_mean, (int, float)) else list(image_mean)
-        self.image_std = [image_std] if isinstance(image_std, (int, float)) else list(image_std)
+        default = default_statistics(main_modality, num_channels)
+        self.image_mean = statistic(image_mean, default["mean"])
+        self.image_std = statistic(image_std, default["std"])
         self.do_reduce_labels = do_reduce_labels
-        self._check_settings()
+        self.main_modality = main_modality
+        self.auxiliary_num_channels = auxiliary_num_channels
+        default = default_statistics(OTHER_MODALITY[main_modality], auxiliary_num_channels)
+        self.auxiliary_image_mean = statistic(auxiliary_image_mean, default["mean"])
+        self.auxiliary_image_std = statistic(auxiliary_image_std, default["std"])
+        check_settings(self)
 
-    def _check_settings(self) -> None:
-        def check(holds: Any, message: str) -> None:
-            if not holds:
-                raise ValueError(message)
+    def to_dict(self) -> dict[str, Any]:
+        """As a dictionary. Defaults of pairs are left out, so that files for single images stay as they are."""
+        default = default_statistics(OTHER_MODALITY[self.main_modality], self.auxiliary_num_channels)
+        unused: dict[str, Any] = {
+            "main_modality": "infrared",
+            "auxiliary_num_channels": 3,
+            "auxiliary_image_mean": default["mean"],
+            "auxiliary_image_std": default["std"],
+        }
+        values = super().to_dict()
+        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 
-        check(self.num_channels in (1, 3), f"num_channels must be 1 or 3, got {self.num_channels!r}.")
-        check(
-            set(self.size) in ({"shortest_edge", "longest_edge"}, {"shortest_edge"}, {"height", "width"}),
-            'size must have the keys "shortest_edge" and "longest_edge", or "height" and "width", got '
-            f"{sorted(self.size)}.",
-        )
-        check(min(self.size.values()) > 0, f"size must be at least 1 pixel, got {self.size}.")
-        check(self.resample in RESAMPLING_MODES, f"resample must be 0, 2 or 3, got {self.resample}.")
-        check(
-            self.intensity_scaling in (None, *INTENSITY_SCALINGS),
-            f"intensity_scaling must be None or one of {INTENSITY_SCALINGS}, got {self.intensity_scaling!r}.",
-        )
-        for name in ("intensity_percentiles", "intensity_range", "counts_to_celsius"):
-            pair = getattr(self, name)
-            check(
-                pair is None or (len(pair) == 2 and np.isfinite(pair).all()),
-                f"{name} must be a pair of finite numbers, got {pair}.",
-            )
-        low, high = self.intensity_percentiles
-        check(0 <= low < high <= 100, f"intensity_percentiles must rise within 0 to 100, got {low, high}.")
-        low, high = self.intensity_range or (0, 1)
-        check(low < high, f"intensity_range must go from low to high, got {low, high}.")
-        is_fixed = self.intensity_scaling == "fixed_range"
-        check(
-            is_fixed == (self.intensity_range is not None),
-            'intensity_scaling="fixed_range" and intensity_range=(lowest, highest) must be given together.',
-        )
-        check(is_fixed or self.counts_to_celsius is None, 'counts_to_celsius needs intensity_scaling="fixed_range".')
-        factor, _ = self.counts_to_celsius or (1, 0)
-        check(factor != 0, "The factor of counts_to_celsius must not be 0.")
-        for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            check(
-                len(values) in (1, self.num_channels),
-                f"{name} has {len(values)} values for {self.num_channels} channel(s). Give one, or one for each.",
-            )
-        check(min(self.image_std) > 0, f"image_std must be positive, got {self.image_std}.")
+    @property
+    def auxiliary(self) -> "UnipImageProcessor":
+        """The same settings with the roles of the two images exchanged: the processor of the auxiliary image alone."""
+        settings = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        for name in ("num_channels", "image_mean", "image_std"):
+            settings[name], settings[f"auxiliary_{name}"] = settings[f"auxiliary_{name}"], settings[name]
+        return type(self)(**{**settings, "main_modality": OTHER_MODALITY[self.main_modality]})
+
+    def by_role(self, infrared: Any, visible: Any) -> tuple[Any, Any]:
+        """Two things by modality as main and auxiliary ones, as `main_modality` says."""
+        return (infrared, visible) if self.main_modality == "infrared" else (visible, infrared)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels to which an image of this height and width is resized."""
@@ -182,6 +175,12 @@ class UnipImageProcessor(BaseImageProcessor):
             self.size.get("longest_edge", math.inf) / max(height, width),
         )
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def _scaling(self, dtype: np.dtype) -> str:
+        """How intensities of a dtype are scaled."""
+        if self.main_modality == "visible":
+            return "dtype_range"
+        return self.intensity_scaling or ("dtype_range" if dtype == np.uint8 else "percentiles")
 
     def intensity_limits(
         self, dtype: np.dtype, percentiles: Callable[[list[float]], Sequence[float] | torch.Tensor]
@@ -198,14 +197,15 @@ class UnipImageProcessor(BaseImageProcessor):
             Float64 `torch.Tensor` of shape `(2,)`, or `(2, ...)` as `percentiles` returns it.
         """
         is_integer = dtype.kind != "f"
-        scaling = self.intensity_scaling or ("dtype_range" if dtype == np.uint8 else "percentiles")
+        scaling = self._scaling(dtype)
         if scaling == "percentiles":
             found = torch.as_tensor(percentiles([*self.intensity_percentiles, 0, 100]), dtype=torch.float64)
             return torch.where(found[0] == found[1], found[2:], found[:2])  # minimum and maximum of a flat image
+        if scaling == "dtype_range":
+            low, high = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)) if is_integer else (0.0, 1.0)
+            return torch.tensor([low, high], dtype=torch.float64)
         low, high = self.intensity_range or (0.0, 1.0)
-        if scaling == "dtype_range" and is_integer:
-            low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
-        elif is_integer and self.counts_to_celsius is not None:
+        if is_integer and self.counts_to_celsius is not None:
             factor, offset = self.counts_to_celsius
             low, high = (low - offset) / factor, (high - offset) / factor
         return torch.tensor([low, high], dtype=torch.float64)
@@ -239,12 +239,14 @@ class UnipImageProcessor(BaseImageProcessor):
             )
         limits = self.intensity_limits(array.dtype, partial(percentiles, array))
         is_fraction = not is_float or not array.size or (array.min() >= 0 and array.max() <= 1)
-        if self.intensity_scaling == "dtype_range" and not is_fraction:
+        scaling = self._scaling(array.dtype)
+        if scaling == "dtype_range" and not is_fraction:
             raise ValueError(
-                f'A float image with intensity_scaling="dtype_range" must lie in 0..1, got values from {array.min()} '
-                f'to {array.max()}. Use "percentiles" or "fixed_range".'
+                'A float image that is scaled by "dtype_range", as visible ones are, must lie in 0..1, got values '
+                f"from {array.min()} to {array.max()}. Divide it by the highest value that it may have, or, if it is "
+                'infrared, use "percentiles" or "fixed_range".'
             )
-        if self.intensity_range is not None:
+        if scaling == "fixed_range":
             lowest, highest = sorted(limits.tolist())
             if np.mean((array < lowest) | (array > highest)) > 0.01:
                 logger.warning_once(
@@ -310,6 +312,7 @@ class UnipImageProcessor(BaseImageProcessor):
         segmentation_maps: ImageLike | Sequence[ImageLike] | None = None,
         return_tensors: str | None = None,
         input_data_format: str | None = None,
+        auxiliary_images: ImageLike | Sequence[ImageLike] | None = None,
         **settings: Any,
     ) -> BatchFeature:
         """
@@ -321,11 +324,13 @@ class UnipImageProcessor(BaseImageProcessor):
                 integer arrays `(height, width)`. They are resized with nearest neighbour only.
             return_tensors (`str`, *optional*): `"pt"` or `"np"` for one batch. By default lists of arrays.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, if the shape is ambiguous.
+            auxiliary_images (*optional*): For a model of pairs: the other image of each pair, of the same size.
             settings: Any argument of the constructor, for this call only.
 
         Returns:
-            [`BatchFeature`] with `pixel_values`, float32 `(batch_size, num_channels, height, width)`, and `labels`,
-            int64 `(batch_size, height, width)`, if masks were given.
+            [`BatchFeature`] with `pixel_values`, float32 `(batch_size, num_channels, height, width)`;
+            `auxiliary_pixel_values`, float32 `(batch_size, auxiliary_num_channels, height, width)`, if auxiliary
+            images were given; and `labels`, int64 `(batch_size, height, width)`, if masks were given.
 
         Raises:
             FileNotFoundError: if a file does not exist.
@@ -337,22 +342,20 @@ class UnipImageProcessor(BaseImageProcessor):
             if unknown:
                 raise ValueError(f"{type(self).__name__} has no setting {unknown}; it has {sorted(known)}.")
             processor = type(self)(**{**known, **settings})
-            return processor.preprocess(images, segmentation_maps, return_tensors, input_data_format)
+            return processor.preprocess(images, segmentation_maps, return_tensors, input_data_format, auxiliary_images)
 
         arrays = [to_channels_last(read_image(image), input_data_format) for image in as_list(images)]  # (H, W, C)
         data = {"pixel_values": [self._process_image(array) for array in arrays]}
+        if auxiliary_images is not None:
+            others = [to_channels_last(read_image(image), input_data_format) for image in as_list(auxiliary_images)]
+            check_same_sizes(arrays, others, "auxiliary image")
+            auxiliary = self.auxiliary
+            data["auxiliary_pixel_values"] = [auxiliary._process_image(array) for array in others]
         if segmentation_maps is not None:
             if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and len(segmentation_maps) == len(arrays) > 1:
                 segmentation_maps = list(segmentation_maps)  # (batch, H, W)
             masks = [read_mask(mask) for mask in as_list(segmentation_maps)]  # (H, W)
-            if len(masks) != len(arrays):
-                raise ValueError(f"There are {len(arrays)} images but {len(masks)} masks.")
-            for index, (array, mask) in enumerate(zip(arrays, masks)):
-                if array.shape[:2] != mask.shape:
-                    raise ValueError(
-                        f"Image and mask number {index} differ in size: the image has {array.shape[:2]} "
-                        f"(height, width), the mask {mask.shape}."
-                    )
+            check_same_sizes(arrays, masks, "mask")
             data["labels"] = [self._process_mask(mask) for mask in masks]
         if return_tensors is None:
             return BatchFeature({name: [tensor.numpy() for tensor in tensors] for name, tensors in data.items()})

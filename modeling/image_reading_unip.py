@@ -2,6 +2,7 @@
 """Reads infrared images and masks from files and from memory, with all of their depth."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -142,4 +143,21 @@ def as_list(images: Any) -> list:
     return list(images) if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
 
 
-__all__ = ["ImageLike", "as_list", "read_image", "read_mask", "to_channels_last"]
+def check_same_sizes(images: Sequence[np.ndarray], others: Sequence[np.ndarray], what: str) -> None:
+    """
+    Checks that there are as many masks or auxiliary images (`what` they are) as images, each of the size of its image.
+
+    Raises:
+        ValueError: if not. The message says which one differs.
+    """
+    if len(others) != len(images):
+        raise ValueError(f"There are {len(images)} images but {len(others)} {what}s.")
+    for index, (image, other) in enumerate(zip(images, others)):
+        if image.shape[:2] != other.shape[:2]:
+            raise ValueError(
+                f"Image and {what} number {index} differ in size: the image has {image.shape[:2]} (height, width), "
+                f"the {what} {other.shape[:2]}."
+            )
+
+
+__all__ = ["ImageLike", "as_list", "check_same_sizes", "read_image", "read_mask", "to_channels_last"]

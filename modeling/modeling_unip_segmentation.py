@@ -41,10 +41,11 @@ class UnipSemanticSegmenterOutput(SemanticSegmenterOutput):
         hidden_states (`tuple[torch.Tensor]`): Embeddings and block outputs, if asked for.
         attentions (`tuple[torch.Tensor]`): Attention of each block, if asked for.
         auxiliary_logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores of the auxiliary
-            head at a sixteenth of the input size, in training or if labels were given.
+            head at a sixteenth of the input size, in training or if labels were given; of several auxiliary heads a
+            tuple of such tensors.
     """
 
-    auxiliary_logits: torch.Tensor | None = None
+    auxiliary_logits: torch.Tensor | tuple[torch.Tensor, ...] | None = None
 
 
 def resize(maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
@@ -99,6 +100,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
     - `freezes_encoder` (`bool`): Whether the head is trained alone. The encoder then keeps its evaluation mode.
     - `published_names` (`list[tuple[str, str]]`): Names of its tensors in published checkpoints, without the prefix
       `backbone.`, and here; `{i}` stands for a number.
+    - `published_classifier` (`str`): The published name of its classifier.
     - `num_published_features` (`int`, *optional*): How many block outputs the published network hands to its head.
       `None` means as many as the classifier is wide.
     """
@@ -109,6 +111,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
     task: str
     freezes_encoder = False
     published_names: list[tuple[str, str]] = []
+    published_classifier = "decode_head.conv_seg"
     num_published_features: int | None = None
 
     def __init__(self, config: UnipConfig):
@@ -161,12 +164,24 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         what = f"{'block' if is_plain else 'stage'}{'s' if len(blocks) > 1 else ''}"
         return f"{what} {', '.join(map(str, blocks))}{of_backbone}"
 
-    def _classify(
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _four(self, of_maps: list[Any]) -> list[Any]:
+        """
+        What belongs to four maps: one block feeds all four.
+
+        Raises:
+            ValueError: if there are neither one nor four.
+        """
+        if len(of_maps) not in (1, 4):
+            raise ValueError(
+                f"feature_layers={self.feature_layers} has {len(of_maps)} blocks: the head takes one block for all "
+                "four levels, or four."
+            )
+        return of_maps * (4 // len(of_maps))
+
+    def _classify(self, feature_maps: list[torch.Tensor], with_auxiliary: bool) -> tuple[torch.Tensor, ...]:
         """
         Maps of `feature_layers`, `(batch_size, feature_channels, padded_height / stride, padded_width / stride)`, to
-        logits, and to those of an auxiliary head if the model has one and they are wanted.
+        logits, and to those of each auxiliary head if the model has any and they are wanted.
         """
         raise NotImplementedError
 
@@ -272,17 +287,19 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         self, feature_maps: list[torch.Tensor], pixel_values: torch.Tensor, labels: torch.Tensor | None
     ) -> UnipSemanticSegmenterOutput:
         """Logits of maps that cover the padded images, cut to the images, and the loss."""
-        logits, auxiliary_logits = self._classify(feature_maps, self.training or labels is not None)
+        all_logits = self._classify(feature_maps, self.training or labels is not None)
         size, padded_size = pixel_values.shape[-2:], self.unip.padded_size(pixel_values)
-        logits = crop_to_image(logits, padded_size, size)
-        if auxiliary_logits is not None:
-            auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, size)
+        logits, *auxiliary = [crop_to_image(one, padded_size, size) for one in all_logits]
         loss = None
         if labels is not None:
             loss = self._cross_entropy(logits, labels)
-            if auxiliary_logits is not None:
-                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
-        return UnipSemanticSegmenterOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary_logits)
+            for one in auxiliary:
+                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(one, labels)
+        return UnipSemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            auxiliary_logits=tuple(auxiliary) if len(auxiliary) > 1 else next(iter(auxiliary), None),
+        )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])

@@ -3,6 +3,7 @@
 
 import argparse
 import difflib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +153,13 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--crop_size", type=int, default=512, help="of training (default: %(default)s)")
     images.add_argument("--shortest_edge", type=int, help="size of the image before the crop")
     images.add_argument("--longest_edge", type=int, help="limit of its other edge")
+    images.add_argument(
+        "--resize_to",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of every image before the crop, whatever its aspect ratio; also of whole\nimages in evaluation",
+    )
     images.add_argument("--ratio_range", type=float, nargs=2, default=[0.5, 2.0], help="resize at random (0.5 to 2)")
     images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
     images.add_argument("--no_photometric_distortion", action="store_true", help="if absolute temperatures matter")
@@ -174,6 +182,13 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         "deviation of its weights, whatever --image_std is",
     )
     images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
+    images.add_argument(
+        "--auxiliary_image_mean",
+        type=float,
+        nargs="+",
+        help="of the other images of pairs: one or three numbers (default: of their\nmodality, InfMix or ImageNet)",
+    )
+    images.add_argument("--auxiliary_image_std", type=float, nargs="+", help="standard deviation, likewise")
 
 
 def number_or_checkpoint(text: str) -> float | str:
@@ -184,20 +199,30 @@ def number_or_checkpoint(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor the word checkpoint") from error
 
 
+# Options that are settings of the processor begin like this.
+IMAGE_SETTINGS = ("intensity_", "image_mean", "image_std", "counts_", "auxiliary_image_")
+
+
 def make_image_processor(
     options: argparse.Namespace,
     checkpoint: str | None,
     num_channels: int | None = None,
     weights: "Pretrained | None" = None,
+    main_modality: str | None = None,
 ) -> "UnipImageProcessor":
     """
     The processor of a checkpoint (`None`: UNIP's default), changed by the options of [`add_image_options`]. `weights`
-    are those of another library, whose mean and standard deviation `--image_mean checkpoint` takes.
+    are those of another library, whose mean and standard deviation `--image_mean checkpoint` takes. If
+    `main_modality` is not that of the checkpoint, its statistics become those of the auxiliary images.
     """
     from unip_hf import UnipImageProcessor
     from unip_hf.inference import load_processor
 
-    processor = UnipImageProcessor() if checkpoint is None else load_processor(checkpoint)
+    if checkpoint is None:
+        processor = UnipImageProcessor(num_channels or 3, main_modality=main_modality or "infrared")
+    else:
+        processor = load_processor(checkpoint)
+        processor = processor if main_modality in (None, processor.main_modality) else processor.auxiliary
     settings = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
     given = {name: value for name, value in vars(options).items() if value is not None}
     if "checkpoint" in given.get("image_mean", ()):
@@ -208,7 +233,7 @@ def make_image_processor(
         del given["image_mean"]  # a checkpoint with a processor keeps its own
         given.pop("image_std", None)
         given |= normalisation_of_weights(weights, num_channels) if weights is not None else {}
-    settings |= {name: value for name, value in given.items() if name.startswith(("intensity_", "image_", "counts_"))}
+    settings |= {name: value for name, value in given.items() if name.startswith(IMAGE_SETTINGS)}
     if "image_mean" in given or "image_std" in given:
         settings["do_normalize"] = True
     if given.get("no_antialias"):
@@ -216,6 +241,11 @@ def make_image_processor(
     if edges := {name: given[name] for name in ("shortest_edge", "longest_edge") if name in given}:
         before = processor.size if "shortest_edge" in processor.size else {"shortest_edge": 512, "longest_edge": 2048}
         settings["size"] = {**before, **edges}
+        settings["do_resize"] = True
+    if given.get("resize_to"):
+        if edges:
+            raise ValueError("--resize_to sets height and width: leave --shortest_edge and --longest_edge out.")
+        settings["size"] = dict(zip(("height", "width"), given["resize_to"]))
         settings["do_resize"] = True
     if num_channels is not None:
         settings["num_channels"] = num_channels
@@ -247,9 +277,15 @@ def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor")
     """The training transforms that the options of [`add_image_options`] choose."""
     from unip_hf.data.transforms import training_transforms
 
+    crop_size: int | tuple[int, int] = options.crop_size
+    if options.resize_to is not None:  # no image is larger than this
+        height, width = (
+            min(options.crop_size, math.ceil(side * options.ratio_range[1])) for side in options.resize_to
+        )
+        crop_size = height, width
     return training_transforms(
         processor,
-        options.crop_size,
+        crop_size,
         tuple(options.ratio_range),
         flip_probability=options.flip_probability,
         photometric_distortion=not options.no_photometric_distortion,

@@ -14,7 +14,9 @@ from transformers import AttentionInterface
 from unip_hf import (
     UnipBackbone,
     UnipForLinearSegmentation,
+    UnipForMlaSegmentation,
     UnipForPreTraining,
+    UnipForSegformerSegmentation,
     UnipForSemanticSegmentation,
     UnipModel,
 )
@@ -26,7 +28,12 @@ from ..conftest import leave_start, tiny_config
 # A bias on the keys alone moves no softmax, and batch norm takes a bias in front of it away.
 NO_GRADIENT = ("qkv.bias", "operation.projection1.bias")
 # Segmentation model: pixels of the image for each row of logits.
-STRIDES = {UnipForSemanticSegmentation: 4, UnipForLinearSegmentation: 16}
+STRIDES = {
+    UnipForSemanticSegmentation: 4,
+    UnipForLinearSegmentation: 16,
+    UnipForMlaSegmentation: 4,
+    UnipForSegformerSegmentation: 4,
+}
 CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, *STRIDES]
 # Methods that read pairs of images, and what else of the configuration they need.
 FUSIONS: dict[str, dict] = {

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from .reading import IGNORE_INDEX, check_ids, ignore_sigterm, read_sample, without_decoding
+from .reading import IGNORE_INDEX, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
 from .transforms import Transform
 
 
@@ -29,20 +29,28 @@ class TrainingSamples(Dataset):
         transform: As [`training_transforms`] returns it.
         num_labels (`int`): Number of classes. Larger ids than theirs, except 255, raise an error that names the file.
         seed (`int`, *optional*, defaults to 0): Any number.
+        with_pairs (`bool`, *optional*, defaults to `False`): Whether samples are pairs of an infrared and a visible
+            image, for a model that reads both. The rows then need the column `rgb`.
+
+    Raises:
+        ValueError: if pairs are wanted and the rows are none.
     """
 
-    def __init__(self, dataset: Any, transform: Transform, num_labels: int, seed: int = 0):
+    def __init__(self, dataset: Any, transform: Transform, num_labels: int, seed: int = 0, with_pairs: bool = False):
+        if with_pairs:
+            check_pairs(dataset)
         self.dataset = without_decoding(dataset)
         self.transform = transform
         self.num_labels = num_labels
         self.seed = seed
+        self.with_pairs = with_pairs
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
         epoch, number, *class_ids = key
-        sample = read_sample(self.dataset[number], number)
+        sample = read_sample(self.dataset[number], number, self.with_pairs)
         if sample.ids is None:
             raise ValueError(f"{sample.name} has no mask.")
         check_ids(sample.ids, range(self.num_labels), sample.name)
@@ -51,8 +59,9 @@ class TrainingSamples(Dataset):
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
-            pixel_values, labels = self.transform(sample.image, sample.ids, *class_ids)
-        return {"pixel_values": pixel_values, "labels": labels}
+            visible = () if sample.visible is None else (sample.visible,)
+            pixel_values, labels, *auxiliary = self.transform(sample.image, sample.ids, *visible, *class_ids)
+        return {"pixel_values": pixel_values, "labels": labels, **dict(zip(["auxiliary_pixel_values"], auxiliary))}
 
     def __getitems__(self, keys: list[tuple[int, ...]]) -> list[dict[str, torch.Tensor]] | Exception:
         try:
@@ -76,8 +85,8 @@ def read_batches(
 
     Yields:
         For [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
-        `(batch_size, height, width)`, and `num_labelled`, an `int`, how many pixels have a class. Whole batches are
-        yielded as they are.
+        `(batch_size, height, width)`, of pairs `auxiliary_pixel_values`, like `pixel_values`, and `num_labelled`, an
+        `int`, how many pixels have a class. Whole batches are yielded as they are.
 
     Raises:
         OSError, ValueError: if a file cannot be used. The message names it.

@@ -18,7 +18,8 @@ from ..modeling.image_processing_unip import UnipImageProcessor
 from .reading import IGNORE_INDEX
 
 
-Transform = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # of an image, ids and, optionally, a class
+# Of an image, ids and, optionally, the visible image of a pair and a class.
+Transform = Callable[..., tuple[torch.Tensor, ...]]
 
 
 def uniform(low: float, high: float) -> float:
@@ -68,20 +69,20 @@ class RandomResize(v2.Transform):
 
 class RandomCategoryCrop(v2.Transform):
     """
-    Crops a random square. If one class fills more than its share of the labelled pixels, another square is tried, up
-    to ten times. A side that is shorter than the square is kept whole.
+    Crops a random window. If one class fills more than its share of the labelled pixels, another one is tried, up to
+    ten times. A side that is shorter than the window is kept whole.
 
-    If the id of a class is given beside image and mask, all squares hold one of its pixels, which is drawn at random.
-    Where resizing has removed the class, squares are drawn as without it.
+    If the id of a class is given beside image and mask, all windows hold one of its pixels, which is drawn at random.
+    Where resizing has removed the class, windows are drawn as without it.
 
     Args:
-        size (`int`): Side of the square in pixels.
+        size (`int` or `(height, width)`): Size of the window in pixels. A number stands for both.
         max_category_ratio (`float`, *optional*, defaults to 0.75): Largest share of one class, 0 to 1.
     """
 
-    def __init__(self, size: int, max_category_ratio: float = 0.75):
+    def __init__(self, size: int | tuple[int, int], max_category_ratio: float = 0.75):
         super().__init__()
-        self.size = size
+        self.size = (size, size) if isinstance(size, int) else size
         self.max_category_ratio = max_category_ratio
 
     def forward(self, *inputs: Any) -> Any:
@@ -92,8 +93,8 @@ class RandomCategoryCrop(v2.Transform):
 
     def find_window(self, mask: torch.Tensor, class_id: int | None = None) -> dict[str, int]:
         """Where to crop, as `functional.crop` takes it."""
-        height, width = (min(self.size, side) for side in mask.shape[-2:])
-        lowest, highest = (0, 0), (mask.shape[-2] - height, mask.shape[-1] - width)  # top and left of a square
+        height, width = (min(pair) for pair in zip(self.size, mask.shape[-2:]))
+        lowest, highest = (0, 0), (mask.shape[-2] - height, mask.shape[-1] - width)  # top and left of a window
         if class_id is not None and len(pixels := (mask == class_id).nonzero()):
             row, column = pixels[int(torch.randint(len(pixels), ()))].tolist()
             lowest = max(0, row - height + 1), max(0, column - width + 1)
@@ -111,7 +112,8 @@ class RandomCategoryCrop(v2.Transform):
 class PhotometricDistortion(v2.Transform):
     """
     Changes brightness, contrast, saturation and hue, each with probability one half. Contrast comes before or after
-    the last two at random. Images of one channel have neither saturation nor hue. Values are clipped to 0..1.
+    the last two at random. Images of one channel have neither saturation nor hue. Values are clipped to 0..1. The
+    images of a pair, which two cameras took, change each in a way of its own.
     """
 
     RANGES = {  # of the summand, of two factors, and of the shift as a share of the colour circle
@@ -120,6 +122,11 @@ class PhotometricDistortion(v2.Transform):
         "saturation": (0.5, 1.5),
         "hue": (-0.1, 0.1),
     }
+
+    def forward(self, *inputs: Any) -> Any:
+        distort = super().forward
+        changed = tuple(distort(value) if isinstance(value, tv_tensors.Image) else value for value in inputs)
+        return changed if len(changed) > 1 else changed[0]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         params: dict[str, Any] = {
@@ -145,39 +152,54 @@ class PhotometricDistortion(v2.Transform):
 
 
 class Prepare(nn.Module):
-    """Turns arrays into tensors with the intensities of the processor, and with one channel if there is no colour."""
+    """
+    Turns arrays into tensors with the intensities of the processor, and with one channel if there is no colour. The
+    images of a pair come by modality, and leave as main and auxiliary image.
+    """
 
     def __init__(self, processor: UnipImageProcessor):
         super().__init__()
         self.processor = processor
+        self.auxiliary = processor.auxiliary
 
-    def forward(self, image: np.ndarray, ids: np.ndarray, *class_ids: int) -> tuple[Any, ...]:
+    def forward(self, image: np.ndarray, ids: np.ndarray, *others: np.ndarray | int) -> tuple[Any, ...]:
+        visible = [other for other in others if isinstance(other, np.ndarray)]
+        class_ids = [other for other in others if not isinstance(other, np.ndarray)]
+        mask = tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
+        if not visible:
+            return self.scale(image, self.processor), mask, *class_ids
+        main, auxiliary = self.processor.by_role(image, *visible)
+        return self.scale(main, self.processor), mask, self.scale(auxiliary, self.auxiliary), *class_ids
+
+    @staticmethod
+    def scale(image: np.ndarray, processor: UnipImageProcessor) -> tv_tensors.Image:
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
             image = image[..., :1]  # grey stored as RGB: the channels are repeated at the end
-        pixels = self.processor.scale_image(image)  # (1 or 3, H, W)
-        mask = tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
-        return tv_tensors.Image(pixels.contiguous()), mask, *class_ids
+        return tv_tensors.Image(processor.scale_image(image).contiguous())  # (1 or 3, H, W)
 
 
 class Finish(nn.Module):
-    """Normalises as the processor does, repeats a grey channel, and pads to a square at the right and the bottom."""
+    """Normalises as the processor does, repeats grey channels, and pads to one size at the right and the bottom."""
 
-    def __init__(self, processor: UnipImageProcessor, size: int):
+    def __init__(self, processor: UnipImageProcessor, size: tuple[int, int]):
         super().__init__()
-        self.processor = processor
+        self.processors = processor, processor.auxiliary
         self.size = size
 
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels, labels = image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-        pixels = self.processor.normalize_channels(pixels)  # (C, h, w)
-        padding = (0, self.size - pixels.shape[-1], 0, self.size - pixels.shape[-2])
-        # 0 is the mean of normalised images
-        return nn.functional.pad(pixels, padding).contiguous(), nn.functional.pad(labels, padding, value=IGNORE_INDEX)
+    def forward(self, image: torch.Tensor, mask: torch.Tensor, *auxiliary: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        labels = mask.as_subclass(torch.Tensor)
+        padding = (0, self.size[1] - labels.shape[-1], 0, self.size[0] - labels.shape[-2])
+        images = [
+            # 0 is the mean of normalised images
+            nn.functional.pad(processor.normalize_channels(pixels.as_subclass(torch.Tensor)), padding).contiguous()
+            for processor, pixels in zip(self.processors, (image, *auxiliary))
+        ]  # (C, h, w)
+        return images[0], nn.functional.pad(labels, padding, value=IGNORE_INDEX), *images[1:]
 
 
 def training_transforms(
     processor: UnipImageProcessor,
-    crop_size: int = 512,
+    crop_size: int | tuple[int, int] = 512,
     ratio_range: tuple[float, float] = (0.5, 2.0),
     max_category_ratio: float = 0.75,
     flip_probability: float = 0.5,
@@ -191,7 +213,7 @@ def training_transforms(
     Args:
         processor ([`UnipImageProcessor`]): Scales intensities, and determines the size before the ratio, antialiasing,
             mean and standard deviation.
-        crop_size (`int`, *optional*, defaults to 512): Side of the output in pixels.
+        crop_size (`int` or `(height, width)`, *optional*, defaults to 512): Size of the output in pixels, or its side.
         ratio_range (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`): Lowest and highest ratio of the
             resize.
         max_category_ratio (`float`, *optional*, defaults to 0.75): Largest share of one class in a crop, 0 to 1.
@@ -201,14 +223,21 @@ def training_transforms(
 
     Returns:
         A callable from an image, `(height, width, channels)` of any depth, and ids, `(height, width)`, to
-        `pixel_values`, float32 `(num_channels, crop_size, crop_size)`, and `labels`, int64 `(crop_size, crop_size)`.
-        The id of a class as a third argument makes the crop hold some of it. It draws from torch's random state.
+        `pixel_values`, float32 `(num_channels, *crop_size)`, and `labels`, int64 `crop_size`. It draws from torch's
+        random state. Two more arguments are optional, in this order:
+
+        - the visible image of a pair, `(height, width, channels)`, where the first is the infrared one. As main and
+          auxiliary image, which the processor tells apart, they are resized, cropped and flipped together, and the
+          result is `pixel_values`, `labels` and `auxiliary_pixel_values`, float32
+          `(auxiliary_num_channels, *crop_size)`;
+        - the id of a class, some of which the crop then holds.
 
     Raises:
         ValueError: if an argument is invalid.
     """
     low, high = ratio_range
-    if crop_size < 1 or not 0 < low <= high or not 0 < max_category_ratio <= 1 or not 0 <= flip_probability <= 1:
+    size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    if min(size) < 1 or not 0 < low <= high or not 0 < max_category_ratio <= 1 or not 0 <= flip_probability <= 1:
         raise ValueError(
             "crop_size must be at least 1, ratio_range positive and rising, max_category_ratio above 0 and at most 1, "
             f"and flip_probability from 0 to 1, got {crop_size}, {ratio_range}, {max_category_ratio} and "
@@ -220,10 +249,10 @@ def training_transforms(
         [
             Prepare(processor),
             RandomResize(processor.output_size, ratio_range, processor.antialias, mask_interpolation),
-            RandomCategoryCrop(crop_size, max_category_ratio),
+            RandomCategoryCrop(size, max_category_ratio),
             v2.RandomHorizontalFlip(flip_probability),
             PhotometricDistortion() if photometric_distortion else v2.Identity(),
-            Finish(processor, crop_size),
+            Finish(processor, size),
         ]
     )
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..modeling.image_processing_unip import RESAMPLING_MODES, UnipImageProcessor
+from ..modeling.image_processing_unip import UnipImageProcessor
+from ..modeling.image_settings_unip import RESAMPLING_MODES
 from ..modeling.intensities_unip import scale_between
 
 

@@ -49,12 +49,12 @@ KNOWN_UNUSED = {
     r"(head|head_dist|fc_norm)\..*": "classification or projection head",
     r"norm\..*": "final norm",
     r"blocks\..*": "blocks behind the last one that is read",
-    r"(fpn\d|decode_head|auxiliary_head)\..*": "segmentation head",
+    r"(fpn\d|neck|decode_head|auxiliary_head)\..*": "segmentation head",
 }
 FUSION_METHODS = {"unirgb_ir": unirgb_ir_names}
 PATCHES = "patch_embed.proj.weight"
 # The heads of a published segmentation network; everything else is in its backbone.
-HEAD_PREFIXES = ("decode_head.", "auxiliary_head.")
+HEAD_PREFIXES = ("neck.", "decode_head.", "auxiliary_head.")
 # What UnipConfig accepts beside its fields.
 OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementation"}
 # Parts that a file may lack as a whole, beside those of a head. They are newly initialised.
@@ -168,7 +168,8 @@ def _infer_config(
         if torch.allclose(table, fixed, atol=1e-4):
             config["position_embedding_type"] = "sincos"
 
-    classifier = tensors.get("decode_head.conv_seg.weight")
+    published_classifier = getattr(model_class, "published_classifier", "decode_head.conv_seg")
+    classifier = tensors.get(f"{published_classifier}.weight")
     if classifier is not None:
         classes = (beside.get("meta") or {}).get("CLASSES")
         config["num_labels"] = classifier.shape[0]
@@ -268,7 +269,7 @@ def convert_checkpoint(
     used: dict[str, torch.Tensor] = {}
     pairs = _names_for(model_class, config.fusion)
     layers: Any = model.base_model.layers
-    of_other_heads = ("decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
+    of_other_heads = ("neck.", "decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
     for name, tensor in tensors.items():
         target = rename(name, pairs)
         if target is not None and target in shapes:
