@@ -5,9 +5,11 @@ Evaluates a semantic segmentation model on a dataset with masks: a table on the 
 
     unip evaluate outputs/unip-small --data_dir my_images --split validation
     unip evaluate outputs/unip-small --dataset scenes --split test --whole_image
+    unip evaluate outputs/fused --dataset mfnet --dataset_config both --data_dir ir_seg_dataset.zip --split test
     accelerate launch -m unip_hf.scripts.evaluate outputs/unip-small --data_dir my_images --flip --scales 0.75 1 1.25
 
-Several processes share the images; the result is the same as with one.
+Several processes share the images; the result is the same as with one. A model of pairs of images is also evaluated
+without its auxiliary image, and with a shifted one.
 """
 
 import argparse
@@ -35,6 +37,12 @@ def command_parser() -> argparse.ArgumentParser:
     group.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     group = add_inference_options(parser)
     group.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
+    group.add_argument(
+        "--no_sensor_faults",
+        action="store_true",
+        help="of a model of pairs: leave out the scores without the auxiliary image and with\nit shifted by 8 and 16 "
+        "pixels, each of which takes as long as those with both",
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", type=Path, help="default: the folder `evaluation` in the checkpoint folder")
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
@@ -88,7 +96,8 @@ def main(arguments: Sequence[str]) -> None:
             )
         dataset = load_dataset(options, options.split)
         result = evaluate_dataset(
-            model, processor, dataset, id2label, settings, accelerator, options.num_workers, options.num_examples
+            *(model, processor, dataset, id2label, settings, accelerator, options.num_workers, options.num_examples),
+            with_sensor_faults=not options.no_sensor_faults,
         )
         if accelerator.is_main_process:
             details = {

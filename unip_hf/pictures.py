@@ -71,6 +71,8 @@ def grey_picture(image: ImageLike, processor: UnipImageProcessor | None = None) 
     if array.dtype != np.uint8:
         if processor is None or not processor.do_rescale:
             processor = UnipImageProcessor()
+        elif processor.main_modality == "visible":
+            processor = processor.auxiliary  # the one for infrared images
         array = np.rint(processor.scale_intensities(array) * 255).astype(np.uint8)
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()
 

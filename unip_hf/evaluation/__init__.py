@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Evaluation: the mean-IoU metric, whole data sets, and reports."""
 
-from .evaluator import EvaluationResult, Example, evaluate_dataset, segment_dataset
+from .evaluator import SENSOR_FAULTS, EvaluationResult, Example, evaluate_dataset, segment_dataset
 from .mean_iou import MeanIoU, count_confusions
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, segmentation_scores
 from .reports import Heading, Picture, Table, Text, write_report
@@ -12,6 +12,7 @@ __all__ = [
     "CLASS_METRICS",
     "MAIN_METRIC",
     "METRICS",
+    "SENSOR_FAULTS",
     "EvaluationResult",
     "Example",
     "Heading",

@@ -2,7 +2,7 @@
 """Segments and evaluates whole datasets, one image at a time, on one process or several."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.reading import Sample, check_ids, ignore_sigterm, read_sample, without_decoding
-from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, segment_image
+from ..data.reading import Sample, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
+from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, reads_pairs, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
 from .mean_iou import count_confusions
@@ -37,6 +37,7 @@ class Example:
         ids (`np.ndarray` of shape `(height, width)`): True class ids.
         predicted_ids (`np.ndarray` of shape `(height, width)`): Predicted class ids.
         mean_iou (`float`): 0 to 1, of this image alone, over the classes in its truth or prediction.
+        visible (`np.ndarray` of shape `(height, width, channels)`, *optional*): The visible image of a pair.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Example:
     ids: np.ndarray
     predicted_ids: np.ndarray
     mean_iou: float
+    visible: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class EvaluationResult:
         num_images (`int`): Images evaluated, by all processes together.
         best, worst (`list[Example]`): Images with the highest mean IoU, best first, and with the lowest, worst first.
             No image is in both. Empty on all processes but the main one.
+        sensor_faults (`dict[str, dict]`): What [`segmentation_scores`] returns for each of `SENSOR_FAULTS`, if asked
+            for.
     """
 
     metrics: dict[str, Any]
@@ -63,12 +67,45 @@ class EvaluationResult:
     num_images: int
     best: list[Example] = field(default_factory=list)
     worst: list[Example] = field(default_factory=list)
+    sensor_faults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _read_row(dataset: datasets.Dataset, number: int) -> tuple[int, Sample | Exception]:
+@dataclass(frozen=True)
+class SensorFault:
+    """
+    What is wrong with the auxiliary image of a pair.
+
+    Args:
+        is_missing (`bool`): Whether there is none. Zeros after normalisation stand in for it.
+        shift (`int`): Pixels of the original image by which it is shifted to the right. Its left column fills the gap.
+    """
+
+    is_missing: bool = False
+    shift: int = 0
+
+    def __str__(self) -> str:
+        return "auxiliary image missing" if self.is_missing else f"auxiliary image shifted by {self.shift} pixels"
+
+    def apply(self, image: np.ndarray) -> np.ndarray | None:
+        """An auxiliary image, `(height, width, channels)`, with this fault; `None` if it is missing."""
+        if self.is_missing:
+            return None
+        columns = np.arange(image.shape[1]) - self.shift
+        return image[:, columns.clip(0, image.shape[1] - 1)]
+
+
+NO_FAULT = SensorFault()
+SENSOR_FAULTS = {
+    "auxiliary_missing": SensorFault(is_missing=True),
+    "auxiliary_shifted_8": SensorFault(shift=8),
+    "auxiliary_shifted_16": SensorFault(shift=16),
+}
+
+
+def _read_row(dataset: datasets.Dataset, with_visible: bool, number: int) -> tuple[int, Sample | Exception]:
     """An error is returned rather than raised, since a worker process would wrap its message."""
     try:
-        return number, read_sample(dataset[number], number)
+        return number, read_sample(dataset[number], number, with_visible)
     except (OSError, ValueError) as error:
         return number, error
 
@@ -81,6 +118,7 @@ def segment_dataset(
     accelerator: "Accelerator | None" = None,
     num_workers: int = 0,
     numbers: Sequence[int] | None = None,
+    fault: SensorFault = NO_FAULT,
 ) -> Iterator[tuple[int, Sample, torch.Tensor]]:
     """
     Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...
@@ -89,11 +127,13 @@ def segment_dataset(
     Args:
         model: Semantic segmentation model; runs in evaluation mode, unwrapped.
         processor: Image processor.
-        dataset: With the column `image` and, optionally, `annotation`; images may differ in size.
+        dataset: With the column `image` and, optionally, `annotation`; images may differ in size. For a model of pairs
+            also with the column `rgb`.
         settings: Windows, flipping, scales.
         accelerator: Knows the processes, the device and the precision. Without it there is one process.
         num_workers: Processes that read images ahead.
         numbers: The rows to segment instead of this process's share.
+        fault: For a model of pairs: what is wrong with the auxiliary images.
 
     Yields:
         Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
@@ -101,6 +141,9 @@ def segment_dataset(
     Raises:
         OSError, ValueError: if a file cannot be used; the message names it.
     """
+    is_of_pairs = reads_pairs(model if accelerator is None else accelerator.unwrap_model(model))
+    if is_of_pairs:
+        check_pairs(dataset)
     rank, world = 0, 1
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -110,7 +153,7 @@ def segment_dataset(
         range(rank, len(dataset), world) if numbers is None else numbers,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=num_workers,
-        collate_fn=partial(_read_row, without_decoding(dataset)),
+        collate_fn=partial(_read_row, without_decoding(dataset), is_of_pairs),
         worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
     )
@@ -119,7 +162,11 @@ def segment_dataset(
             raise sample
         with accelerator.autocast() if accelerator is not None else nullcontext():
             try:
-                scores = segment_image(model, processor, sample.image, settings)
+                image, auxiliary = sample.image, None
+                if is_of_pairs:
+                    image, auxiliary = processor.by_role(sample.image, sample.visible)
+                    auxiliary = fault.apply(auxiliary)
+                scores = segment_image(model, processor, image, settings, auxiliary, fault.is_missing)
             except ValueError as error:
                 raise ValueError(f"{sample.name}: {error}") from error
         yield number, sample, scores
@@ -134,6 +181,7 @@ def evaluate_dataset(
     accelerator: "Accelerator | None" = None,
     num_workers: int = 0,
     num_examples: int = 0,
+    with_sensor_faults: bool = False,
 ) -> EvaluationResult:
     """
     Evaluates a model on a dataset with masks. Images are segmented one at a time, and processes exchange only
@@ -144,6 +192,8 @@ def evaluate_dataset(
             has several processes, all of them must call this.
         id2label: Names of the classes, 0 and up; 255 in a mask is ignored.
         num_examples: How many of the best and of the worst images to return.
+        with_sensor_faults: Whether a model of pairs is evaluated with each of `SENSOR_FAULTS` as well, which takes as
+            long again for each.
 
     Returns:
         [`EvaluationResult`]. All processes get the same, but only the main process gets examples.
@@ -154,14 +204,54 @@ def evaluate_dataset(
     if len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the dataset has no rows.")
     is_main = accelerator is None or accelerator.is_main_process
+    segment = partial(segment_dataset, model, processor, dataset, settings, accelerator)
+    confusion_matrix, image_scores = _count(segment, len(dataset), id2label, accelerator, num_workers)
+    faults = {}
+    if with_sensor_faults and reads_pairs(model if accelerator is None else accelerator.unwrap_model(model)):
+        for name, fault in SENSOR_FAULTS.items():
+            faulty = partial(segment, fault=fault)
+            counts, _ = _count(faulty, len(dataset), id2label, accelerator, num_workers, str(fault))
+            faults[name] = segmentation_scores(counts)
+    scores = segmentation_scores(confusion_matrix)
+    result = EvaluationResult(scores, confusion_matrix, len(image_scores), sensor_faults=faults)
+    if not is_main:
+        return result
+
+    ranked = sorted((score, number) for score, number in image_scores if not math.isnan(score))
+    num_worst, num_best = min(num_examples, len(ranked) // 2), min(num_examples, (len(ranked) + 1) // 2)
+    chosen = {number: score for score, number in ranked[:num_worst] + ranked[len(ranked) - num_best :][::-1]}
+    # Predictions were not kept, so these few images are segmented once more.
+    examples = [
+        Example(
+            *(sample.name, sample.image, checked_ids(sample, id2label), _predicted_ids(outputs), chosen[number]),
+            visible=sample.visible,
+        )
+        for number, sample, outputs in segment(numbers=list(chosen))
+    ]
+    result.worst.extend(examples[:num_worst])
+    result.best.extend(examples[num_worst:])
+    return result
+
+
+def _count(
+    segment: Callable[..., Iterator[tuple[int, Sample, torch.Tensor]]],
+    num_rows: int,
+    id2label: Mapping[int, str],
+    accelerator: "Accelerator | None",
+    num_workers: int,
+    title: str = "",
+) -> tuple[np.ndarray, list[tuple[float, int]]]:
+    """The confusion matrix, and the mean IoU and number of each image, of all processes together."""
+    is_main = accelerator is None or accelerator.is_main_process
     world = 1 if accelerator is None else accelerator.num_processes
     confusion_matrix = np.zeros((len(id2label),) * 2, np.int64)
     image_scores: list[tuple[float, int]] = []
     errors: list[str] = []
     # The main process has at least as many images as any other, so its share shows how far all of them are.
-    progress = Progress("Evaluating: image", math.ceil(len(dataset) / world), is_shown=is_main)
+    what = f"Evaluating{f' ({title})' if title else ''}: image"
+    progress = Progress(what, math.ceil(num_rows / world), is_shown=is_main)
     try:
-        for number, sample, scores in segment_dataset(model, processor, dataset, settings, accelerator, num_workers):
+        for number, sample, scores in segment(num_workers=num_workers):
             ids, predicted = checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
             counts = count_confusions(predicted, ids, len(id2label))
             confusion_matrix += counts
@@ -181,22 +271,7 @@ def evaluate_dataset(
             raise ValueError(errors[0])
         confusion_matrix = sum(gather_object([confusion_matrix]))
         image_scores = gather_object(image_scores)
-    result = EvaluationResult(segmentation_scores(confusion_matrix), confusion_matrix, len(image_scores))
-    if not is_main:
-        return result
-
-    ranked = sorted((score, number) for score, number in image_scores if not math.isnan(score))
-    num_worst, num_best = min(num_examples, len(ranked) // 2), min(num_examples, (len(ranked) + 1) // 2)
-    chosen = {number: score for score, number in ranked[:num_worst] + ranked[len(ranked) - num_best :][::-1]}
-    # Predictions were not kept, so these few images are segmented once more.
-    again = segment_dataset(model, processor, dataset, settings, accelerator, numbers=list(chosen))
-    examples = [
-        Example(sample.name, sample.image, checked_ids(sample, id2label), _predicted_ids(scores), chosen[number])
-        for number, sample, scores in again
-    ]
-    result.worst.extend(examples[:num_worst])
-    result.best.extend(examples[num_worst:])
-    return result
+    return confusion_matrix, image_scores
 
 
 def checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
@@ -217,4 +292,12 @@ def _predicted_ids(scores: torch.Tensor) -> np.ndarray:
     return scores.argmax(dim=0).to(torch.uint8 if len(scores) <= 256 else torch.int64).cpu().numpy()
 
 
-__all__ = ["EvaluationResult", "Example", "checked_ids", "evaluate_dataset", "segment_dataset"]
+__all__ = [
+    "SENSOR_FAULTS",
+    "EvaluationResult",
+    "Example",
+    "SensorFault",
+    "checked_ids",
+    "evaluate_dataset",
+    "segment_dataset",
+]

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.reading import IGNORE_INDEX
 from ..files import write_whole
 from ..pictures import overlay_picture, side_by_side
-from .evaluator import EvaluationResult, Example
+from .evaluator import SENSOR_FAULTS, EvaluationResult, Example
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, Metric
 from .reports import Block, Heading, Picture, Table, Text, format_cell, write_report
 
@@ -25,22 +25,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CARD_TEXT = "Segments infrared images."  # of a new card, below its heading
+FAULTS_TEXT = (
+    "Missing: zeros after normalisation stand in for the auxiliary image. Shifted: it is moved to the right by so "
+    "many pixels of the original image, and its left column fills the gap."
+)
 LONGEST_PICTURE_SIDE = 1920  # pixels; keeps the report small
 
 
 def make_record(result: EvaluationResult, id2label: Mapping[int, str]) -> dict[str, Any]:
     """
     The numbers of `results.json`: the number of images, the table of metrics, that of each class with its `id` and
-    `name`, and the confusion matrix. `None` stands for what is undefined.
+    `name`, and the confusion matrix. Of a model of pairs also `sensor_faults`, the table of metrics with each fault.
+    `None` stands for what is undefined.
     """
 
     def defined(value: float) -> float | None:
         return None if math.isnan(value) else float(value)
 
+    def table(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+        return {metric.key: defined(metrics[metric.key]) for metric in METRICS}
+
+    faults = {name: table(metrics) for name, metrics in result.sensor_faults.items()}
     of_classes = {metric.key: result.metrics[f"per_category_{metric.key}"] for metric in CLASS_METRICS}
     return {
         "num_images": result.num_images,
-        **{metric.key: defined(result.metrics[metric.key]) for metric in METRICS},
+        **table(result.metrics),
+        **({"sensor_faults": faults} if faults else {}),
         "classes": [
             {"id": index, "name": id2label[index], **{key: defined(of_classes[key][index]) for key in of_classes}}
             for index in range(len(id2label))
@@ -58,6 +68,16 @@ def class_table(record: Mapping[str, Any]) -> Table:
 def summary_table(record: Mapping[str, Any]) -> Table:
     """One row for each of `METRICS`."""
     return Table(["", "value"], [[metric.label, record.get(metric.key)] for metric in METRICS])
+
+
+def fault_table(record: Mapping[str, Any]) -> Table | None:
+    """One row for sound pairs and one for each fault of the sensor, one column for each of `METRICS`."""
+    if not record.get("sensor_faults"):
+        return None
+    conditions = {"both images": record}
+    conditions |= {str(SENSOR_FAULTS[name]): found for name, found in record["sensor_faults"].items()}
+    rows = [[name, *(found.get(metric.key) for metric in METRICS)] for name, found in conditions.items()]
+    return Table(["", *(metric.label for metric in METRICS)], rows)
 
 
 def absent_classes(record: Mapping[str, Any]) -> str:
@@ -79,18 +99,31 @@ def headline_scores(record: Mapping[str, Any]) -> Iterator[tuple[Metric, str | N
 def format_result(result: EvaluationResult, id2label: Mapping[int, str]) -> str:
     """The result as text for a terminal."""
     record = make_record(result, id2label)
-    table = class_table(record)
-    cells = pd.DataFrame([[format_cell(cell) for cell in row] for row in table.rows], columns=table.headers)
-    alignment = ["left"] + ["right"] * len(CLASS_METRICS)
-    lines = [cells.to_markdown(index=False, tablefmt="plain", colalign=alignment, disable_numparse=True)]
+    lines = [_plain_table(class_table(record))]
     means = "  ".join(f"{label} {format_cell(value)}" for label, value in summary_table(record).rows)
     images = f"{result.num_images:,} image{'s' * (result.num_images != 1)}"
-    return "\n".join(filter(None, [*lines, absent_classes(record), f"{means}  ({images})"]))
+    lines += [absent_classes(record), f"{means}  ({images})"]
+    if (faults := fault_table(record)) is not None:
+        lines.append(_plain_table(faults))
+    return "\n".join(filter(None, lines))
+
+
+def _plain_table(table: Table) -> str:
+    """A table of one column of names and others of numbers as text."""
+    cells = pd.DataFrame([[format_cell(cell) for cell in row] for row in table.rows], columns=list(table.headers))
+    alignment = ["left"] + ["right"] * (len(table.headers) - 1)
+    return cells.to_markdown(index=False, tablefmt="plain", colalign=alignment, disable_numparse=True)
 
 
 def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
-    """Image, truth and prediction in a row."""
-    panels = [("image", overlay_picture(example.image, np.full(example.ids.shape, IGNORE_INDEX), id2label))]
+    """Image (of a pair both), truth and prediction in a row."""
+    nothing = np.full(example.ids.shape, IGNORE_INDEX)
+    images = (
+        {"image": example.image}
+        if example.visible is None
+        else {"infrared": example.image, "visible": example.visible}
+    )
+    panels = [(title, overlay_picture(image, nothing, id2label)) for title, image in images.items()]
     for title, ids in (("truth", example.ids), ("prediction", example.predicted_ids)):
         panels.append((title, overlay_picture(example.image, ids, id2label, with_legend=True)))
     picture = side_by_side(panels)
@@ -154,7 +187,10 @@ def write_results(
         OSError: if the files cannot be written.
     """
     record = make_record(result, id2label)
-    blocks: list[Block] = [summary_table(record), Heading("Classes"), class_table(record)]
+    blocks: list[Block] = [summary_table(record)]
+    if (faults := fault_table(record)) is not None:
+        blocks += [Heading("If the auxiliary image fails"), faults, Text(FAULTS_TEXT)]
+    blocks += [Heading("Classes"), class_table(record)]
     if absent_classes(record):
         blocks.append(Text(absent_classes(record)))
     caption = "Rows: true class; columns: what was predicted there, in percent of the row's pixels."
@@ -285,6 +321,7 @@ __all__ = [
     "absent_classes",
     "class_table",
     "confusion_matrix_figure",
+    "fault_table",
     "format_result",
     "headline_scores",
     "load_card",

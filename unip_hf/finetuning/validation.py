@@ -32,7 +32,7 @@ class Validation:
     Args:
         accelerator: Its processes share the rows, and its trackers get the pictures.
         processor: Image processor of the model.
-        rows: Dataset with the columns `image` and `annotation`.
+        rows: Dataset with the columns `image` and `annotation`, and `rgb` for a model of pairs.
         id2label (`dict[int, str]`): Names of the classes.
         settings: How images are segmented.
         output_dir (`Path`): Folder for `predictions/step-....png`, or, of layer-wise probing, for `layers.json` and
@@ -74,6 +74,7 @@ class Validation:
             panels: list[tuple[str, Image.Image | np.ndarray]] = [
                 (Path(example.name).name, grey_picture(example.image, self.processor))
             ]
+            panels += [] if example.visible is None else [("visible", grey_picture(example.visible))]
             title = f"prediction, {MAIN_METRIC.label} {example.mean_iou:.2f}"
             for name, ids in (("truth", example.ids), (title, example.predicted_ids)):
                 panels.append((name, overlay_picture(example.image, ids, self.id2label)))

@@ -147,7 +147,9 @@ def load_segmentation_model(
     checkpoint = os.fspath(checkpoint)
     if is_exported(checkpoint):
         folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or "."
-        return load_exported_model(checkpoint, device), load_processor(folder)
+        exported, processor = load_exported_model(checkpoint, device), load_processor(folder)
+        _check_roles(checkpoint, exported.config, processor)
+        return exported, processor
     config = _read_config(checkpoint)
     kind = (config.architectures or [config.model_type])[0]
     if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
@@ -159,7 +161,19 @@ def load_segmentation_model(
             f"{checkpoint!r} holds {kind}, which is not a trained segmentation model: {len(missing)} weights are "
             f"missing, {missing[0]!r} among them. Fine-tune it first."
         )
-    return model.eval().to(device), load_processor(checkpoint)
+    processor = load_processor(checkpoint)
+    _check_roles(checkpoint, config, processor)
+    return model.eval().to(device), processor
+
+
+def _check_roles(checkpoint: str, config: PreTrainedConfig, processor: UnipImageProcessor) -> None:
+    """Raises a `ValueError` if a model of pairs and its processor do not agree on which image is the main one."""
+    main = getattr(config, "main_modality", processor.main_modality)
+    if getattr(config, "fusion", None) is not None and main != processor.main_modality:
+        raise ValueError(
+            f"The main image of the model in {checkpoint!r} is {main}, but its preprocessor_config.json says "
+            f"{processor.main_modality}: save UnipImageProcessor(main_modality={main!r}, ...) there."
+        )
 
 
 __all__ = ["fingerprint", "is_random_start", "load_config", "load_processor", "load_segmentation_model"]

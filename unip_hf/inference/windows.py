@@ -12,6 +12,7 @@ from torch import nn
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
+from ..modeling.image_settings_unip import OTHER_MODALITY
 from .exported import EndToEndModel, ExportedModel
 
 
@@ -95,6 +96,12 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def reads_pairs(model: nn.Module) -> bool:
+    """Whether a model reads pairs of an infrared and a visible image."""
+    config: Any = getattr(model, "config", None)
+    return getattr(config, "fusion", None) is not None
+
+
 def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Maps `(B, C, h, w)` to `(B, C, *size)`."""
     return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
@@ -113,6 +120,7 @@ def sliding_window_logits(
     stride: int = 341,
     batch_size: int = 8,
     output_device: str | torch.device | None = None,
+    auxiliary_pixel_values: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Logits of images of any size from overlapping windows, averaged where they overlap.
@@ -127,16 +135,25 @@ def sliding_window_logits(
         stride: Pixels from one window to the next, at most `window_size`.
         batch_size: How many windows the model gets at once; they may come from several images.
         output_device: Where logits of full size are added up; by default the model's device.
+        auxiliary_pixel_values: For a model of pairs: the processed other images, of the same size.
 
     Returns:
         float32 `torch.Tensor` of shape `(batch_size, classes, height, width)` on `output_device`.
 
     Raises:
-        ValueError: if window, stride or batch size is out of range.
+        ValueError: if window, stride or batch size is out of range, or the images of pairs differ in number or size.
     """
     InferenceSettings(window_size, stride, batch_size=batch_size)  # checks them
     parameter = next(model.parameters())
     images, _, height, width = pixel_values.shape
+    inputs = {"pixel_values": pixel_values}
+    if auxiliary_pixel_values is not None:
+        inputs["auxiliary_pixel_values"] = auxiliary_pixel_values
+        if (sizes := auxiliary_pixel_values.shape[-2:]) != (height, width) or len(auxiliary_pixel_values) != images:
+            raise ValueError(
+                f"pixel_values holds {images} images of {height}x{width} pixels (height x width), but "
+                f"auxiliary_pixel_values {len(auxiliary_pixel_values)} of {sizes[0]}x{sizes[1]}."
+            )
     window = (min(window_size, height), min(window_size, width))
     rows, columns = _window_starts(height, window_size, stride), _window_starts(width, window_size, stride)
     corners = list(itertools.product(range(images), rows, columns))
@@ -147,10 +164,13 @@ def sliding_window_logits(
     with inference_mode(model):
         for first in range(0, len(corners), batch_size):
             batch = corners[first : first + batch_size]
-            windows = torch.stack(
-                [pixel_values[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
-            )  # (b, channels, window, window)
-            logits = model(windows.to(parameter.device, parameter.dtype)).logits.float()
+            windows = {
+                name: torch.stack(
+                    [values[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
+                ).to(parameter.device, parameter.dtype)
+                for name, values in inputs.items()
+            }  # (b, channels, window, window)
+            logits = model(windows.pop("pixel_values"), **windows).logits.float()
             logits = _resize(logits, window).to(counts.device)  # (b, classes, window, window)
             if total is None:
                 total = logits.new_zeros(images, logits.shape[1], height, width)
@@ -166,6 +186,8 @@ def segment_image(
     processor: UnipImageProcessor,
     image: ImageLike,
     settings: InferenceSettings = DEFAULT_SETTINGS,
+    auxiliary_image: ImageLike | None = None,
+    is_auxiliary_missing: bool = False,
 ) -> torch.Tensor:
     """
     Scores of every class at every pixel of an image, at its own size.
@@ -179,6 +201,10 @@ def segment_image(
         image: `(height, width)` or `(height, width, channels)` with the depth that the camera gave, or anything else
             that the processor takes.
         settings: Windows, flipping, scales.
+        auxiliary_image: For a model of pairs: the other image, of the same size. Which of the two is the infrared one
+            says `config.main_modality` of the model.
+        is_auxiliary_missing: For a model of pairs: whether to go without the other image. Zeros, which are the mean of
+            normalised images, stand in for it.
 
     Returns:
         float32 `torch.Tensor` of shape `(classes, height, width)` on the model's device, or on
@@ -186,13 +212,17 @@ def segment_image(
         whole frame and gives 1 for the class of a pixel and 0 for all others.
 
     Raises:
-        FileNotFoundError, ValueError: if the image cannot be used.
+        FileNotFoundError, ValueError: if an image cannot be used, or there are not as many as the model reads.
     """
     array = to_channels_last(read_image(image))  # (H, W, C)
+    frames = {"images": array}
+    if auxiliary_image is not None:
+        frames["auxiliary_images"] = to_channels_last(read_image(auxiliary_image))
+    _check_pair(model, auxiliary_image is not None, is_auxiliary_missing)
     if isinstance(model, EndToEndModel):
         if settings.flip or settings.scales != (1.0,):
             raise ValueError("An end-to-end file takes the whole frame once: leave out flip and scales.")
-        return model.scores(array)
+        return model.scores(*frames.values())
     height, width = array.shape[:2]
     passes = [
         (scale, flipped) for scale in settings.scales for flipped in ((False, True) if settings.flip else (False,))
@@ -204,12 +234,19 @@ def segment_image(
             if scale != 1:
                 sides = (max(1, int(side * scale + 0.5)) for side in processor.output_size(height, width))
                 resizing = {"do_resize": True, "size": dict(zip(("height", "width"), sides))}
-            inputs = processor(array, return_tensors="pt", input_data_format="channels_last", **resizing)
-            pixel_values = inputs["pixel_values"].flip(-1) if is_flipped else inputs["pixel_values"]
+            inputs = processor(**frames, return_tensors="pt", input_data_format="channels_last", **resizing)
+            pixel_values, auxiliary = inputs["pixel_values"], inputs.get("auxiliary_pixel_values")
+            if is_auxiliary_missing:
+                channels = processor.auxiliary_num_channels
+                auxiliary = pixel_values.new_zeros(1, channels, *pixel_values.shape[-2:])
+            if is_flipped:
+                pixel_values, auxiliary = (
+                    None if part is None else part.flip(-1) for part in (pixel_values, auxiliary)
+                )
             window_size = settings.window_size or max(pixel_values.shape[-2:])
             stride = settings.stride if settings.window_size else window_size
             logits = sliding_window_logits(
-                model, pixel_values, window_size, stride, settings.batch_size, settings.output_device
+                model, pixel_values, window_size, stride, settings.batch_size, settings.output_device, auxiliary
             )
             scores = _resize(logits, (height, width))[0]  # (classes, H, W)
             if len(passes) == 1:
@@ -221,4 +258,19 @@ def segment_image(
     return average
 
 
-__all__ = ["DEFAULT_SETTINGS", "InferenceSettings", "segment_image", "sliding_window_logits"]
+def _check_pair(model: nn.Module, is_pair: bool, is_auxiliary_missing: bool) -> None:
+    """Raises a `ValueError` if a model does not read what was given."""
+    if not reads_pairs(model):
+        if is_pair or is_auxiliary_missing:
+            raise ValueError("This model reads one image at a time: leave out the auxiliary image.")
+    elif is_pair and is_auxiliary_missing:
+        raise ValueError("The auxiliary image is given and said to be missing: choose one.")
+    elif not is_pair and not is_auxiliary_missing:
+        main = getattr(model.config, "main_modality", "infrared")
+        raise ValueError(
+            f"This model reads pairs: beside the {main} image it needs the {OTHER_MODALITY[main]} image of the same "
+            "scene, the auxiliary image."
+        )
+
+
+__all__ = ["DEFAULT_SETTINGS", "InferenceSettings", "reads_pairs", "segment_image", "sliding_window_logits"]
