@@ -232,8 +232,8 @@ def describe_trained(model: PreTrainedModel) -> str:
     for parameter in encoder.parameters():
         counts[parameter.requires_grad] += parameter.numel()
     trained, frozen = counts[True], counts[False]
-    is_small = 0 < trained < frozen
-    if not is_small:
+    has_frozen_layers = any(isinstance(m, nn.Linear) and not m.weight.requires_grad for m in encoder.modules())
+    if not trained or not has_frozen_layers:
         return ""
     head = sum(p.numel() for p in model.parameters() if p.requires_grad) - trained
     return (

@@ -20,6 +20,8 @@ def find_blocks(model: nn.Module) -> str | None:
     encoder_name = _encoder_name(model)
     sizes: dict[str, int] = {}  # of lists of modules that are not inside another list
     for name, module in model.get_submodule(encoder_name).named_modules(prefix=encoder_name):
+        if name.removeprefix(f"{encoder_name}.").startswith("fusion."):  # adapters beside the blocks
+            continue
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in sizes):
             sizes[name] = sum(parameter.numel() for parameter in module.parameters())
     if not sizes:
