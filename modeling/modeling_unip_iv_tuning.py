@@ -73,7 +73,7 @@ class UnipFeatureTransform(nn.Module):
 
 
 class UnipAdapterLinear(nn.Linear):
-    """A linear layer, `(..., in_features)` to `(..., out_features)`; it starts from a truncated normal distribution."""
+    """A linear layer, `(..., in_features)` to `(..., out_features)`, started from a truncated normal distribution."""
 
 
 class UnipHybridAdapter(nn.Module):
