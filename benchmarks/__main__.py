@@ -1,8 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Measures this library beside what it is compared with: the import, image processing, attention, the mean-IoU metric,
-and for pre-training the loss, several students at once, and the input. `pretraining_cost` calculates what pre-training
-takes on GPUs, without one. It runs only if it is asked for.
+training steps of small parts and of pairs, and for pre-training the loss, several students at once, and the input.
+`pretraining_cost` calculates what pre-training takes on GPUs, without one. It runs only if it is asked for.
 
     python -m benchmarks
     python -m benchmarks --only input --images my-images
@@ -23,7 +23,7 @@ from unip_hf.scripts.options import make_parser
 from .measuring import median_milliseconds, row
 
 
-MEASUREMENTS = ("import", "processor", "attention", "metric", "loss", "students", "input")
+MEASUREMENTS = ("import", "processor", "attention", "metric", "loss", "students", "fusion", "input")
 CALCULATIONS = ("pretraining_cost",)
 
 
@@ -40,7 +40,7 @@ def command_parser() -> argparse.ArgumentParser:
         "--repeats",
         type=int,
         default=9,
-        help="the median counts; students on a CPU have at most 3\n(default: %(default)s)",
+        help="the median counts; students and fusion on a CPU have at most 3\n(default: %(default)s)",
     )
     parser.add_argument("--images", type=Path, help="folder of JPEG files for input, instead of drawn ones")
     return parser
@@ -178,7 +178,7 @@ def measure_metric(repeats: int) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
-    from . import pretraining
+    from . import fusion, pretraining
 
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.repeats} repeats"
@@ -190,6 +190,7 @@ def main(arguments: Sequence[str]) -> None:
         "metric": measure_metric,
         "loss": pretraining.measure_loss,
         "students": pretraining.measure_students,
+        "fusion": fusion.measure_fusion,
         "input": lambda repeats: pretraining.measure_input(repeats, options.images),
         "pretraining_cost": lambda repeats: pretraining.print_cost(),
     }

@@ -17,6 +17,7 @@ UNIP_SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
 }
+NUM_UNIRGB_IR_STAGES = 4
 
 
 @strict
@@ -71,13 +72,14 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         feature_layers (`list[int]`, *optional*):
             Blocks that segmentation reads. `None` means the last block. For [`UnipForSemanticSegmentation`] one block
             feeds all four scales (LL-FPN); four blocks, such as `[4, 6, 8, 12]`, give the classic pyramid. For
-            [`UnipForLinearSegmentation`] the listed blocks are concatenated. With `backbone_config`, these are its
-            stages (of a plain ViT, its blocks; of timm, its feature maps), and `None` means those that it names.
+            [`UnipForLinearSegmentation`] the listed blocks are concatenated; the other heads take one or four. With
+            `backbone_config`, these are its stages (of a plain ViT, its blocks; of timm, its feature maps), and `None`
+            means those that it names.
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Bins per side in the pyramid pooling of the head.
         decoder_channels (`int`, *optional*):
-            Channels of the head; `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
-            most 512.
+            Channels of the head. `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
+            most 512; for [`UnipForMlaSegmentation`] and [`UnipForSegformerSegmentation`] it means 256.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):
@@ -101,11 +103,27 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             With `fusion`: input channels of the other image.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             With `fusion`: whether only what the method adds is trained, and the head.
+        backbone_checkpoint (`str`, *optional*):
+            Folder or name on the Hub that the frozen weights came from. With `fusion`, training notes it. Where only
+            what was trained is saved, loading reads the other weights there.
+        backbone_fingerprint (`str`, *optional*):
+            SHA-256 of the weights in `backbone_checkpoint`, set in a saved file that needs them.
         use_cls_token (`bool`, *optional*, defaults to `True`):
             Whether CLS goes through the blocks with the patches. Only `fusion` can do without it, as some published
             networks do.
         prompt_channels (`int`, *optional*, defaults to 8):
             With IV-tuning: inner channels where the first prompt is made (64 in the published detection network).
+        fusion_channels (`int`, *optional*, defaults to 64):
+            With UniRGB-IR: channels of the two stems of its feature pool, a multiple of 4.
+        window_size (`int`, *optional*):
+            With UniRGB-IR, for parity with its published ViT (14): patches per side of the windows within which all
+            blocks but those of `global_layers` attend. `None` attends to the whole image everywhere. Like
+            `relative_position_size`, it needs `use_cls_token=False`.
+        global_layers (`list[int]`, *optional*):
+            With `window_size`: blocks that attend to the whole image. `None` means the last block of each stage.
+        relative_position_size (`int`, *optional*):
+            With UniRGB-IR, for parity with its published ViT (768): adds relative positions, which are trained, to the
+            attention of every block. Outside windows they are stored for square images of this many pixels.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of a backbone of [`~transformers.AutoBackbone`] that segmentation reads in place of UNIP's
             own encoder. The fields of the encoder above, `hidden_size` to `layer_scale_init_value`, then mean nothing,
@@ -155,8 +173,14 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     main_modality: Literal["infrared", "visible"] = "infrared"
     auxiliary_num_channels: int = 3
     freeze_backbone: bool = True
+    backbone_checkpoint: str | None = None
+    backbone_fingerprint: str | None = None
     use_cls_token: bool = True
     prompt_channels: int = 8
+    fusion_channels: int = 64
+    window_size: int | None = None
+    global_layers: list[int] | tuple[int, ...] | None = None
+    relative_position_size: int | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -241,6 +265,50 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"fusion={self.fusion!r} adapts UNIP's own encoder: leave backbone_config out.")
         if self.backbone_config is None:
             check_layers(self.feature_layers or (), "blocks", self.num_hidden_layers)
+        self._check_unirgb_ir()
+
+    def _check_unirgb_ir(self) -> None:
+        options = ("window_size", "global_layers", "relative_position_size")
+        given = [name for name in options if getattr(self, name) is not None]
+        if self.fusion != "unirgb_ir":
+            if given:
+                raise ValueError(f'{given[0]} is an option of UniRGB-IR: set fusion="unirgb_ir", or leave it out.')
+            return
+        if self.num_hidden_layers % NUM_UNIRGB_IR_STAGES:
+            raise ValueError(
+                f"UniRGB-IR has {NUM_UNIRGB_IR_STAGES} stages of equal depth: num_hidden_layers must be a multiple of "
+                f"{NUM_UNIRGB_IR_STAGES}, got {self.num_hidden_layers}."
+            )
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                "UniRGB-IR divides half the width among the heads: hidden_size must be a multiple of twice "
+                f"num_attention_heads, got {self.hidden_size} and {self.num_attention_heads}."
+            )
+        if self.fusion_channels < 4 or self.fusion_channels % 4:
+            raise ValueError(f"fusion_channels must be a multiple of 4, got {self.fusion_channels}.")
+        if given and self.use_cls_token:
+            raise ValueError(f"{given[0]} needs patches alone: set use_cls_token=False.")
+        if self.window_size is not None and self.window_size < 1:
+            raise ValueError(f"window_size must be at least 1, got {self.window_size}.")
+        if self.relative_position_size is not None and self.relative_position_size < self.patch_size:
+            raise ValueError(
+                f"relative_position_size must be at least one patch of {self.patch_size} pixels, got "
+                f"{self.relative_position_size}."
+            )
+        if self.global_layers is not None and self.window_size is None:
+            raise ValueError("global_layers needs window_size: without windows all blocks attend to the whole image.")
+        check_layers(self.global_layers or (), "blocks", self.num_hidden_layers, "global_layers")
+
+    @property
+    def stage_depth(self) -> int:
+        """Blocks in each stage of UniRGB-IR."""
+        return self.num_hidden_layers // NUM_UNIRGB_IR_STAGES
+
+    def window_of(self, layer: int) -> int | None:
+        """Patches per side of the windows of a block, numbered from 1; `None` if it attends to the whole image."""
+        depth = self.stage_depth
+        layers = self.global_layers or [(stage + 1) * depth for stage in range(NUM_UNIRGB_IR_STAGES)]
+        return None if layer in layers else self.window_size
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary. Newer fields are left out where they are not used, so that older files stay as they are."""
@@ -252,19 +320,25 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             "main_modality": "infrared",
             "auxiliary_num_channels": 3,
             "freeze_backbone": True,
+            "backbone_checkpoint": None,
+            "backbone_fingerprint": None,
             "use_cls_token": True,
             "prompt_channels": 8,
+            "fusion_channels": 64,
+            "window_size": None,
+            "global_layers": None,
+            "relative_position_size": None,
         }
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 
 
-def check_layers(layers: Sequence[int], what: str, count: int) -> None:
-    """Raises a `ValueError` if `layers` names blocks (or stages) outside 1 to `count`."""
+def check_layers(layers: Sequence[int], what: str, count: int, field: str = "feature_layers") -> None:
+    """Raises a `ValueError` if `layers`, the value of `field`, names blocks (or stages) outside 1 to `count`."""
     outside = [number for number in layers if not 1 <= number <= count]
     if outside:
         raise ValueError(
-            f"feature_layers={layers} names {what} that do not exist: {outside}. "
+            f"{field}={layers} names {what} that do not exist: {outside}. "
             f"{what.capitalize()} are numbered from 1 to {count}."
         )
 

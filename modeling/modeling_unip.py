@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_unip import UnipConfig
@@ -24,6 +26,13 @@ from .modeling_unip_layers import (
     resize_position_embeddings,
     sine_cosine_position_embeddings,
 )
+from .trained_weights_unip import add_backbone, without_backbone
+
+
+logger = logging.get_logger(__name__)
+
+# Arguments of `from_pretrained` that say where files of the Hub are.
+DOWNLOAD = ("cache_dir", "force_download", "proxies", "local_files_only", "token")
 
 
 class UnipPreTrainedModel(PreTrainedModel):
@@ -77,9 +86,42 @@ class UnipPreTrainedModel(PreTrainedModel):
         self._freeze()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in `transformers`. A folder that holds only what was trained needs its backbone; `backbone_checkpoint`, a
+        field of the configuration, says another place.
+
+        Raises:
+            ValueError: if the backbone is missing, or is another one.
+        """
+        source, config = pretrained_model_name_or_path, kwargs.get("config")
+        download = {name: kwargs[name] for name in DOWNLOAD if name in kwargs}
+        if source is None:
+            fields = {}
+        elif isinstance(config, PreTrainedConfig):
+            fields = vars(config)
+        else:
+            placed = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+            fields, _ = UnipConfig.get_config_dict(config or source, **download, **placed)
+        digest = fields.get("backbone_fingerprint")
+        if digest is None:
+            loaded = super().from_pretrained(source, *args, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+        else:
+            is_asked = kwargs.pop("output_loading_info", False)
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity_error()  # it would report as missing what is filled in below
+            try:
+                model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            finally:
+                logging.set_verbosity(verbosity)
+            checkpoint = model.config.backbone_checkpoint
+            missing = add_backbone(model, report["missing_keys"], str(source), checkpoint, digest, **download)
+            if missing:
+                logger.warning(f"Not in {str(source)!r}, newly initialised: {', '.join(sorted(missing))}.")
+            report["missing_keys"] = missing
+            model.config.backbone_fingerprint = None  # it is whole now
+            loaded = (model, report) if is_asked else model
         model._freeze()  # loading has made every parameter trainable
         return loaded
 
@@ -124,10 +166,21 @@ class UnipPreTrainedModel(PreTrainedModel):
         embeddings.grid_size = grid_size
         self.config.image_size = image_size
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, only_trained: bool = False, **kwargs: Any
+    ) -> None:
         """
         Saves weights, configuration, and the code that loads them without this library (`trust_remote_code=True`).
         The image processor is saved by its own `save_pretrained`.
+
+        Args:
+            save_directory: The folder.
+            only_trained (`bool`, *optional*, defaults to `False`): Leave out the frozen weights that are still as in
+                the checkpoint that the model was made from, `config.backbone_checkpoint`. Loading reads them there.
+            args, kwargs: As in `transformers`.
+
+        Raises:
+            ValueError: with `only_trained`, if that checkpoint cannot be read or nothing is left out.
         """
         # These imports also make `transformers` copy the files into the folder.
         from .modeling_unip_heads import SEGMENTATION_MODELS
@@ -145,7 +198,17 @@ class UnipPreTrainedModel(PreTrainedModel):
             models = {"AutoModelForSemanticSegmentation": segmentation}
         files = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in models.items()}
         self.config.auto_map = {"AutoConfig": "configuration_unip.UnipConfig", **files}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        if only_trained:
+            config = self.config
+            config.backbone_checkpoint = config.backbone_checkpoint or config.name_or_path or None
+            whole = kwargs.get("state_dict") or self.state_dict()
+            kwargs["state_dict"], config.backbone_fingerprint = without_backbone(
+                self, whole, config.backbone_checkpoint
+            )
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.backbone_fingerprint = None
 
 
 class UnipModel(UnipPreTrainedModel):

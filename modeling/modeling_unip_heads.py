@@ -2,6 +2,8 @@
 """The segmentation models: one line for each head."""
 
 from .modeling_unip_linear import UnipForLinearSegmentation
+from .modeling_unip_mla import UnipForMlaSegmentation
+from .modeling_unip_segformer import UnipForSegformerSegmentation
 from .modeling_unip_segmentation import UnipSegmentationModel
 from .modeling_unip_upernet import UnipForSemanticSegmentation
 
@@ -11,6 +13,8 @@ from .modeling_unip_upernet import UnipForSemanticSegmentation
 SEGMENTATION_MODELS: tuple[type[UnipSegmentationModel], ...] = (
     UnipForSemanticSegmentation,
     UnipForLinearSegmentation,
+    UnipForMlaSegmentation,
+    UnipForSegformerSegmentation,
 )
 
 __all__ = ["SEGMENTATION_MODELS"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the UNIP encoder is made of: positions, embeddings, attention, blocks."""
+"""What the UNIP encoder is made of (positions, embeddings, attention, blocks), and the convolution of the heads."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,7 +86,8 @@ def whole_patches(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Pads images with zeros, which is mean intensity, at the bottom and on the right."""
     height, width = pixel_values.shape[-2:]
-    if tuple(size) == (height, width):
+    # An exported graph must hold for every size, so it pads even by nothing.
+    if not torch.compiler.is_exporting() and tuple(size) == (height, width):
         return pixel_values
     return nn.functional.pad(pixel_values, (0, size[1] - width, 0, size[0] - height))
 
@@ -175,6 +176,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out: `(batch_size, tokens, heads, head_dim)`, and `(batch_size, heads, tokens, tokens)`."""
     attention = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, heads, N, N)
+    if attention_mask is not None:
+        attention = attention + attention_mask
     attention = nn.functional.softmax(attention, dim=-1, dtype=torch.float32).to(query.dtype)
     return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
 
@@ -296,8 +299,25 @@ class UnipLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.layer_scale2(update))
 
 
+class UnipConvModule(nn.Module):
+    """
+    Convolution (same padding, no bias), batch norm, ReLU: `(batch_size, in_channels, height, width)` to
+    `(batch_size, out_channels, ceil(height / stride), ceil(width / stride))`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__()
+        padding = kernel_size // 2
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.batch_norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return nn.functional.relu(normalize_batch(self.convolution(maps), self.batch_norm))
+
+
 __all__ = [
     "UnipAttention",
+    "UnipConvModule",
     "UnipEmbeddings",
     "UnipLayer",
     "UnipLayerScale",

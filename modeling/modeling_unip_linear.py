@@ -31,10 +31,8 @@ class UnipForLinearSegmentation(UnipSegmentationModel):
     def describe_head(self) -> str:
         return f"one linear classifier on {self._describe_blocks()}"
 
-    def _classify(
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.classifier(torch.cat(self._at_one_size(feature_maps), dim=1)), None
+    def _classify(self, feature_maps: list[torch.Tensor], with_auxiliary: bool) -> tuple[torch.Tensor, ...]:
+        return (self.classifier(torch.cat(self._at_one_size(feature_maps), dim=1)),)
 
     def _at_one_size(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
         finest = self.feature_strides.index(min(self.feature_strides))

@@ -16,9 +16,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
-from .modeling_unip_fusion import UnipFusionModel
+from .modeling_unip_fusion import UnipFusionModel, check_pair
 from .modeling_unip_iv_tuning import UnipIVTuningModel
-from .modeling_unip_layers import normalize_batch
+from .modeling_unip_layers import UnipConvModule, check_pixel_values
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -41,10 +41,11 @@ class UnipSemanticSegmenterOutput(SemanticSegmenterOutput):
         hidden_states (`tuple[torch.Tensor]`): Embeddings and block outputs, if asked for.
         attentions (`tuple[torch.Tensor]`): Attention of each block, if asked for.
         auxiliary_logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores of the auxiliary
-            head at a sixteenth of the input size, in training or if labels were given.
+            head at a sixteenth of the input size, in training or if labels were given; of several auxiliary heads a
+            tuple of such tensors.
     """
 
-    auxiliary_logits: torch.Tensor | None = None
+    auxiliary_logits: torch.Tensor | tuple[torch.Tensor, ...] | None = None
 
 
 def resize(maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
@@ -88,21 +89,6 @@ def make_classifier(channels: int, config: UnipConfig) -> nn.Conv2d:
     return nn.Conv2d(channels, config.num_labels or 0, kernel_size=1)
 
 
-class UnipConvModule(nn.Module):
-    """
-    Convolution (same padding, no bias), batch norm, ReLU: `(batch_size, in_channels, height, width)` to
-    `(batch_size, out_channels, height, width)`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.batch_norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return nn.functional.relu(normalize_batch(self.convolution(maps), self.batch_norm))
-
-
 class UnipSegmentationModel(UnipPreTrainedModel):
     """
     What all segmentation models share: an encoder up to the last block that is read, the loss, and its checks.
@@ -114,6 +100,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
     - `freezes_encoder` (`bool`): Whether the head is trained alone. The encoder then keeps its evaluation mode.
     - `published_names` (`list[tuple[str, str]]`): Names of its tensors in published checkpoints, without the prefix
       `backbone.`, and here; `{i}` stands for a number.
+    - `published_classifier` (`str`): The published name of its classifier.
     - `num_published_features` (`int`, *optional*): How many block outputs the published network hands to its head.
       `None` means as many as the classifier is wide.
     """
@@ -124,6 +111,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
     task: str
     freezes_encoder = False
     published_names: list[tuple[str, str]] = []
+    published_classifier = "decode_head.conv_seg"
     num_published_features: int | None = None
 
     def __init__(self, config: UnipConfig):
@@ -176,12 +164,24 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         what = f"{'block' if is_plain else 'stage'}{'s' if len(blocks) > 1 else ''}"
         return f"{what} {', '.join(map(str, blocks))}{of_backbone}"
 
-    def _classify(
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _four(self, of_maps: list[Any]) -> list[Any]:
+        """
+        What belongs to four maps: one block feeds all four.
+
+        Raises:
+            ValueError: if there are neither one nor four.
+        """
+        if len(of_maps) not in (1, 4):
+            raise ValueError(
+                f"feature_layers={self.feature_layers} has {len(of_maps)} blocks: the head takes one block for all "
+                "four levels, or four."
+            )
+        return of_maps * (4 // len(of_maps))
+
+    def _classify(self, feature_maps: list[torch.Tensor], with_auxiliary: bool) -> tuple[torch.Tensor, ...]:
         """
         Maps of `feature_layers`, `(batch_size, feature_channels, padded_height / stride, padded_width / stride)`, to
-        logits, and to those of an auxiliary head if the model has one and they are wanted.
+        logits, and to those of each auxiliary head if the model has any and they are wanted.
         """
         raise NotImplementedError
 
@@ -233,7 +233,8 @@ class UnipSegmentationModel(UnipPreTrainedModel):
                 checked where the labels are on the CPU.
         """
         if self.config.fusion is not None:
-            kwargs["auxiliary_pixel_values"] = self._check_pair(pixel_values, auxiliary_pixel_values)
+            check_pixel_values(pixel_values, self.config.num_channels, self.config.patch_size)
+            kwargs["auxiliary_pixel_values"] = check_pair(self.config, pixel_values, auxiliary_pixel_values)
         elif auxiliary_pixel_values is not None:
             raise ValueError("This model reads one image: auxiliary_pixel_values needs a model with config.fusion.")
         segment = self._segment if isinstance(self.unip, UnipModel) else self._segment_with_backbone
@@ -258,26 +259,6 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         scored.hidden_states, scored.attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return scored
 
-    def _check_pair(self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None) -> torch.Tensor:
-        """The second image of each pair; a one-channel image is repeated for each channel that is read."""
-        main = self.config.main_modality
-        other = "visible" if main == "infrared" else "infrared"
-        if auxiliary_pixel_values is None:
-            raise ValueError(
-                f"This model reads pairs: pixel_values is the {main} image, and auxiliary_pixel_values, the {other} "
-                "image of the same scene, is missing."
-            )
-        channels = self.config.auxiliary_num_channels
-        if auxiliary_pixel_values.ndim == 4 and auxiliary_pixel_values.shape[1] == 1:
-            auxiliary_pixel_values = auxiliary_pixel_values.expand(-1, channels, -1, -1)
-        expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
-        if tuple(auxiliary_pixel_values.shape) != expected:
-            raise ValueError(
-                f"auxiliary_pixel_values, the {other} images, is of shape {tuple(auxiliary_pixel_values.shape)}, but "
-                f"these pixel_values need {expected}: pairs are aligned and of the same size."
-            )
-        return auxiliary_pixel_values
-
     def _check(self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None) -> None:
         self._check_output_attentions(output_attentions)
         if pixel_values is not None and labels is not None:
@@ -287,17 +268,19 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         self, feature_maps: list[torch.Tensor], pixel_values: torch.Tensor, labels: torch.Tensor | None
     ) -> UnipSemanticSegmenterOutput:
         """Logits of maps that cover the padded images, cut to the images, and the loss."""
-        logits, auxiliary_logits = self._classify(feature_maps, self.training or labels is not None)
+        all_logits = self._classify(feature_maps, self.training or labels is not None)
         size, padded_size = pixel_values.shape[-2:], self.unip.padded_size(pixel_values)
-        logits = crop_to_image(logits, padded_size, size)
-        if auxiliary_logits is not None:
-            auxiliary_logits = crop_to_image(auxiliary_logits, padded_size, size)
+        logits, *auxiliary = [crop_to_image(one, padded_size, size) for one in all_logits]
         loss = None
         if labels is not None:
             loss = self._cross_entropy(logits, labels)
-            if auxiliary_logits is not None:
-                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
-        return UnipSemanticSegmenterOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary_logits)
+            for one in auxiliary:
+                loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(one, labels)
+        return UnipSemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            auxiliary_logits=tuple(auxiliary) if len(auxiliary) > 1 else next(iter(auxiliary), None),
+        )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])

@@ -205,13 +205,11 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
         pyramid = "last-layer feature pyramid (LL-FPN)" if len(set(self.feature_layers)) == 1 else "feature pyramid"
         return f"{pyramid} on {self._describe_blocks()}, UPerNet"
 
-    def _classify(
-        self, feature_maps: list[torch.Tensor], with_auxiliary: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _classify(self, feature_maps: list[torch.Tensor], with_auxiliary: bool) -> tuple[torch.Tensor, ...]:
         pyramid = feature_maps if self.pyramid is None else self.pyramid(feature_maps)
         logits = self.decode_head(pyramid)
         if self.auxiliary_head is None or not with_auxiliary:
-            return logits, None
+            return (logits,)
         return logits, self.auxiliary_head(pyramid[2])
 
 

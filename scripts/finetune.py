@@ -7,6 +7,7 @@ images with masks; or probes frozen blocks with linear classifiers.
     unip finetune --model unip-small --data_dir my-images --output_dir outputs/probe --layerwise_probe
     unip finetune --model timm:vit_small_patch16_224.dino --data_dir my-images --output_dir outputs/dino
     unip finetune --model nvidia/mit-b0 --data_dir my-images --output_dir outputs/segformer
+    unip finetune --model unip-small --data_dir my-pairs --output_dir outputs/pairs --fusion iv_tuning
     accelerate launch scripts/finetune.py --config recipe.yaml --output_dir outputs/small
 """
 
@@ -32,6 +33,13 @@ from unip_hf.scripts.options import (
     make_transform,
     make_window_settings,
     with_recipe,
+)
+from unip_hf.scripts.parts import (
+    add_optimizer_options,
+    add_parts_options,
+    check_parts,
+    make_optimizer,
+    prepare_parts,
 )
 from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
 
@@ -79,11 +87,11 @@ def command_parser() -> argparse.ArgumentParser:
         help="of a random start; 1 also for a ViT of timm or transformers",
     )
 
+    add_parts_options(parser)
     add_image_options(parser)
     recipe = add_recipe_options(parser, batch_size=8)
     recipe.add_argument("--num_warmup_steps", type=int, help="default: a tenth of all")
-    recipe.add_argument("--learning_rate", type=float, default=1e-4, help="default: %(default)s")
-    recipe.add_argument("--layer_decay", type=float, default=0.85, help="default: %(default)s")
+    add_optimizer_options(recipe)
     recipe.add_argument(
         "--loss_average",
         choices=["valid_pixels", "all_pixels"],
@@ -95,9 +103,10 @@ def command_parser() -> argparse.ArgumentParser:
     rare = parser.add_argument_group("rare classes", "not in the paper; all off by default")
     rare.add_argument(
         "--class_weights",
-        default="none",
-        metavar="none|enet|inverse_sqrt|FILE",
-        help='of the cross-entropy; a file is JSON, {"background": 0.5, "person": 10}',
+        nargs="+",
+        default=["none"],
+        metavar="none|enet|inverse_sqrt|FILE|NUMBERS",
+        help='of the cross-entropy; a file is JSON, {"background": 0.5, "person": 10};\nnumbers: one for each class',
     )
     rare.add_argument("--dice_loss_weight", type=float, default=0.0, help="add a Dice loss with this weight")
     rare.add_argument("--focal_gamma", type=float, default=0.0, help="focal loss, 2 for example")
@@ -124,8 +133,17 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         options.task = None
     check_training_options(options)
     check_positive(options, "shortest_edge", "longest_edge", "evaluate_every", "decoder_channels")
-    check_positive(options, "rare_class_sampling")
+    check_positive(options, "rare_class_sampling", "lora_rank", "decay_power")
     check_positive(options, "num_warmup_steps", "dice_loss_weight", "focal_gamma", or_zero=True)
+    check_positive(options, "final_learning_rate", "momentum", or_zero=True)
+    check_parts(options)
+    if len(options.class_weights) == 1:
+        (options.class_weights,) = options.class_weights
+        return options
+    try:
+        options.class_weights = [float(weight) for weight in options.class_weights]
+    except ValueError as error:
+        raise ValueError(f"--class_weights takes one word, or a number for each class: {error}.") from error
     return options
 
 
@@ -209,15 +227,24 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from accelerate.utils import set_seed
 
+    from unip_hf.data.reading import has_pairs
     from unip_hf.data.samples import RareClassBatches, ShuffledBatches, TrainingSamples, read_batches
     from unip_hf.evaluation import MAIN_METRIC
     from unip_hf.files import write_whole
-    from unip_hf.finetuning import UnipForLayerwiseProbing, Validation, load_model, set_training_mode
+    from unip_hf.finetuning import (
+        ModalityDropout,
+        UnipForLayerwiseProbing,
+        Validation,
+        describe_trained,
+        load_model,
+        merged_lora,
+        set_training_mode,
+    )
     from unip_hf.finetuning.backbones import describe_backbone
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
-    from unip_hf.training import TrainingLoop, TrainingSettings, layer_decay_parameter_groups, polynomial_schedule
+    from unip_hf.training import TrainingLoop, TrainingSettings, polynomial_schedule
 
     vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
     is_timm = options.model.startswith(TIMM_PREFIX)
@@ -240,7 +267,12 @@ def main(arguments: Sequence[str]) -> None:
         decoder_channels=options.decoder_channels,
         num_channels=options.num_channels,
         new_classifier=options.new_classifier,
+        fusion=options.fusion,
+        main_modality=options.main_modality,
+        freeze_backbone=not options.unfreeze,
     )
+    reads_pairs = getattr(model.config, "fusion", None) is not None
+    prepare_parts(options, model, has_pairs(rows))
     if options.loss_average is not None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
@@ -250,10 +282,16 @@ def main(arguments: Sequence[str]) -> None:
         weights = describe_backbone(options.model, model.base_model)
     # Weights of other libraries begin with UNIP's processor, which has the statistics of infrared images.
     checkpoint = None if weights is not None or is_random_start(options.model) else options.model
-    processor = make_image_processor(options, checkpoint, getattr(model.config, "num_channels", 3), weights)
-    start = ""
+    processor = make_image_processor(
+        options,
+        checkpoint,
+        getattr(model.config, "num_channels", 3),
+        weights,
+        model.config.main_modality if reads_pairs else None,
+    )
+    start = describe_trained(model)
     if weights is not None:
-        start = f"{weights.describe()}\n"
+        start = f"{weights.describe()}\n{start}"
         run.setdefault("found", {})["weights_license"] = weights.license
         del vit, weights  # which are in the model now
     settings = make_window_settings(options, model, window_size=options.crop_size)
@@ -261,17 +299,19 @@ def main(arguments: Sequence[str]) -> None:
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model = prepare_batch_norm(options, model, accelerator, division.per_device)
-    groups: Iterable[Any] = [p for p in model.parameters() if p.requires_grad]  # probes: biases decay, as published
-    if not getattr(model, "freezes_encoder", False):
-        groups = layer_decay_parameter_groups(model, options.learning_rate, options.layer_decay, options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, options.learning_rate, (0.9, 0.999), weight_decay=options.weight_decay)
+    optimizer = make_optimizer(options, model)
     if options.compile:
         model.compile()
 
     num_steps = options.num_steps or max(1, round(options.num_epochs * len(rows) / options.batch_size))
     num_warmup_steps = num_steps // 10 if options.num_warmup_steps is None else options.num_warmup_steps
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
-    samples = TrainingSamples(rows, make_transform(options, processor), len(id2label), options.seed)
+    final = options.final_learning_rate / options.learning_rate
+    samples: Any = TrainingSamples(
+        rows, make_transform(options, processor), len(id2label), options.seed, with_pairs=reads_pairs
+    )
+    if options.modality_dropout is not None:
+        samples = ModalityDropout(samples, options.modality_dropout, options.seed)
     loss, class_pixels = prepare_rare_classes(options, rows, id2label, accelerator, run)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
@@ -294,7 +334,7 @@ def main(arguments: Sequence[str]) -> None:
     def save_model(trained: Any, folder: Path) -> None:
         if isinstance(trained, UnipForLayerwiseProbing):
             trained = trained.linear_model(trained.best_layer or trained.feature_layers[-1])
-        save_with_processor(trained, processor, folder)
+        save_with_processor(merged_lora(trained), processor, folder, options.only_trained)
 
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps})
@@ -330,7 +370,9 @@ def main(arguments: Sequence[str]) -> None:
         batches=batches,
         compute_loss=loss,
         batch_weight=count_pixels,
-        schedule=lambda step: polynomial_schedule(step, num_steps, num_warmup_steps),
+        schedule=lambda step: polynomial_schedule(
+            step, num_steps, num_warmup_steps, power=options.decay_power, final=final
+        ),
         save_model=save_model,
         evaluate=validation,
         best_metric=MAIN_METRIC.key,

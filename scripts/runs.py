@@ -152,10 +152,12 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
     return accelerator
 
 
-def save_with_processor(model: "PreTrainedModel", processor: "UnipImageProcessor", folder: Path) -> None:
-    """Writes a checkpoint folder, whole or not at all."""
+def save_with_processor(
+    model: "PreTrainedModel", processor: "UnipImageProcessor", folder: Path, only_trained: bool = False
+) -> None:
+    """Writes a checkpoint folder, whole or not at all; with `only_trained` without what is frozen."""
     with write_whole(folder) as staged:
-        model.save_pretrained(staged)
+        model.save_pretrained(staged, **({"only_trained": True} if only_trained else {}))
         processor.save_pretrained(staged)
 
 

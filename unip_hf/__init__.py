@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .modeling.image_processing_unip import UnipImageProcessor
     from .modeling.modeling_unip import UnipBackbone, UnipModel
     from .modeling.modeling_unip_linear import UnipForLinearSegmentation
+    from .modeling.modeling_unip_mla import UnipForMlaSegmentation
     from .modeling.modeling_unip_pretraining import UnipForPreTraining
+    from .modeling.modeling_unip_segformer import UnipForSegformerSegmentation
     from .modeling.modeling_unip_upernet import UnipForSemanticSegmentation
     from .pipeline import UnipImageSegmentationPipeline
 
@@ -22,7 +24,9 @@ _MODULES = {
     "UnipBackbone": ".modeling.modeling_unip",
     "UnipConfig": ".modeling.configuration_unip",
     "UnipForLinearSegmentation": ".modeling.modeling_unip_linear",
+    "UnipForMlaSegmentation": ".modeling.modeling_unip_mla",
     "UnipForPreTraining": ".modeling.modeling_unip_pretraining",
+    "UnipForSegformerSegmentation": ".modeling.modeling_unip_segformer",
     "UnipForSemanticSegmentation": ".modeling.modeling_unip_upernet",
     "UnipImageProcessor": ".modeling.image_processing_unip",
     "UnipImageSegmentationPipeline": ".pipeline",
@@ -46,7 +50,9 @@ __all__ = [
     "UnipBackbone",
     "UnipConfig",
     "UnipForLinearSegmentation",
+    "UnipForMlaSegmentation",
     "UnipForPreTraining",
+    "UnipForSegformerSegmentation",
     "UnipForSemanticSegmentation",
     "UnipImageProcessor",
     "UnipImageSegmentationPipeline",

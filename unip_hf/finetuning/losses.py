@@ -17,12 +17,12 @@ from torch import nn
 from ..data.reading import IGNORE_INDEX
 
 
-def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str]) -> list[float]:
+def make_class_weights(kind: str | Sequence[float], shares: Sequence[float], names: Sequence[str]) -> list[float]:
     """
     Weights of the classes for [`SegmentationLoss`].
 
     Args:
-        kind (`str`): One of
+        kind (`str` or `Sequence[float]`): The weights themselves, or one of
 
             - `"enet"`: `1 / ln(1.02 + share)`, from 1.4 for a class that fills everything to 50 for one that never
               occurs ([ENet](https://huggingface.co/papers/1606.02147));
@@ -37,8 +37,12 @@ def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str])
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file does not give each class one weight of at least 0, and one of them above 0.
+        ValueError: if not each class has one weight of at least 0, and one of them above 0.
     """
+    if not isinstance(kind, str):
+        if len(kind) != len(names):
+            raise ValueError(f"--class_weights has {len(kind)} numbers, but there are {len(names)} classes: {names}.")
+        return _checked(kind, "--class_weights")
     if kind == "enet":
         return [1 / float(np.log(1.02 + share)) for share in shares]
     if kind == "inverse_sqrt":  # the mean of 1 / sqrt(share) over all pixels is the sum of sqrt(share)
@@ -55,9 +59,13 @@ def make_class_weights(kind: str, shares: Sequence[float], names: Sequence[str])
         raise ValueError(f'{kind!r} is not of the form {{"background": 0.5, "person": 10}}: {error}.') from error
     if set(weights) != set(names):
         raise ValueError(f"{kind!r} must give a weight to each of {list(names)}, but it names {sorted(weights)}.")
-    if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise ValueError(f"The weights in {kind!r} must be at least 0, and one of them above 0, got {weights}.")
-    return [weights[name] for name in names]
+    return _checked([weights[name] for name in names], repr(kind))
+
+
+def _checked(weights: Sequence[float], source: str) -> list[float]:
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        raise ValueError(f"The weights in {source} must be at least 0, and one of them above 0, got {list(weights)}.")
+    return list(weights)
 
 
 @dataclass
@@ -92,18 +100,21 @@ class SegmentationLoss:
 
         Args:
             model: Any model for semantic segmentation.
-            batch: `pixel_values` `(batch_size, channels, height, width)`, `labels` `(batch_size, height, width)`, and
-                `num_labelled`, how many pixels have a class.
+            batch: `pixel_values` `(batch_size, channels, height, width)`, of pairs also `auxiliary_pixel_values`,
+                `labels` `(batch_size, height, width)`, and `num_labelled`, how many pixels have a class.
         """
-        pixel_values, labels = batch["pixel_values"], batch["labels"]
+        labels = batch["labels"]
+        images = {name: batch[name] for name in ("pixel_values", "auxiliary_pixel_values") if name in batch}
         is_own = self.class_weights is None and not self.dice_loss_weight and not self.focal_gamma
         if is_own and batch["num_labelled"]:
-            return model(pixel_values=pixel_values, labels=labels).loss
-        outputs = model(pixel_values=pixel_values)
+            return model(**images, labels=labels).loss
+        outputs = model(**images)
         unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
         auxiliary_weight = getattr(unwrapped.config, "auxiliary_loss_weight", 0.4)
-        heads = [(1.0, outputs.logits), (auxiliary_weight, outputs.get("auxiliary_logits"))]
-        given = [(weight, logits) for weight, logits in heads if logits is not None]
+        auxiliary = outputs.get("auxiliary_logits")
+        if auxiliary is None or torch.is_tensor(auxiliary):
+            auxiliary = () if auxiliary is None else (auxiliary,)
+        given = [(1.0, outputs.logits), *((auxiliary_weight, logits) for logits in auxiliary)]
         if not batch["num_labelled"]:
             return torch.stack([logits.sum() * 0 for _, logits in given]).sum()
         is_over_all = getattr(unwrapped.config, "loss_average", None) == "all_pixels"

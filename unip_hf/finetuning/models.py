@@ -39,6 +39,9 @@ def load_model(
     decoder_channels: int | None = None,
     num_channels: int = 3,
     new_classifier: bool = False,
+    fusion: str | None = None,
+    main_modality: str | None = None,
+    freeze_backbone: bool = True,
 ) -> PreTrainedModel:
     """
     A model with a segmentation head for these classes.
@@ -67,6 +70,12 @@ def load_model(
         num_channels (`int`, *optional*, defaults to 3): Input channels of a random start. Checkpoints keep theirs, but
             1 sums the filters of a plain ViT of another library.
         new_classifier (`bool`, *optional*, defaults to `False`): Replace a head that has other classes.
+        fusion (`str`, *optional*): How a second image is read, `"iv_tuning"` or `"unirgb_ir"`; by default as in the
+            checkpoint.
+        main_modality (`str`, *optional*): Of pairs, which image the encoder sees, `"infrared"` or `"visible"`; by
+            default as in the checkpoint.
+        freeze_backbone (`bool`, *optional*, defaults to `True`): Of pairs, whether only what the method adds is
+            trained, and the head.
 
     Raises:
         OSError: if there is no such checkpoint.
@@ -75,7 +84,16 @@ def load_model(
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}: choose one of {', '.join(TASKS)}.")
     model_class = TASKS[task]
-    fields = {"id2label": id2label, "drop_path_rate": drop_path_rate, "drop_path_schedule": "linear"}
+    fields: dict[str, Any] = {
+        "id2label": id2label,
+        "drop_path_rate": drop_path_rate,
+        "drop_path_schedule": "linear",
+        "freeze_backbone": freeze_backbone,
+    }
+    if fusion is not None:
+        fields |= {"fusion": fusion, "main_modality": main_modality or "infrared"}
+        if isinstance(checkpoint, str) and not is_random_start(checkpoint):
+            fields["backbone_checkpoint"] = checkpoint
     of_head: dict[str, Any] = {
         "last_layer_num_attention_heads": last_layer_num_attention_heads,
         "feature_layers": None if feature_layers is None else list(feature_layers),
@@ -84,7 +102,9 @@ def load_model(
         of_head["decoder_channels"] = decoder_channels
     of_encoder: dict[str, Any] = {}
     if not model_class.freezes_encoder:
-        of_encoder = {"position_embedding_type": "learned", "layer_scale_init_value": 1.0}
+        of_encoder = {"position_embedding_type": "learned"}
+        if fusion is None or not freeze_backbone:  # a frozen encoder stays as it is
+            of_encoder["layer_scale_init_value"] = 1.0
     if isinstance(checkpoint, str) and is_random_start(checkpoint):
         logger.warning(f"{checkpoint!r} is a size: training starts from random weights and needs far more images.")
         sized = UnipConfig.from_size(checkpoint, num_channels=num_channels, image_size=image_size)
@@ -101,6 +121,7 @@ def load_model(
         if last_layer_num_attention_heads is not None:
             raise ValueError(f"Heads can be chosen for UNIP models, not for {backbone_config.model_type}.")
         backbone_fields = {"id2label": id2label, "image_size": image_size, "decoder_channels": decoder_channels}
+        backbone_fields |= {} if fusion is None else {"fusion": fusion}  # which says that it does not go
         return load_on_backbone(
             checkpoint, model_class, backbone_config, feature_layers, drop_path_rate, **backbone_fields
         )
@@ -118,6 +139,8 @@ def load_model(
             "checkpoint."
         )
     if config.model_type != "unip":
+        if fusion is not None:
+            raise ValueError(f"Pairs need a UNIP encoder or a plain ViT, and {checkpoint!r} is a {config.model_type}.")
         if any(value is not None for value in of_head.values()):
             raise ValueError(f"Blocks and heads can be chosen for UNIP models, not for {config.model_type}.")
         names: dict[str, Any] = {"id2label": id2label, "label2id": {name: id for id, name in id2label.items()}}
@@ -126,6 +149,12 @@ def load_model(
         return AutoModelForSemanticSegmentation.from_pretrained(
             checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, **names
         )
+    has_pairs = config.fusion is not None
+    if has_pairs:
+        for name, value in (("fusion", fusion), ("main_modality", main_modality)):
+            if value is not None and value != getattr(config, name):
+                raise ValueError(f"{checkpoint!r} was trained with {name}={getattr(config, name)}, not {value}.")
+        fields.pop("backbone_checkpoint", None)  # it says its own
     if has_head:  # what is not given stays as it is
         fields |= {name: value for name, value in of_head.items() if value is not None}
     else:
@@ -140,7 +169,7 @@ def load_model(
     except RuntimeError as error:
         raise ValueError(f"The head in {checkpoint!r} does not fit: add --new_classifier ({error}).") from error
     lost = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
-    new = ("layer_scale", "hidden_states_norms")
+    new = ("layer_scale", "hidden_states_norms", *(() if has_pairs else ("unip.fusion.",)))
     lost = [name for name in lost if name.startswith("unip.") and not any(part in name for part in new)]
     if lost:
         raise ValueError(f"The checkpoint {checkpoint!r} lacks the encoder's {lost[:3]} ({len(lost)} in all).")
@@ -191,4 +220,26 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
             module.eval()
 
 
-__all__ = ["TASKS", "load_model", "set_training_mode"]
+def describe_trained(model: PreTrainedModel) -> str:
+    """
+    What is trained beside a frozen backbone, as a line with counts and the share of the backbone. Empty where the
+    backbone is trained, or nothing in it.
+    """
+    encoder = getattr(model, "unip", None)
+    if encoder is None:
+        return ""
+    counts = {True: 0, False: 0}
+    for parameter in encoder.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    trained, frozen = counts[True], counts[False]
+    has_frozen_layers = any(isinstance(m, nn.Linear) and not m.weight.requires_grad for m in encoder.modules())
+    if not trained or not has_frozen_layers:
+        return ""
+    head = sum(p.numel() for p in model.parameters() if p.requires_grad) - trained
+    return (
+        f"Trained: {trained:,} parameters in the encoder, {trained / frozen:.2%} of its {frozen:,} frozen ones, and "
+        f"{head:,} of the head\n"
+    )
+
+
+__all__ = ["TASKS", "describe_trained", "load_model", "set_training_mode"]

@@ -17,6 +17,7 @@ from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
 from ..modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
+from . import iv_tuning_names, unirgb_ir_names
 from .checkpoint_files import find_state_dict, read_checkpoint
 
 
@@ -48,11 +49,12 @@ KNOWN_UNUSED = {
     r"(head|head_dist|fc_norm)\..*": "classification or projection head",
     r"norm\..*": "final norm",
     r"blocks\..*": "blocks behind the last one that is read",
-    r"(fpn\d|decode_head|auxiliary_head)\..*": "segmentation head",
+    r"(fpn\d|neck|decode_head|auxiliary_head)\..*": "segmentation head",
 }
+FUSION_METHODS = {"iv_tuning": iv_tuning_names, "unirgb_ir": unirgb_ir_names}
 PATCHES = "patch_embed.proj.weight"
 # The heads of a published segmentation network; everything else is in its backbone.
-HEAD_PREFIXES = ("decode_head.", "auxiliary_head.")
+HEAD_PREFIXES = ("neck.", "decode_head.", "auxiliary_head.")
 # What UnipConfig accepts beside its fields.
 OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementation"}
 # Parts that a file may lack as a whole, beside those of a head. They are newly initialised.
@@ -69,10 +71,11 @@ def rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
     return None
 
 
-def _names_for(model_class: type[UnipPreTrainedModel]) -> list[tuple[str, str]]:
+def _names_for(model_class: type[UnipPreTrainedModel], fusion: str | None) -> list[tuple[str, str]]:
     """The pairs of names for all tensors of a model class."""
     prefix = "" if issubclass(model_class, UnipModel) else "unip."
-    of_encoder = [(old, prefix + new) for old, new in ENCODER_NAMES]
+    of_fusion = FUSION_METHODS[fusion].NAMES if fusion is not None else []
+    of_encoder = [(old, prefix + new) for old, new in (*ENCODER_NAMES, *of_fusion)]
     return of_encoder + getattr(model_class, "published_names", [])
 
 
@@ -126,14 +129,15 @@ def _infer_config(
     model_class: type[UnipPreTrainedModel],
     overrides: dict[str, Any],
 ) -> UnipConfig:
-    needed = ("cls_token", "pos_embed", PATCHES, "blocks.0.mlp.fc1.weight")
+    has_cls = overrides.get("use_cls_token", True)
+    needed = (*["cls_token"] * has_cls, "pos_embed", PATCHES, "blocks.0.mlp.fc1.weight")
     absent = [name for name in needed if name not in tensors]
     if absent:
         raise ValueError(
             f"This is not a plain ViT as UNIP, MAE, DINO, iBOT or DeiT publish it: {absent} not found among "
             f"{len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}, ...)."
         )
-    hidden_size, (_, num_channels, patch_size, _) = tensors["cls_token"].shape[-1], tensors[PATCHES].shape
+    hidden_size, (_, num_channels, patch_size, _) = tensors["pos_embed"].shape[-1], tensors[PATCHES].shape
     heads = {width: number for width, _, number in UNIP_SIZES.values()}
     if "num_attention_heads" not in overrides and hidden_size not in heads:
         raise ValueError(
@@ -164,7 +168,8 @@ def _infer_config(
         if torch.allclose(table, fixed, atol=1e-4):
             config["position_embedding_type"] = "sincos"
 
-    classifier = tensors.get("decode_head.conv_seg.weight")
+    published_classifier = getattr(model_class, "published_classifier", "decode_head.conv_seg")
+    classifier = tensors.get(f"{published_classifier}.weight")
     if classifier is not None:
         classes = (beside.get("meta") or {}).get("CLASSES")
         config["num_labels"] = classifier.shape[0]
@@ -209,7 +214,7 @@ def convert_checkpoint(
 ) -> ModelType:
     """
     Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, CrossMAE,
-    DINO, iBOT or DeiT.
+    DINO, iBOT or DeiT, or of a method for pairs of images (IV-tuning, UniRGB-IR).
 
     Width, depth, classes, grid and the like are inferred from the tensors, the heads of a distilled last block from
     the file's `args.last_heads`. A warning says what was not used and what is newly initialised.
@@ -234,6 +239,11 @@ def convert_checkpoint(
         tensors, beside = find_state_dict(path_or_state_dict, "the state dict")
     else:
         tensors, beside = read_checkpoint(path_or_state_dict)
+    for method in FUSION_METHODS.values():
+        found = method.read(tensors)
+        if found is not None:
+            tensors, fields_of_method = found
+            config_overrides = {**fields_of_method, **config_overrides}
     config = _infer_config(tensors, beside, model_class, config_overrides)
     model = model_class(config).eval()
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
@@ -257,9 +267,9 @@ def convert_checkpoint(
     problems: list[str] = []
     unused: dict[str, list[str]] = {}
     used: dict[str, torch.Tensor] = {}
-    pairs = _names_for(model_class)
+    pairs = _names_for(model_class, config.fusion)
     layers: Any = model.base_model.layers
-    of_other_heads = ("decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
+    of_other_heads = ("neck.", "decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
     for name, tensor in tensors.items():
         target = rename(name, pairs)
         if target is not None and target in shapes:
@@ -278,7 +288,8 @@ def convert_checkpoint(
     of_head = [new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", [])]
     parts = dict.fromkeys((*of_head, *OPTIONAL_PARTS))
     new_parts = [part for part in parts if not any(part in name for name in used)]
-    missing = sorted(set(shapes) - set(used))
+    # How many batches made the running statistics: files may lack it, and nothing here reads it.
+    missing = sorted(name for name in set(shapes) - set(used) if not name.endswith("num_batches_tracked"))
     problems += [f"{name}: not in the file" for name in missing if not any(part in name for part in new_parts)]
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -316,20 +327,21 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
             model.config.num_attention_heads,
             model.config.last_layer_num_attention_heads,
         )
-    back = [(new, old) for old, new in _names_for(type(model))]
-    published = {}
+    back = [(new, old) for old, new in _names_for(type(model), model.config.fusion)]
+    encoder, head = {}, {}
     for name, tensor in model.state_dict().items():
         renamed = rename(name, back)
         if renamed is None:
             raise ValueError(f"The tensor {name} has no published name.")
-        in_backbone = is_segmentation and not renamed.startswith(HEAD_PREFIXES)
-        published["backbone." * in_backbone + renamed] = tensor.detach().cpu().float().clone()
-    stem = "backbone." * is_segmentation
-    published[stem + PATCHES] = adapt_input_channels(published[stem + PATCHES], 3)
+        of_head = is_segmentation and renamed.startswith(HEAD_PREFIXES)
+        (head if of_head else encoder)[renamed] = tensor.detach().cpu().float().clone()
+    encoder[PATCHES] = adapt_input_channels(encoder[PATCHES], 3)
     if is_segmentation or model.config.use_final_norm:
-        published.setdefault(f"{stem}norm.weight", torch.ones(model.config.hidden_size))
-        published.setdefault(f"{stem}norm.bias", torch.zeros(model.config.hidden_size))
-    return published
+        encoder.setdefault("norm.weight", torch.ones(model.config.hidden_size))
+        encoder.setdefault("norm.bias", torch.zeros(model.config.hidden_size))
+    if model.config.fusion is not None:
+        encoder = FUSION_METHODS[model.config.fusion].write(encoder, model.config)
+    return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
 __all__ = ["convert_checkpoint", "find_segmentation_model", "to_published_state_dict"]

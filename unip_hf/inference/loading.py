@@ -24,7 +24,14 @@ from .exported import ExportedModel, is_exported, load_exported_model
 
 
 # Fields that change when a checkpoint is saved again.
-CHANGED_BY_SAVING = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"}
+CHANGED_BY_SAVING = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "backbone_checkpoint",
+    "dtype",
+    "transformers_version",
+}
 
 
 def is_random_start(checkpoint: str) -> bool:

@@ -20,6 +20,8 @@ def find_blocks(model: nn.Module) -> str | None:
     encoder_name = _encoder_name(model)
     sizes: dict[str, int] = {}  # of lists of modules that are not inside another list
     for name, module in model.get_submodule(encoder_name).named_modules(prefix=encoder_name):
+        if name.removeprefix(f"{encoder_name}.").startswith("fusion."):  # adapters beside the blocks
+            continue
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in sizes):
             sizes[name] = sum(parameter.numel() for parameter in module.parameters())
     if not sizes:
@@ -83,7 +85,11 @@ def _encoder_name(model: nn.Module) -> str:
 
 
 def layer_decay_parameter_groups(
-    model: nn.Module, learning_rate: float, layer_decay: float = 0.85, weight_decay: float = 0.05
+    model: nn.Module,
+    learning_rate: float,
+    layer_decay: float = 0.85,
+    weight_decay: float = 0.05,
+    decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
     """
     Parameter groups for an optimizer. The learning rate shrinks from block to block towards the input. Vectors
@@ -99,6 +105,7 @@ def layer_decay_parameter_groups(
         learning_rate (`float`): Learning rate of the head.
         layer_decay (`float`, *optional*, defaults to 0.85): Above 0 and at most 1.
         weight_decay (`float`, *optional*, defaults to 0.05): For matrices, tables and tokens.
+        decay_vectors (`bool`, *optional*, defaults to `False`): Decay the weights of vectors, too.
 
     Returns:
         A list of dictionaries with `params`, `lr`, `weight_decay`, and `lr_scale`, the part of `learning_rate`.
@@ -131,7 +138,7 @@ def layer_decay_parameter_groups(
         if not parameter.requires_grad:
             continue
         scale = layer_decay ** (num_blocks + 1 - position)
-        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decay = weight_decay if parameter.ndim > 1 or decay_vectors else 0.0
         group = {"params": [], "lr": learning_rate * scale, "weight_decay": decay, "lr_scale": scale}
         groups.setdefault((scale, decay), group)["params"].append(parameter)
     if not groups:
@@ -140,10 +147,15 @@ def layer_decay_parameter_groups(
 
 
 def polynomial_schedule(
-    step: int, num_steps: int, num_warmup_steps: int = 0, warmup_ratio: float = 1e-6, power: float = 1.0
+    step: int,
+    num_steps: int,
+    num_warmup_steps: int = 0,
+    warmup_ratio: float = 1e-6,
+    power: float = 1.0,
+    final: float = 0.0,
 ) -> float:
     """
-    Fine-tuning: polynomial decay to 0, multiplied by a linear warm-up from `warmup_ratio`.
+    Fine-tuning: polynomial decay to `final`, multiplied by a linear warm-up from `warmup_ratio`.
 
     Args:
         step (`int`): Updates made so far.
@@ -151,11 +163,12 @@ def polynomial_schedule(
         num_warmup_steps (`int`, *optional*, defaults to 0): Updates until the warm-up ends.
         warmup_ratio (`float`, *optional*, defaults to 1e-6): Where the warm-up starts.
         power (`float`, *optional*, defaults to 1.0): 1 is a straight line.
+        final (`float`, *optional*, defaults to 0.0): Where the decay ends, as a part of the learning rate.
 
     Returns:
         The factor for the learning rate at this step, 0 to 1.
     """
-    factor = max(0.0, 1 - step / num_steps) ** power
+    factor = final + (1 - final) * max(0.0, 1 - step / num_steps) ** power
     if step < num_warmup_steps:
         factor *= 1 - (1 - step / num_warmup_steps) * (1 - warmup_ratio)
     return factor
