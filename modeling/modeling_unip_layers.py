@@ -86,7 +86,8 @@ def whole_patches(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Pads images with zeros, which is mean intensity, at the bottom and on the right."""
     height, width = pixel_values.shape[-2:]
-    if tuple(size) == (height, width):
+    # An exported graph must hold for every size, so it pads even by nothing.
+    if not torch.compiler.is_exporting() and tuple(size) == (height, width):
         return pixel_values
     return nn.functional.pad(pixel_values, (0, size[1] - width, 0, size[0] - height))
 

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from unip_hf import UnipConfig, UnipImageProcessor
+from unip_hf.modeling.modeling_unip_unirgb_ir import UnipInjector
 
 
 # Seconds until a process counts as stuck: no test depends on speed, and a busy machine is ten times slower.
@@ -82,6 +83,16 @@ def tiny_backbone_config(backbone: str, **fields: object) -> UnipConfig:
     """A network with one of [`tiny_backbones`] in place of UNIP's encoder."""
     sizes = {"image_size": 64, "num_labels": 5, "decoder_channels": 16, "auxiliary_channels": 8}
     return UnipConfig(backbone_config=tiny_backbones()[backbone], **{**sizes, **fields})
+
+
+def leave_start(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with what UniRGB-IR starts at zero moved away from it: without this, little of it gets a gradient."""
+    for module in model.modules():
+        if isinstance(module, UnipInjector):
+            torch.nn.init.normal_(module.gamma)
+            torch.nn.init.normal_(module.attention.offsets.weight, std=0.1)
+            torch.nn.init.normal_(module.attention.weights.weight, std=0.1)
+    return model
 
 
 def save_checkpoint(model: PreTrainedModel, folder: str | os.PathLike) -> None:

@@ -22,7 +22,7 @@ from unip_hf import (
 )
 from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
-from ..conftest import tiny_config
+from ..conftest import leave_start, tiny_config
 
 
 # A bias on the keys alone moves no softmax, and batch norm takes a bias in front of it away.
@@ -38,6 +38,7 @@ CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, *STRIDES]
 # Methods that read pairs of images, and what else of the configuration they need.
 FUSIONS: dict[str, dict] = {
     "iv_tuning": {},
+    "unirgb_ir": {"num_hidden_layers": 4, "fusion_channels": 8},
 }
 ROWS = [pytest.param(kind, tiny_config, id=kind.__name__) for kind in CLASSES]
 ROWS += [
@@ -120,7 +121,7 @@ def test_the_contract_covers_every_head() -> None:
 def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
     model_class: type, size: tuple[int, int], batch_size: int, channels: int, dtype: torch.dtype, make_config: Callable
 ) -> None:
-    model = model_class(make_config(num_channels=channels)).to(dtype).train()
+    model = leave_start(model_class(make_config(num_channels=channels))).to(dtype).train()
     outputs = model(**inputs_for(model, images(batch_size, channels, *size)))
     loss = loss_of(outputs)
     loss.backward()
@@ -131,6 +132,7 @@ def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
         elif not name.endswith(NO_GRADIENT):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), f"no gradient for {name}"
             one_value = batch_size == 1 and size == (16, 16)  # a dead ReLU or a single token may stop everything
+            one_value |= dtype == torch.float16 and "prompt_adapter" in name  # too small without a loss scale
             assert parameter.grad.any() or one_value, f"the gradient for {name} is zero"
     if "logits" in outputs:
         stride = STRIDES[model_class]
@@ -181,8 +183,8 @@ def test_any_attention_function_of_transformers_serves(model_class: type, make_c
     expected = model(**inputs)
     model.set_attn_implementation("counted_attention")
     assert_same(model(**inputs), expected)
-    blocks = [(2, 2, 17, 16), (2, 2, 17, 16), (2, 4, 17, 8)]
-    assert shapes == blocks[: 2 if model_class is UnipForPreTraining else 3]
+    blocks = [*[(2, 2, 17, 16)] * (model.config.num_hidden_layers - 1), (2, 4, 17, 8)]
+    assert shapes == (blocks[:-1] if model_class is UnipForPreTraining else blocks)
 
 
 @every_class
@@ -199,6 +201,7 @@ def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: 
             encoder = getattr(model, "unip", model)
             assert all(layer.gradient_checkpointing for layer in encoder.layers)
         model.zero_grad()
+        torch.manual_seed(1)  # the dropout of adapters
         loss_of(model(**inputs)).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
@@ -252,11 +255,10 @@ def test_returns_hidden_states_and_attention_when_asked(model_class: type, make_
         model(**inputs, output_attentions=True)
     model.set_attn_implementation("eager")
     outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
-    computed = 2 if model_class is UnipForPreTraining else 3  # pre-training stops inside the last block
-    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 17, 32)] * (computed + 1)
-    assert [tuple(maps.shape) for maps in outputs.attentions] == [(2, 2, 17, 17), (2, 2, 17, 17), (2, 4, 17, 17)][
-        :computed
-    ]
+    heads = [*[2] * (model.config.num_hidden_layers - 1), 4]
+    heads = heads[:-1] if model_class is UnipForPreTraining else heads  # pre-training stops inside the last block
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 17, 32)] * (len(heads) + 1)
+    assert [tuple(maps.shape) for maps in outputs.attentions] == [(2, number, 17, 17) for number in heads]
     torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(2, 2, 17))
     assert isinstance(model(**inputs, return_dict=False), tuple)
 
