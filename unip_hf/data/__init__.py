@@ -4,7 +4,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .scenes import SCENE_CLASSES, draw_scene
+from .scenes import SCENE_CLASSES, draw_scene, draw_scene_pair
 
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ __all__ = [
     "InfraredScenes",
     "check_dataset",
     "draw_scene",
+    "draw_scene_pair",
     "load_id2label",
     "load_infrared_dataset",
     "scan_folder",

@@ -24,6 +24,8 @@ folders, apart from the suffix, and the name of the mask may end in `_mask` or `
 `mask_suffix` and `image_suffix`; then files without them are left out. If there are several folders for masks, the
 first that holds any is used. If there are lists, only the files they name are used. Hidden files and files that are
 not images are left out. Masks must not be JPEG, because its compression alters ids.
+
+Where the images are infrared, a folder `visible` beside them may hold the visible image of each, see [`find_visible`].
 """
 
 import os
@@ -36,6 +38,7 @@ from typing import NamedTuple
 from ..files import IMAGE_SUFFIXES, JPEG_SUFFIXES, image_files
 from .coco import CocoFile, read_coco
 from .masks import COLOURS_FILES, VALUES_FILE
+from .visible import find_visible
 
 
 MASK_FOLDERS = ("masks", "labels", "annotations")
@@ -87,11 +90,13 @@ class FolderScan:
             among "train", "validation" and "test" that is not empty. With COCO JSON, that file is the mask.
         problems (`list[str]`): Sentences about files without a partner and the like. Empty if there are none.
         coco (`dict[Path, CocoFile]`): COCO JSON by its path. Empty if there are masks.
+        visible (`dict[Path, Path]`): The visible image of each infrared one. Empty if there are none.
     """
 
     splits: dict[str, Pairs] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     coco: dict[Path, CocoFile] = field(default_factory=dict)
+    visible: dict[Path, Path] = field(default_factory=dict)
 
 
 def scan_folder(
@@ -143,7 +148,10 @@ def scan_folder(
         problems.append(
             f"If {str(others[0])!r} is COCO JSON, give it a name and a place as in these layouts:\n{LAYOUTS}."
         )
-    return FolderScan({split: splits[split] for split in SPLITS if splits.get(split)}, problems, coco)
+    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
+    images_found = [image for pairs in splits.values() for image, _ in pairs]
+    visible = find_visible(folder, images_found, endings.image, SPLIT_NAMES, problems)
+    return FolderScan(splits, problems, coco, visible)
 
 
 def _scan_split_folders(image_root: Path, mask_root: Path, endings: Endings, problems: list[str]) -> dict[str, Pairs]:

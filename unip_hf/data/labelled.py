@@ -15,6 +15,7 @@ from .folder import FolderScan, scan_folder
 from .mask_feature import MaskImage
 from .masks import MaskMeaning, MaskValues, find_meaning
 from .parquet import check_prepared, load_parquet, parquet_files
+from .reading import VISIBLE_COLUMN
 from .scenes_builder import InfraredScenes
 
 
@@ -43,8 +44,12 @@ def load_labelled(
             "mask_values, mask_suffix, image_suffix and resize_masks are for folders of images and masks, but "
             f"{what}. Leave these options out."
         )
-    if name not in BENCHMARKS and (config_name is not None or allow_partial):
-        raise ValueError(f"The dataset {name!r} has no configurations, and it cannot be partial.")
+    if name == "folder" and config_name is not None:
+        raise ValueError(
+            'The dataset "folder" has no configurations. It holds pairs if a folder "visible" lies beside "images".'
+        )
+    if name not in BENCHMARKS and allow_partial:
+        raise ValueError(f"The dataset {name!r} cannot be partial.")
     if data_dir is not None and (files := parquet_files(data_dir)):
         default_config_name = getattr(BUILDERS.get(name), "DEFAULT_CONFIG_NAME", None)
         check_prepared(data_dir, name, config_name, default_config_name, allow_partial)
@@ -127,7 +132,8 @@ def dataset_from_scan(
     scan: FolderScan, folder: Path, mask_values: MaskValues | None = None, resize_masks: bool = False
 ) -> datasets.DatasetDict:
     """
-    The pairs that [`scan_folder`] found, as a dataset of their paths. No file is read or copied.
+    What [`scan_folder`] found, as a dataset of paths. No file is read or copied. If there are visible images, they are
+    the column `rgb`.
 
     Args:
         scan ([`FolderScan`]): What was found.
@@ -154,16 +160,22 @@ def dataset_from_scan(
         return value
 
     features = datasets.Features({"image": datasets.Image(), "annotation": feature})
+    if scan.visible:
+        features[VISIBLE_COLUMN] = datasets.Image()
+
+    def columns(pairs: list[tuple[Path, Path]]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {
+            "image": [str(image) for image, _ in pairs],
+            "annotation": [annotation(image, mask) for image, mask in pairs],
+        }
+        if scan.visible:
+            paths = (scan.visible.get(image) for image, _ in pairs)
+            found[VISIBLE_COLUMN] = [None if path is None else str(path) for path in paths]
+        return found
+
     return datasets.DatasetDict(
         {
-            split: datasets.Dataset.from_dict(
-                {
-                    "image": [str(image) for image, _ in pairs],
-                    "annotation": [annotation(image, mask) for image, mask in pairs],
-                },
-                features=features,
-                split=datasets.NamedSplit(split),
-            )
+            split: datasets.Dataset.from_dict(columns(pairs), features=features, split=datasets.NamedSplit(split))
             for split, pairs in scan.splits.items()
         }
     )

@@ -28,7 +28,8 @@ def load_infrared_dataset(
     """
     Loads a dataset. Its rows hold `image` and `annotation`. They are decoded when they are read, to PIL images with
     the depth of the files: 16-bit images have the mode I;16. Annotations are images of class ids, whatever a folder
-    holds (see [`MaskMeaning`] and [`draw_regions`]).
+    holds (see [`MaskMeaning`] and [`draw_regions`]). Where there are pairs of images, `image` is the infrared one and
+    `rgb` the visible one.
 
     Args:
         name (`str`):
@@ -47,7 +48,8 @@ def load_infrared_dataset(
         num_proc (`int`, *optional*):
             Processes that prepare a dataset which is not in the cache yet.
         config_name (`str`, *optional*):
-            Configuration of a benchmark that has several, such as "thermal" (default), "rgb" and "both".
+            Configuration of a benchmark that has several, such as "thermal" (default), "rgb" and "both", or of the
+            scenes, "thermal" (default) and "both".
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether to take what is there of a benchmark. By default a missing file is an error.
         mask_values (`Mapping[int, int]` or `str`, *optional*):

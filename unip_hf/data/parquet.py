@@ -110,7 +110,7 @@ def check_prepared(
         return
     if origin.get("dataset") != name:
         raise ValueError(f"{str(data_dir)!r} was prepared from the dataset {origin.get('dataset')!r}, not {name!r}.")
-    found = origin.get("config_name")
+    found = origin.get("config_name") or default_config_name  # None where there was only one
     if found not in ([config_name] if config_name else [default_config_name, "both"]):
         raise ValueError(
             f"{str(data_dir)!r} was prepared from the configuration {found!r}, not "
