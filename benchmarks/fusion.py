@@ -37,11 +37,12 @@ def training_step(model: Any, optimizer: torch.optim.Optimizer, batch: dict[str,
     loss.item()
 
 
-def measure_fusion(repeats: int, size: str = "small") -> None:
+def measure_fusion(repeats: int, size: str = "small", side: int | None = None) -> None:
     """Prints time and peak memory of one step for each kind, with AdamW, and what is trained."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # a CPU computes in fp32, less at once
-    batch_size, side, repeats = (8, 512, repeats) if device == "cuda" else (2, 256, min(repeats, 3))
+    batch_size, default, repeats = (8, 512, repeats) if device == "cuda" else (2, 256, min(repeats, 3))
+    side = side or default
     images = torch.randn(2, batch_size, 3, side, side, device=device)
     labels = torch.randint(0, 9, (batch_size, side, side), device=device)
     batch: dict[str, Any] = {"pixel_values": images[0], "auxiliary_pixel_values": images[1], "labels": labels}

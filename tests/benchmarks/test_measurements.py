@@ -18,7 +18,7 @@ def test_no_repeats_are_refused() -> None:
 
 
 def test_a_step_of_each_method_is_measured(capsys: pytest.CaptureFixture) -> None:
-    measure_fusion(1, "tiny")
+    measure_fusion(1, "tiny", side=64)
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["full", "LoRA,", "IV-tuning", "UniRGB-IR"]
     assert all(line.count("ratio") == 2 for line in lines)

@@ -134,3 +134,17 @@ def test_heads_on_other_backbones() -> None:
         UnipForMlaSegmentation(tiny_backbone_config("swin"))
     plain = UnipForMlaSegmentation(tiny_backbone_config("dinov3", feature_layers=[1, 2, 2, 3]))
     assert plain(image).logits.shape == (2, 5, 24, 16)
+
+
+@BOTH
+@pytest.mark.parametrize("fusion", ["iv_tuning", "unirgb_ir"])
+def test_heads_on_pairs(model_class: type, fusion: str, make_config: Callable, tmp_path: Path) -> None:
+    config = make_config(num_hidden_layers=4, fusion=fusion, feature_layers=model_class.default_feature_layers(4))
+    model = model_class(config)
+    images = {"pixel_values": torch.randn(2, 3, 61, 83), "auxiliary_pixel_values": torch.randn(2, 3, 61, 83)}
+    model.train()(**images, labels=torch.randint(0, 5, (2, 61, 83))).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
+    assert all(name.startswith("unip.fusion.") or not name.startswith("unip.") for name in trained)
+    model.eval().save_pretrained(tmp_path)
+    torch.testing.assert_close(model_class.from_pretrained(tmp_path)(**images).logits, model(**images).logits)

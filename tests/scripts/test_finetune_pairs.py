@@ -34,12 +34,12 @@ PAIRS = ["--dataset_config", "both"]
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
-    """MFNet with six frames of four channels, in which each modality shows one of two classes."""
+    """MFNet with six frames of four channels to train and one to validate: each modality shows one of two classes."""
     generator = np.random.default_rng(0)
     folder = tmp_path / "frames"
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-    names = [f"0000{number}D" for number in range(6)]
+    names = [f"0000{number}D" for number in range(7)]
     for name in names:
         ids = np.kron(generator.integers(0, 3, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
         channels = generator.integers(0, 40, (*ids.shape, 4), dtype=np.uint8)
@@ -47,7 +47,8 @@ def frames(tmp_path: Path) -> Path:
         channels[..., :3] += 120 * (ids == 2).astype(np.uint8)[..., None]
         Image.fromarray(channels).save(folder / "images" / f"{name}.png")
         Image.fromarray(ids).save(folder / "labels" / f"{name}.png")
-    (folder / "train.txt").write_text("\n".join(names))
+    (folder / "train.txt").write_text("\n".join(names[:6]))
+    (folder / "val.txt").write_text(names[6])
     return folder
 
 
@@ -89,7 +90,8 @@ def test_a_frozen_backbone_learns_from_pairs(
     assert trained <= saved and not saved & set(frozen)
     (optimizer,) = (torch.load(path, weights_only=True) for path in (out / "checkpoints").rglob("optimizer.bin"))
     assert len(optimizer["state"]) == len(trained)
-    assert not any(torch.equal(after[name], torch.zeros_like(after[name])) for name in trained if "gamma" in name)
+    assert all(after[name].any() for name in trained if "gate" in name or "scale" in name)
+    assert 0 <= metrics(out)[-1]["mean_iou"] <= 1 and (out / "predictions").is_dir()
 
     # The same model goes on, with its own method and backbone.
     more = [*PAIRS, "--num_steps", 1, "--task", task, "--only_trained"]

@@ -147,3 +147,11 @@ def test_wrong_weights_are_refused(content: str, message: str, tmp_path: Path) -
         make_class_weights(str(file), [0.9, 0.1, 0.0], ["background", "person", "car"])
     with pytest.raises(FileNotFoundError, match="must be none, enet, inverse_sqrt or a JSON file"):
         make_class_weights("e-net", [0.9, 0.1, 0.0], ["background", "person", "car"])
+
+
+def test_numbers_are_weights_in_the_order_of_the_classes() -> None:
+    assert make_class_weights([2.0, 0.0, 1.5], [0.9, 0.1, 0.0], ["a", "b", "c"]) == [2.0, 0.0, 1.5]
+    with pytest.raises(ValueError, match="has 2 numbers, but there are 3 classes"):
+        make_class_weights([1.0, 2.0], [0.9, 0.1, 0.0], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="in --class_weights must be at least 0, and one of them above 0"):
+        make_class_weights([1.0, -2.0, 1.0], [0.9, 0.1, 0.0], ["a", "b", "c"])

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,7 +19,7 @@ from ..inference.windows import InferenceSettings
 from .evaluations import evaluation_name, find_evaluations, public_record
 from .loading import load_publishable
 from .model_card import make_model_card
-from .public_names import data_facts, is_hub_name
+from .public_names import data_facts, without_folders
 from .speed import measure_speed
 from .training_run import find_run, make_recipe, training_curve
 from .uploading import check_repo_id
@@ -124,9 +125,9 @@ def write_publication(
         counts = {"num_steps": run.num_steps, "num_planned_steps": run.num_planned_steps}
         environment = json.dumps({"versions": run.versions, **counts, **run.found}, indent=2)
         files |= {RECIPE: head + recipe, ENVIRONMENT: environment + "\n"}
-    backbone = getattr(model.config, "backbone_checkpoint", None)
-    if backbone is not None and not is_hub_name(backbone):
-        model.config.backbone_checkpoint = None  # a folder of this machine; what is published is whole
+    config: Any = model.config
+    if getattr(config, "backbone_checkpoint", None) is not None:
+        config.backbone_checkpoint = without_folders(config.backbone_checkpoint, is_checkpoint=True)
     with write_whole(output_dir) as staged:
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
