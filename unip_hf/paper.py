@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The paper that this library implements, as model cards cite it."""
+"""The papers that this library implements, as model cards cite them."""
 
 ARXIV_ID = "2502.02257"
 URL = f"https://arxiv.org/abs/{ARXIV_ID}"
@@ -12,4 +12,7 @@ CITATION = f"""\
   url = {{{URL}}}
 }}"""
 
-__all__ = ["ARXIV_ID", "CITATION", "URL"]
+# Methods that read pairs of images, by `config.fusion`: name, and number on arXiv.
+FUSION_PAPERS = {"iv_tuning": ("IV-tuning", "2412.16654"), "unirgb_ir": ("UniRGB-IR", "2404.17360")}
+
+__all__ = ["ARXIV_ID", "CITATION", "FUSION_PAPERS", "URL"]

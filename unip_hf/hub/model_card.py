@@ -15,12 +15,14 @@ from .._version import __version__
 from ..evaluation import results
 from ..evaluation.reports import format_cell
 from ..evaluation.runs import TrainingRun
+from ..inference.windows import reads_pairs
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip_backbone import UnipBackboneEncoder
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .evaluations import describe_settings, evaluation_results
 from .loading import ENCODERS
+from .pairs import pair_facts
 from .public_names import data_facts, is_hub_name, plain
 from .speed import Speed
 from .training_run import describe_origin, describe_training, trained_on
@@ -68,10 +70,12 @@ def make_model_card(
     is_segmentation, is_unip = not isinstance(model, ENCODERS), model.config.model_type == "unip"
     data = None if run is None else data_facts(run.options)
     is_infrared = is_unip if data is None else data.modality in ("thermal", "both")
+    is_of_pairs = reads_pairs(model)
     if base_model is None and run is not None and is_hub_name(run.options.get("model") or ""):
         base_model = run.options["model"]
     tags = ["semantic-segmentation"] * is_segmentation
     tags += ["infrared", "thermal"] if is_infrared else [] if data is None else [data.modality]
+    tags += ["visible", "multimodal", f"arxiv:{paper.FUSION_PAPERS[model.config.fusion][1]}"] if is_of_pairs else []
     name = repo_id.rpartition("/")[2]
     metadata = ModelCardData(
         license=license,
@@ -92,11 +96,12 @@ def make_model_card(
         config=model.config,
         is_segmentation=is_segmentation,
         is_unip=is_unip,
+        is_of_pairs=is_of_pairs,
         backbone=_backbone_name(model),
         is_infrared=is_infrared,
         facts={**_architecture(model), "Started from": origin},
         notes=notes.strip(),
-        intensities=describe_intensities(processor),
+        intensities=_describe_images(processor, is_of_pairs),
         scales_each_image=processor.do_rescale and processor.intensity_scaling in (None, "percentiles"),
         trained="" if run is None else trained_on(run),
         training=describe_training(run),
@@ -148,16 +153,38 @@ def describe_intensities(processor: UnipImageProcessor) -> str:
         limit = f", the longer at most {processor.size['longest_edge']}" if "longest_edge" in processor.size else ""
         parts.append(f"Then it is resized until the shorter edge has {processor.size['shortest_edge']} pixels{limit}.")
     if processor.do_normalize:
-        mean, std = (
-            ", ".join(f"{value:.4g}" for value in values) for values in (processor.image_mean, processor.image_std)
-        )
-        parts.append(f"It is normalised with mean {mean} and standard deviation {std}.")
-    channels = (
-        "One channel; colour images are converted to grey."
-        if processor.num_channels == 1
-        else "Three channels, which are equal for grey images."
+        parts.append(_describe_statistics(processor))
+    parts.append(_describe_channels(processor))
+    return " ".join(parts)
+
+
+def _describe_statistics(processor: UnipImageProcessor) -> str:
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values) for values in (processor.image_mean, processor.image_std)
     )
-    return " ".join([*parts, channels])
+    return f"It is normalised with mean {mean} and standard deviation {std}."
+
+
+def _describe_channels(processor: UnipImageProcessor) -> str:
+    if processor.num_channels == 1:
+        return "One channel; colour images are converted to grey."
+    return "Three channels, which are equal for grey images."
+
+
+def _describe_images(processor: UnipImageProcessor, is_of_pairs: bool) -> str:
+    if not is_of_pairs:
+        return describe_intensities(processor)
+    infrared = processor if processor.main_modality == "infrared" else processor.auxiliary
+    return f"Infrared images: {describe_intensities(infrared)} {describe_visible(processor)}"
+
+
+def describe_visible(processor: UnipImageProcessor) -> str:
+    """The same for visible images, which keep their colours, beside infrared ones."""
+    visible = processor if processor.main_modality == "visible" else processor.auxiliary
+    parts = ["Visible images: the full range of the file's type becomes 0..1; the size is that of the infrared one."]
+    if visible.do_normalize:
+        parts.append(_describe_statistics(visible))
+    return " ".join([*parts, _describe_channels(visible)])
 
 
 def _backbone_name(model: PreTrainedModel) -> str | None:
@@ -192,6 +219,8 @@ def _architecture(model: PreTrainedModel) -> dict[str, str]:
         rows["Position table"] = f"for {sides} pixels, interpolated for others"
         channels = f"{config.num_channels} channel{'s' * (config.num_channels > 1)}"
         rows["Input"] = f"{channels}, any size from {patch} pixels"
+    if reads_pairs(model):
+        rows |= pair_facts(model)
     rows["Parameters"] = f"{model.num_parameters():,}"
     if not isinstance(model, ENCODERS):
         labels = [plain(label) for _, label in sorted(config.id2label.items())]
@@ -199,4 +228,4 @@ def _architecture(model: PreTrainedModel) -> dict[str, str]:
     return rows
 
 
-__all__ = ["describe_intensities", "make_model_card"]
+__all__ = ["describe_intensities", "describe_visible", "make_model_card"]

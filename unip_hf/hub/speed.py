@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..hardware import cpu_name, peak_megabytes
+from ..inference.windows import reads_pairs
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,15 @@ def _measure_on(device: str, model: Any, size: int, repeats: int) -> Speed:
         torch.cuda.reset_peak_memory_stats()
     model.to(device)
     shape = (1, getattr(model.config, "num_channels", 3), size, size)
-    pixel_values = torch.zeros(shape, device=device, dtype=model.dtype)
+    inputs = {"pixel_values": torch.zeros(shape, device=device, dtype=model.dtype)}
+    if reads_pairs(model):
+        others = (1, model.config.auxiliary_num_channels, size, size)
+        inputs["auxiliary_pixel_values"] = torch.zeros(others, device=device, dtype=model.dtype)
     seconds = []
     with torch.inference_mode():
         for _ in range(1 + repeats):
             started = time.perf_counter()
-            model(pixel_values)
+            model(**inputs)
             if not is_cpu:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
