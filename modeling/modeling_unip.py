@@ -104,6 +104,9 @@ class UnipPreTrainedModel(PreTrainedModel):
             placed = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
             fields, _ = UnipConfig.get_config_dict(config or source, **download, **placed)
         digest = fields.get("backbone_fingerprint")
+        loaded: Any
+        model: Any
+        report: Any
         if digest is None:
             loaded = super().from_pretrained(source, *args, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -112,10 +115,11 @@ class UnipPreTrainedModel(PreTrainedModel):
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()  # it would report as missing what is filled in below
             try:
-                model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+                loaded = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
             finally:
                 logging.set_verbosity(verbosity)
-            checkpoint = model.config.backbone_checkpoint
+            model, report = loaded
+            checkpoint = str(model.config.backbone_checkpoint)
             missing = add_backbone(model, report["missing_keys"], str(source), checkpoint, digest, **download)
             if missing:
                 logger.warning(f"Not in {str(source)!r}, newly initialised: {', '.join(sorted(missing))}.")

@@ -157,7 +157,8 @@ def save_with_processor(
 ) -> None:
     """Writes a checkpoint folder, whole or not at all; with `only_trained` without what is frozen."""
     with write_whole(folder) as staged:
-        model.save_pretrained(staged, **({"only_trained": True} if only_trained else {}))
+        settings: Any = {"only_trained": True} if only_trained else {}  # which models of others do not know
+        model.save_pretrained(staged, **settings)
         processor.save_pretrained(staged)
 
 
