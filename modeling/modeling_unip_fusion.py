@@ -7,7 +7,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel
+
+
+def check_pair(
+    config: UnipConfig, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    The other image of each pair `(batch_size, auxiliary_num_channels, height, width)`, where a single channel is
+    repeated for each that is read.
+
+    Raises:
+        ValueError: if it is missing, or does not belong to `pixel_values` by its shape.
+    """
+    main = config.main_modality
+    other = "visible" if main == "infrared" else "infrared"
+    if auxiliary_pixel_values is None:
+        raise ValueError(
+            f"This model reads pairs: pixel_values is the {main} image, and auxiliary_pixel_values, the {other} "
+            "image of the same scene, is missing."
+        )
+    channels = config.auxiliary_num_channels
+    if auxiliary_pixel_values.ndim == 4 and auxiliary_pixel_values.shape[1] == 1:
+        auxiliary_pixel_values = auxiliary_pixel_values.expand(-1, channels, -1, -1)
+    expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
+    if tuple(auxiliary_pixel_values.shape) != expected:
+        raise ValueError(
+            f"auxiliary_pixel_values, the {other} images, is of shape {tuple(auxiliary_pixel_values.shape)}, but "
+            f"these pixel_values need {expected}: pairs are aligned and of the same size."
+        )
+    return auxiliary_pixel_values
 
 
 class UnipFusionModel(UnipModel):
@@ -69,4 +99,4 @@ class UnipFusionModel(UnipModel):
                 parameter.requires_grad_(False)
 
 
-__all__ = ["UnipFusionModel"]
+__all__ = ["UnipFusionModel", "check_pair"]

@@ -72,16 +72,20 @@ class UnipFeatureTransform(nn.Module):
         return self.norm(tokens) * self.scale + self.shift
 
 
+class UnipAdapterLinear(nn.Linear):
+    """A linear layer, `(..., in_features)` to `(..., out_features)`, started from a truncated normal distribution."""
+
+
 class UnipHybridAdapter(nn.Module):
     """Adapts the patches: `(batch_size, rows * columns, hidden_size)` in and out, its own residual included."""
 
     def __init__(self, hidden_size: int, channels: int = 64, dropout: float = 0.1):
         super().__init__()
         self.transform = UnipFeatureTransform(hidden_size, add_norm=True)
-        self.down = nn.Linear(hidden_size, channels)
+        self.down = UnipAdapterLinear(hidden_size, channels)
         self.operation = UnipHybridOperation(channels)
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(channels, hidden_size)
+        self.up = UnipAdapterLinear(channels, hidden_size)
 
     def forward(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
         maps = self.operation(to_maps(self.down(self.transform(patches)), rows))  # (B, channels, rows, columns)
@@ -94,8 +98,8 @@ class UnipInternalPromptAdapter(nn.Module):
     def __init__(self, hidden_size: int, channels: int = 8):
         super().__init__()
         self.transform_before = UnipFeatureTransform(hidden_size, add_norm=True)
-        self.down = nn.Linear(hidden_size, channels)
-        self.up = nn.Linear(channels, hidden_size)
+        self.down = UnipAdapterLinear(hidden_size, channels)
+        self.up = UnipAdapterLinear(channels, hidden_size)
         self.transform_after = UnipFeatureTransform(hidden_size, add_norm=False)
 
     def forward(self, prompt: torch.Tensor, rows: int) -> torch.Tensor:
@@ -143,16 +147,17 @@ class UnipBlockAdapters(nn.Module):
         self.after_mlp = UnipAdapterPair(hidden_size)
 
     @contextlib.contextmanager
-    def without_statistics(self) -> Iterator[None]:
-        """Inside, running statistics stay as they are."""
+    def keeping_statistics(self) -> Iterator[None]:
+        """Puts running statistics back to what they were."""
         norms = [pair.hybrid_adapter.operation.batch_norm for pair in (self.after_attention, self.after_mlp)]
-        for norm in norms:
-            norm.track_running_stats = False
+        buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        copies = [buffer.clone() for buffer in buffers]
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            with torch.no_grad():
+                for buffer, copy in zip(buffers, copies):
+                    buffer.copy_(copy)
 
 
 class UnipIVTuningLayer(UnipLayer):
@@ -178,7 +183,7 @@ class UnipIVTuningLayer(UnipLayer):
         is_repeated = bool(calls)
         if calls is not None:
             calls.append(1)
-        with adapters.without_statistics() if is_repeated else contextlib.nullcontext():
+        with adapters.keeping_statistics() if is_repeated else contextlib.nullcontext():
             hidden_states = self.apply_attention(hidden_states, **kwargs)
             hidden_states = adapters.after_attention(hidden_states, prompt, rows)
             return adapters.after_mlp(self.apply_mlp(hidden_states), prompt, rows)
@@ -231,20 +236,18 @@ class UnipIVTuningModel(UnipFusionModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (UnipHybridAdapter, UnipInternalPromptAdapter)):
-            for linear in (module.down, module.up):
-                init.trunc_normal_(linear.weight, std=0.02)
+        if isinstance(module, UnipAdapterLinear):
+            init.trunc_normal_(module.weight, std=0.02)
         elif isinstance(module, UnipFeatureTransform):
             init.ones_(module.scale)
             init.zeros_(module.shift)
-        elif isinstance(module, nn.Conv2d) and not isinstance(module, UnipPatchEmbeddings):  # as PyTorch does
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        elif isinstance(module, nn.Conv2d) and not isinstance(module, UnipPatchEmbeddings):
+            if any(module is one for one in self.fusion.prompt_generator.modules()):
+                init.xavier_uniform_(module.weight)
+            else:  # as PyTorch does
+                init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
-        elif isinstance(module, UnipExternalPromptGenerator):
-            for parameter in module.parameters():
-                if parameter.ndim > 1:
-                    init.xavier_uniform_(parameter)
 
     def feature_maps(
         self,

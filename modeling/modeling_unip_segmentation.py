@@ -16,9 +16,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_unip import UnipConfig
 from .modeling_unip import UnipModel, UnipPreTrainedModel
 from .modeling_unip_backbone import UnipBackboneEncoder
-from .modeling_unip_fusion import UnipFusionModel
+from .modeling_unip_fusion import UnipFusionModel, check_pair
 from .modeling_unip_iv_tuning import UnipIVTuningModel
-from .modeling_unip_layers import UnipConvModule
+from .modeling_unip_layers import UnipConvModule, check_pixel_values
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -233,7 +233,8 @@ class UnipSegmentationModel(UnipPreTrainedModel):
                 checked where the labels are on the CPU.
         """
         if self.config.fusion is not None:
-            kwargs["auxiliary_pixel_values"] = self._check_pair(pixel_values, auxiliary_pixel_values)
+            check_pixel_values(pixel_values, self.config.num_channels, self.config.patch_size)
+            kwargs["auxiliary_pixel_values"] = check_pair(self.config, pixel_values, auxiliary_pixel_values)
         elif auxiliary_pixel_values is not None:
             raise ValueError("This model reads one image: auxiliary_pixel_values needs a model with config.fusion.")
         segment = self._segment if isinstance(self.unip, UnipModel) else self._segment_with_backbone
@@ -257,26 +258,6 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         scored = self._score([outputs.feature_maps[index] for index in self._maps_read], pixel_values, labels)
         scored.hidden_states, scored.attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return scored
-
-    def _check_pair(self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None) -> torch.Tensor:
-        """The second image of each pair; a one-channel image is repeated for each channel that is read."""
-        main = self.config.main_modality
-        other = "visible" if main == "infrared" else "infrared"
-        if auxiliary_pixel_values is None:
-            raise ValueError(
-                f"This model reads pairs: pixel_values is the {main} image, and auxiliary_pixel_values, the {other} "
-                "image of the same scene, is missing."
-            )
-        channels = self.config.auxiliary_num_channels
-        if auxiliary_pixel_values.ndim == 4 and auxiliary_pixel_values.shape[1] == 1:
-            auxiliary_pixel_values = auxiliary_pixel_values.expand(-1, channels, -1, -1)
-        expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
-        if tuple(auxiliary_pixel_values.shape) != expected:
-            raise ValueError(
-                f"auxiliary_pixel_values, the {other} images, is of shape {tuple(auxiliary_pixel_values.shape)}, but "
-                f"these pixel_values need {expected}: pairs are aligned and of the same size."
-            )
-        return auxiliary_pixel_values
 
     def _check(self, pixel_values: torch.Tensor, labels: torch.Tensor | None, output_attentions: bool | None) -> None:
         self._check_output_attentions(output_attentions)

@@ -1,7 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Checks a dataset before training: sizes, depths, classes, intensities, and everything that would stop or spoil a
-training. The exit status is 2 if there are errors, and 0 if there are only warnings.
+training. Of pairs of images, it also looks for missing partners and for images that do not lie on each other. The exit
+status is 2 if there are errors, and 0 if there are only warnings.
 
     unip check-dataset --data_dir my-images
     unip check-dataset --data_dir my-images --write_report report.html --json report.json
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from unip_hf.data import FolderScan
     from unip_hf.data.check import DatasetReport
-    from unip_hf.data.statistics import SplitReport
+    from unip_hf.data.statistics import Intensities, SplitReport
     from unip_hf.evaluation.reports import Block
 
 
@@ -109,13 +110,13 @@ def class_figure(report: "SplitReport") -> "Figure":
     return figure
 
 
-def intensity_figure(report: "SplitReport") -> "Figure":
+def intensity_figure(intensities: dict[str, "Intensities"]) -> "Figure":
     """Histogram of raw intensities, one plot for each dtype."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 2.5 * len(report.intensities)), layout="constrained")
-    for row, (dtype, values) in enumerate(report.intensities.items(), start=1):
-        axes = figure.add_subplot(len(report.intensities), 1, row)
+    figure = Figure(figsize=(7, 2.5 * len(intensities)), layout="constrained")
+    for row, (dtype, values) in enumerate(intensities.items(), start=1):
+        axes = figure.add_subplot(len(intensities), 1, row)
         axes.stairs([100 * count / sum(values.counts) for count in values.counts], values.edges, fill=True)
         axes.set_xlabel(f"raw intensity, {dtype}")
         axes.set_ylabel("percent")
@@ -124,7 +125,7 @@ def intensity_figure(report: "SplitReport") -> "Figure":
 
 def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Block"]:
     """Images and masks from all over a split. Those that cannot be read are left out."""
-    from unip_hf.data.reading import read_sample, without_decoding
+    from unip_hf.data.reading import has_pairs, read_sample, without_decoding
     from unip_hf.evaluation.reports import Picture
     from unip_hf.pictures import overlay_picture, side_by_side
 
@@ -133,12 +134,13 @@ def example_blocks(rows: Any, names: dict[int, str], count: int = 4) -> list["Bl
     step = max(1, len(encoded) // count)
     for number in range(0, len(encoded), step)[:count]:
         try:
-            sample = read_sample(encoded[number], number)
+            sample = read_sample(encoded[number], number, has_pairs(encoded))
             assert sample.ids is not None  # these datasets have masks
             overlay = overlay_picture(sample.image, sample.ids, names, with_legend=True)
         except (OSError, ValueError):
             continue  # it is one of the problems
-        picture = side_by_side([("image", sample.image), ("mask", overlay)])
+        visible = [] if sample.visible is None else [("visible", sample.visible)]
+        picture = side_by_side([("image", sample.image), *visible, ("mask", overlay)])
         picture.thumbnail((1600, 1600))
         blocks.append(Picture(picture, sample.name))
     return blocks
@@ -165,7 +167,11 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
             blocks.append(Table(["id", "class", "percent of the pixels", "images"], shares))
             blocks.append(Picture(class_figure(found), "Share of the classes in the labelled pixels"))
         if found.intensities:
-            blocks.append(Picture(intensity_figure(found), "Raw intensities"))
+            blocks.append(Picture(intensity_figure(found.intensities), "Raw intensities"))
+        if found.visible_intensities:
+            formats = "; ".join(f"{name} ({count})" for name, count in found.visible_formats.items())
+            caption = f"Raw intensities of the visible images: {formats}"
+            blocks.append(Picture(intensity_figure(found.visible_intensities), caption))
         names = {share.id: share.name or str(share.id) for share in found.classes if 0 <= share.id < 256}
         blocks += example_blocks(dataset[split], names) if names else []
     write_report(path, title, blocks)

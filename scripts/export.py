@@ -43,7 +43,7 @@ def command_parser() -> argparse.ArgumentParser:
         metavar=("HEIGHT", "WIDTH"),
         help="of the camera's frames in pixels (default: 512 640)",
     )
-    graph.add_argument("--frame_dtype", choices=["uint8", "uint16"], help="of the frames (default: uint16)")
+    graph.add_argument("--frame_dtype", choices=["uint8", "uint16"], help="of infrared frames (default: uint16)")
     int8 = parser.add_argument_group("int8", "for CPUs; the loss in mean IoU is measured if a dataset is given")
     int8.add_argument("--int8", action="store_true", help="also write a file with 8-bit weights (ONNX only)")
     data = add_dataset_options(parser)
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str]) -> None:
                 f"Mean IoU on {scores['dataset']} ({scores['images']} images): {scores['float32']:.4f}, with int8 "
                 f"{scores['int8']:.4f}: a loss of {scores['loss']:.4f}"
             )
-    print(f"Wrote {options.output_dir}; `unip predict {options.output_dir} IMAGES -o FOLDER` runs it.")
+    partner = " --auxiliary IMAGES" if description["reads_pairs"] else ""
+    print(f"Wrote {options.output_dir}; `unip predict {options.output_dir} IMAGES{partner} -o FOLDER` runs it.")
 
 
 if __name__ == "__main__":

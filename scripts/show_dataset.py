@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Draws samples of a dataset and, next to each, augmented variants: the pixels on which a model is trained.
+Draws samples of a dataset and, next to each, augmented variants: the pixels on which a model is trained. Both images
+of pairs are drawn.
 
     unip show-dataset --data_dir my-images --output_file show.png
     unip show-dataset --data_dir my-images --checkpoint unip-small --split validation --num_samples 2 --seed 1
@@ -10,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unip_hf.scripts.options import (
     add_dataset_options,
@@ -20,6 +22,13 @@ from unip_hf.scripts.options import (
     make_parser,
     make_transform,
 )
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from unip_hf import UnipImageProcessor
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -47,13 +56,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def to_picture(pixels: "np.ndarray", processor: "UnipImageProcessor") -> "np.ndarray":
+    """Normalised pixels `(channels, height, width)` as uint8 `(height, width, channels)`."""
+    import numpy as np
+
+    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
+    if processor.do_normalize:
+        pixels = pixels * std + mean
+    return np.rint(255 * pixels.clip(0, 1).transpose(1, 2, 0)).astype(np.uint8)
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     import numpy as np
     import torch
 
     from unip_hf.data import load_id2label
-    from unip_hf.data.reading import check_ids, read_sample, without_decoding
+    from unip_hf.data.reading import check_ids, has_pairs, read_sample, without_decoding
     from unip_hf.files import write_whole
     from unip_hf.pictures import overlay_picture, side_by_side, stacked
 
@@ -61,24 +80,30 @@ def main(arguments: Sequence[str]) -> None:
     id2label = load_id2label(options.dataset, options.data_dir)
     processor = make_image_processor(options, options.checkpoint)
     transform = make_transform(options, processor)
-    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
-    if not processor.do_normalize:
-        mean, std = np.zeros_like(mean), np.ones_like(std)
+    infrared, visible = processor.by_role(processor, processor.auxiliary)  # the processor of each
 
     torch.manual_seed(options.seed)
     rows = []
     for number in np.random.default_rng(options.seed).permutation(len(dataset))[: options.num_samples].tolist():
-        sample = read_sample(dataset[number], number)
+        sample = read_sample(dataset[number], number, has_pairs(dataset))
         assert sample.ids is not None  # these datasets have masks
         check_ids(sample.ids, id2label, sample.name)
-        original = overlay_picture(sample.image, sample.ids, id2label, opacity=0.35, with_legend=True)
-        original.thumbnail((2 * options.crop_size, 2 * options.crop_size))
-        panels = [(Path(sample.name).name, original)]
+        images = [sample.image] if sample.visible is None else [sample.image, sample.visible]
+
+        def overlay(image: np.ndarray, ids: np.ndarray, with_legend: bool = False) -> "Image.Image":
+            return overlay_picture(image, ids, id2label, opacity=0.35, with_legend=with_legend)
+
+        panels = []
+        for title, image in zip((Path(sample.name).name, "visible"), images):
+            original = overlay(image, sample.ids, with_legend=image is sample.image)
+            original.thumbnail((2 * options.crop_size, 2 * options.crop_size))
+            panels.append((title, original))
         for variant in range(1, options.num_variants + 1):
-            pixel_values, labels = transform(sample.image, sample.ids)  # (C, h, w), (h, w)
-            pixels = (pixel_values.numpy() * std + mean).clip(0, 1).transpose(1, 2, 0)  # (h, w, C)
-            overlay = overlay_picture(np.rint(255 * pixels).astype(np.uint8), labels.numpy(), id2label, opacity=0.35)
-            panels.append((f"variant {variant}", overlay))
+            main, labels, *auxiliary = transform(sample.image, sample.ids, *images[1:])  # (C, h, w), (h, w)
+            by_modality = processor.by_role(main, *auxiliary) if auxiliary else (main,)
+            for title, pixels, normalised_by in zip(("", ", visible"), by_modality, (infrared, visible)):
+                pixels = to_picture(pixels.numpy(), normalised_by if auxiliary else processor)
+                panels.append((f"variant {variant}{title}", overlay(pixels, labels.numpy())))
         rows.append(side_by_side(panels))
 
     with write_whole(options.output_file) as staged:

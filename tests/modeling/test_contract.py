@@ -132,6 +132,7 @@ def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
         elif not name.endswith(NO_GRADIENT):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), f"no gradient for {name}"
             one_value = batch_size == 1 and size == (16, 16)  # a dead ReLU or a single token may stop everything
+            one_value |= dtype == torch.float16 and "prompt_adapter" in name  # too small without a loss scale
             assert parameter.grad.any() or one_value, f"the gradient for {name} is zero"
     if "logits" in outputs:
         stride = STRIDES[model_class]
@@ -200,6 +201,7 @@ def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: 
             encoder = getattr(model, "unip", model)
             assert all(layer.gradient_checkpointing for layer in encoder.layers)
         model.zero_grad()
+        torch.manual_seed(1)  # the dropout of adapters
         loss_of(model(**inputs)).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():

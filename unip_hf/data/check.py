@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,22 @@ import numpy as np
 from ..modeling.image_reading_unip import to_channels_last
 from ..progress import Progress
 from .advice import help_rare_classes, list_colours, list_values, name_classes
+from .alignment import find_shift
+from .check_report import DatasetReport, Problem
 from .mask_feature import mask_name, read_ids
 from .masks import MaskError
-from .reading import IGNORE_INDEX, encoded_bytes, read_encoded, without_decoding
-from .statistics import IntensityHistogram, SplitReport, SplitStatistics
+from .reading import (
+    IGNORE_INDEX,
+    VISIBLE_COLUMN,
+    encoded_bytes,
+    read_encoded,
+    visible_name,
+    without_decoding,
+)
+from .statistics import IntensityHistogram, SplitStatistics
 
 
 PATCH_SIZE = 16
-MAX_FILES = 5  # named with each problem
 
 # What can be wrong with a file: the severity, and the message about all such files together.
 FILE_PROBLEMS = {
@@ -30,6 +38,13 @@ FILE_PROBLEMS = {
     "not_finite": ("error", "Images with NaN or infinite values. Replace dead pixels first, e.g. by the median"),
     "small": ("error", f"Images smaller than a patch of {PATCH_SIZE} pixels"),
     "constant": ("warning", "Images that have one value everywhere"),
+    "no_visible": ("error", "Infrared images without a visible one, where others have one"),
+    "pair_size": ("error", "Infrared and visible images of different sizes (width x height). Align them first"),
+    "misaligned": (
+        "warning",
+        "Pairs that do not lie on each other, judged by their edges. Look at them (`unip show-dataset`), and align "
+        "them if they are so",
+    ),
     "colour_mask": (
         "error",
         "Masks in colour, but nothing says which class each colour is",
@@ -50,112 +65,6 @@ FILE_PROBLEMS = {
 
 
 @dataclass
-class Problem:
-    """
-    Something wrong with a dataset.
-
-    Args:
-        severity (`str`): "error" if a training would fail or learn nonsense, otherwise "warning".
-        message (`str`): What is wrong and what to do.
-        split (`str`, *optional*): The split. `None` means all splits.
-        files (`list[str]`): The first few files, with what is wrong in each.
-        num_files (`int`): How many files there are in all. 0 if the problem is not about files.
-    """
-
-    severity: str
-    message: str
-    split: str | None = None
-    files: list[str] = field(default_factory=list)
-    num_files: int = 0
-
-    def __str__(self) -> str:
-        return self.describe(": ", "; ") + "."
-
-    def describe(self, before_files: str, between_files: str) -> str:
-        """The message with the files, which these texts separate."""
-        text = f"{self.split}: {self.message}" if self.split else self.message
-        if not self.num_files:
-            return text
-        left = self.num_files - len(self.files)
-        named = [*self.files, f"and {left} more"] if left else self.files
-        count = f"{self.num_files} file{'s' * (self.num_files > 1)}"
-        return f"{text} ({count}){before_files}{between_files.join(named)}"
-
-    def add(self, file: str) -> None:
-        """Counts a file."""
-        self.num_files += 1
-        if len(self.files) < MAX_FILES:
-            self.files.append(file)
-
-
-@dataclass
-class DatasetReport:
-    """
-    What [`check_dataset`] found.
-
-    Args:
-        splits (`dict[str, SplitReport]`): What each split holds.
-        problems (`list[Problem]`): Errors first.
-        notes (`list[str]`): What a user should know, such as how masks are made.
-        recommendations (`list[str]`): What a training on this dataset should be given.
-    """
-
-    splits: dict[str, SplitReport]
-    problems: list[Problem]
-    notes: list[str] = field(default_factory=list)
-    recommendations: list[str] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-    @property
-    def has_errors(self) -> bool:
-        return bool(self.errors)
-
-    def raise_for_errors(self) -> None:
-        """
-        Raises:
-            ValueError: if there are errors. The message names the first few.
-        """
-        if not self.has_errors:
-            return
-        first = " ".join(str(replace(error, files=error.files[:1])) for error in self.errors[:3])
-        more = f" There are {len(self.errors)} kinds of error." if len(self.errors) > 3 else ""
-        raise ValueError(f"The dataset cannot be used. {first}{more} `unip check-dataset` shows all.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as numbers and texts, for JSON."""
-        return {"has_errors": self.has_errors, **asdict(self)}
-
-    def __str__(self) -> str:
-        lines, indent = [*self.notes, *[""] * bool(self.notes)], "\n    "
-        for split, report in self.splits.items():
-            lines += [f"{split}: {report.num_images} images"]
-            counted = {"size": report.sizes, "format": report.formats}
-            lines += [f"  {name:<10}{_counts(counts)}" for name, counts in counted.items() if counts]
-            for dtype, values in report.intensities.items():
-                ranks = ", ".join(f"{value:.6g} at {rank} %" for rank, value in values.percentiles.items())
-                lines.append(f"  {dtype:<10}{values.min:.6g} to {values.max:.6g}; {ranks}")
-            lines.append(f"  ignored   {report.ignored_share:.2%} of the pixels")
-            width = max([len(str(share.name)) for share in report.classes] + [5])
-            lines.append(f"  {'id':>5}  {'class':<{width}}  {'pixels':>8}  {'images':>7}")
-            lines += [
-                f"  {share.id:>5}  {share.name or '?':<{width}}  {share.pixel_share:>8.2%}  {share.num_images:>7}"
-                for share in report.classes
-            ]
-            lines.append("")
-        found = [f"{problem.severity}: {problem.describe(indent, indent)}" for problem in self.problems]
-        lines += found or ["No problems found."]
-        lines += [f"advice: {text}." for text in self.recommendations]
-        return "\n".join(lines)
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in counts.items())
-
-
-@dataclass
 class _Findings:
     """What one row holds, without its large arrays."""
 
@@ -165,6 +74,7 @@ class _Findings:
     format: str = ""
     dtype: str = ""
     histogram: IntensityHistogram | None = None
+    visible: "_Findings | None" = None
     pixels_of_id: dict[int, int] | None = None
     colours: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)  # key of FILE_PROBLEMS, file and detail
@@ -192,6 +102,8 @@ def _examine(row: dict[str, Any], number: int, ids: set[int] | None) -> _Finding
             found.problems.append(("unreadable", _named(name_of_mask, error)))
     if image is not None:
         _examine_image(image, found)
+    if VISIBLE_COLUMN in row:
+        _examine_visible(row, number, image, found)
     if mask is not None:
         _examine_mask(mask, name_of_mask, ids, found)
     return found
@@ -214,6 +126,29 @@ def _examine_image(image: np.ndarray, found: _Findings) -> None:
     found.histogram = IntensityHistogram(image)
     if found.histogram.min == found.histogram.max:
         found.problems.append(("constant", f"{found.name}: {found.histogram.min}"))
+
+
+def _examine_visible(row: dict[str, Any], number: int, infrared: np.ndarray | None, found: _Findings) -> None:
+    if row[VISIBLE_COLUMN] is None:
+        found.problems.append(("no_visible", found.name))
+        return
+    visible = found.visible = _Findings(visible_name(row, number))
+    try:
+        image = to_channels_last(read_encoded(row[VISIBLE_COLUMN], visible.name))  # (H, W, C)
+    except Exception as error:
+        found.problems.append(("unreadable", _named(visible.name, error)))
+        return
+    _examine_image(image, visible)
+    found.problems += [problem for problem in visible.problems if problem[0] != "small"]  # of both images, or of sizes
+    if visible.size != (found.size or visible.size):
+        found.problems.append(("pair_size", f"{found.name}: {found.size}, {visible.name}: {visible.size}"))
+    elif infrared is not None and found.histogram is not None and visible.histogram is not None:
+        shift = find_shift(infrared, image)
+        if shift is not None:
+            right, down = shift
+            found.problems.append(
+                ("misaligned", f"{found.name}: the visible image lies {right:+d} pixels to the right, {down:+d} down")
+            )
 
 
 def _examine_mask(mask: np.ndarray, name: str, ids: set[int] | None, found: _Findings) -> None:
@@ -249,7 +184,8 @@ def _examine_all(rows: Any, ids: set[int] | None, num_workers: int) -> Iterator[
 
 def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: int | None = None) -> DatasetReport:
     """
-    Reads every image and mask of a dataset once, and reports what it holds and what is wrong with it.
+    Reads every image and mask of a dataset once, and reports what it holds and what is wrong with it. Of pairs, which
+    have the column `rgb`, also visible images are read, and compared with the infrared ones.
 
     Args:
         dataset: Dictionary of splits, as [`load_infrared_dataset`] returns it.
@@ -277,6 +213,9 @@ def check_dataset(dataset: Any, id2label: dict[int, str] | None, num_workers: in
             counted.num_images += 1
             if found.size:
                 counted.add_image(found.size, found.format, found.dtype, found.histogram)
+            if found.visible is not None and found.visible.size:
+                visible = found.visible
+                counted.add_visible(visible.size, visible.format, visible.dtype, visible.histogram)
             if found.pixels_of_id is not None:
                 counted.add_mask(found.pixels_of_id)
             colours.update(found.colours)

@@ -105,6 +105,8 @@ class SplitReport:
         ignored_share (`float`): Share of all pixels that are 255, 0 to 1.
         classes (`list[ClassShare]`): All classes that have a name or occur.
         intensities (`dict[str, Intensities]`): Intensities by dtype.
+        visible_formats, visible_intensities: `formats` and `intensities` of the visible images of pairs, if there are
+            any.
     """
 
     num_images: int
@@ -113,6 +115,8 @@ class SplitReport:
     ignored_share: float
     classes: list[ClassShare]
     intensities: dict[str, Intensities]
+    visible_formats: dict[str, int] = field(default_factory=dict)
+    visible_intensities: dict[str, Intensities] = field(default_factory=dict)
 
 
 @dataclass
@@ -126,12 +130,17 @@ class SplitStatistics:
     num_masks: int = 0
     pixels_of_id: Counter = field(default_factory=Counter)
     images_of_id: Counter = field(default_factory=Counter)
+    visible: "SplitStatistics | None" = None
 
     def add_image(self, size: str, format: str, dtype: str, histogram: IntensityHistogram | None) -> None:
         self.sizes[size] += 1
         self.formats[format] += 1
         if histogram is not None and self.histograms.setdefault(dtype, histogram) is not histogram:
             self.histograms[dtype].merge(histogram)
+
+    def add_visible(self, size: str, format: str, dtype: str, histogram: IntensityHistogram | None) -> None:
+        self.visible = self.visible or SplitStatistics()
+        self.visible.add_image(size, format, dtype, histogram)
 
     def add_mask(self, pixels_of_id: dict[int, int]) -> None:
         self.num_masks += 1
@@ -146,10 +155,7 @@ class SplitStatistics:
     def report(self, id2label: dict[int, str] | None) -> SplitReport:
         total, ignored = self.pixels_of_id.total(), self.pixels_of_id[IGNORE_INDEX]
         names = id2label or {}
-        intensities = {}
-        for dtype, histogram in sorted(self.histograms.items()):
-            edges, counts = histogram.bins()
-            intensities[dtype] = Intensities(histogram.min, histogram.max, histogram.percentiles(), edges, counts)
+        visible = self.visible or SplitStatistics()
         return SplitReport(
             num_images=self.num_images,
             sizes=dict(self.sizes.most_common(5)),
@@ -159,8 +165,18 @@ class SplitStatistics:
                 ClassShare(id, names.get(id), self.pixels_of_id[id] / max(total - ignored, 1), self.images_of_id[id])
                 for id in sorted({*names, *self.ids} - {IGNORE_INDEX})
             ],
-            intensities=intensities,
+            intensities=self.intensities(),
+            visible_formats=dict(visible.formats.most_common()),
+            visible_intensities=visible.intensities(),
         )
+
+    def intensities(self) -> dict[str, Intensities]:
+        """Intensities by dtype."""
+        intensities = {}
+        for dtype, histogram in sorted(self.histograms.items()):
+            edges, counts = histogram.bins()
+            intensities[dtype] = Intensities(histogram.min, histogram.max, histogram.percentiles(), edges, counts)
+        return intensities
 
 
 __all__ = ["ClassShare", "Intensities", "IntensityHistogram", "SplitReport", "SplitStatistics"]

@@ -34,6 +34,18 @@ def sample_frames(frame_size: tuple[int, int], frame_dtype: str) -> list[np.ndar
     return [*frames, np.full(frame_size, 100, frame_dtype)]
 
 
+def sample_pairs(
+    frame_size: tuple[int, int], frame_dtype: str, main_modality: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The frames of [`sample_frames`] with visible partners, uint8 `(height, width, 3)`; the main one comes first."""
+    pairs = []
+    for number, infrared in enumerate(sample_frames(frame_size, frame_dtype)):
+        grey = (infrared // (16 if frame_dtype == "uint16" else 1) % 256).astype(np.uint8)
+        visible = np.stack([grey, 255 - grey, np.roll(grey, 5 * number, axis=1)], axis=2)
+        pairs.append((infrared, visible) if main_modality == "infrared" else (visible, infrared))
+    return pairs
+
+
 def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int) -> list[dict[str, Any]]:
     """
     Largest differences between the logits of random images at [`CHECKED_SHAPES`], and for UNIP also at one patch; of
@@ -53,15 +65,19 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
         if not is_unip:  # other models do not pad their input as the file's runner does
             size = [-(-side // divisor) * divisor for side in size]
         pixel_values = torch.randn(images, num_channels, *size, generator=generator)
+        inputs = {"pixel_values": pixel_values}
+        if exported.reads_pairs:
+            channels = exported.config.auxiliary_num_channels
+            inputs["auxiliary_pixel_values"] = torch.randn(images, channels, *size, generator=generator)
         try:
             with torch.inference_mode():
-                expected = model(pixel_values=pixel_values).logits.float()
+                expected = model(**inputs).logits.float()
         except RuntimeError as error:
             raise ValueError(
                 f"{type(model).__name__} refuses images of shape {tuple(pixel_values.shape)}: {error}"
             ) from error
         try:
-            found = exported(pixel_values).logits
+            found = exported(**inputs).logits
         except ValueError as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be exported for images of any size: its file refuses "
@@ -83,21 +99,23 @@ def compare_logits(exported: ExportedModel, model: nn.Module, num_channels: int)
 
 
 def compare_ids(
-    exported: EndToEndModel, model: nn.Module, processor: UnipImageProcessor, frames: list[np.ndarray]
+    exported: EndToEndModel, model: nn.Module, processor: UnipImageProcessor, frames: list[tuple[np.ndarray, ...]]
 ) -> list[dict[str, Any]]:
     """
-    Compares the ids of frames, one by one and all at once, with those of processor and model: the share of pixels that
-    differ, and by how much the logit of such an id is lower at most. (Where two classes tie, rounding decides.)
+    Compares the ids of frames, or pairs of frames, one by one and all at once, with those of processor and model: the
+    share of pixels that differ, and by how much the logit of such an id is lower at most. (Where two classes tie,
+    rounding decides.)
     """
-    together = exported.run(np.stack(frames)).long()  # (B, H, W)
+    together = exported.run(*(np.stack(part) for part in zip(*frames))).long()  # (B, H, W)
     checks = []
-    for index, frame in enumerate(frames):
-        logits = segment_image(model, processor, frame, InferenceSettings(window_size=None))  # (classes, H, W)
-        for images, ids in ((1, exported.segment(frame).long()), (len(frames), together[index])):
+    for index, (frame, *others) in enumerate(frames):
+        settings = InferenceSettings(window_size=None)
+        logits = segment_image(model, processor, frame, settings, *others)  # (classes, H, W)
+        for images, ids in ((1, exported.segment(frame, *others).long()), (len(frames), together[index])):
             lower = logits.amax(0) - logits.gather(0, ids[None])[0]  # (H, W)
             checks.append(
                 {
-                    "shape": [images, *frame.shape],
+                    "shape": [images, *frame.shape[:2]],
                     "different_ids": (ids != logits.argmax(0)).float().mean().item(),
                     "largest_difference": lower.max().item(),
                     "largest_logit": logits.abs().max().item(),
@@ -140,4 +158,12 @@ def milliseconds(run: Callable[[], Any], repeats: int = 5) -> float:
     return round(1000 * statistics.median(seconds[1:]), 1)
 
 
-__all__ = ["CHECKED_SHAPES", "compare_ids", "compare_logits", "compare_mean_iou", "milliseconds", "sample_frames"]
+__all__ = [
+    "CHECKED_SHAPES",
+    "compare_ids",
+    "compare_logits",
+    "compare_mean_iou",
+    "milliseconds",
+    "sample_frames",
+    "sample_pairs",
+]

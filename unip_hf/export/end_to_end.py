@@ -10,7 +10,7 @@ from torch import nn
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_settings_unip import RESAMPLING_MODES
-from ..modeling.intensities_unip import scale_between
+from ..modeling.intensities_unip import luminance, scale_between
 
 
 def percentiles(frames: torch.Tensor, ranks: list[float]) -> torch.Tensor:
@@ -47,7 +47,7 @@ class EndToEndSegmentation(nn.Module):
         model: Semantic segmentation model whose output has `logits`.
         processor: Its image processor.
         frame_size: Height and width of the frames in pixels.
-        frame_dtype: `torch.uint8` or `torch.uint16`.
+        frame_dtype: `torch.uint8` or `torch.uint16`; of visible frames always `torch.uint8`.
     """
 
     def __init__(
@@ -72,31 +72,45 @@ class EndToEndSegmentation(nn.Module):
         self.register_buffer("row_weights", weights(frame_size[0], self.processed_size[0]), persistent=False)
         self.register_buffer("column_weights", weights(frame_size[1], self.processed_size[1]), persistent=False)
 
-    def forward(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, frames: torch.Tensor, auxiliary_frames: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """
         Args:
-            frames: Raw frames `(batch_size, height, width)`, uint8 or uint16.
+            frames: Raw frames: infrared `(batch_size, height, width)`, uint8 or uint16, or visible
+                `(batch_size, height, width, 3)`, uint8.
+            auxiliary_frames: Of the model of pairs: the other frames.
 
         Returns:
             `{"ids": ...}`: class ids `(batch_size, height, width)`, uint8, above 256 classes int32.
         """
-        processor = self.processor
-        pixels = frames.float()  # (B, H, W)
-        if processor.do_rescale:
-            limits = processor.intensity_limits(self.frame_dtype, partial(percentiles, pixels))  # (2,) or (2, B)
-            pixels = scale_between(pixels, limits.view(2, -1, 1, 1))
-        if self.processed_size != self.frame_size:
-            # Each matrix stands on the left, where quantisation to int8 leaves it alone.
-            pixels = torch.matmul(self.row_weights, pixels)  # (B, h, W)
-            pixels = torch.matmul(self.column_weights, pixels.mT).mT  # (B, h, w)
-            if processor.do_rescale:
-                pixels = pixels.clamp(0.0, 1.0)
-        logits = self.model(processor.normalize_channels(pixels.unsqueeze(1))).logits  # from (B, C, h, w)
+        pixel_values = self._process(frames, self.processor)
+        pair = {}
+        if auxiliary_frames is not None:
+            pair["auxiliary_pixel_values"] = self._process(auxiliary_frames, self.processor.auxiliary)
+        logits = self.model(pixel_values, **pair).logits
         for size in (self.processed_size, self.frame_size):
             if logits.shape[-2:] != size:
                 logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
         ids = logits.argmax(dim=1)  # (B, H, W)
         return {"ids": ids.to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)}
+
+    def _process(self, frames: torch.Tensor, processor: UnipImageProcessor) -> torch.Tensor:
+        """What the processor makes of its main images, `(batch_size, num_channels, height, width)`."""
+        is_visible = processor.main_modality == "visible"
+        dtype = np.dtype(np.uint8) if is_visible else self.frame_dtype
+        pixels = frames.float()  # (B, H, W), or (B, H, W, 3)
+        if processor.do_rescale:
+            limits = processor.intensity_limits(dtype, partial(percentiles, pixels))  # (2,) or (2, B)
+            pixels = scale_between(pixels, limits.view(2, -1, *[1] * (pixels.ndim - 1)))
+        pixels = pixels.permute(0, 3, 1, 2) if is_visible else pixels.unsqueeze(1)  # (B, 3 or 1, H, W)
+        if pixels.shape[1] > processor.num_channels:
+            pixels = luminance(pixels)
+        if self.processed_size != self.frame_size:
+            # Each matrix stands on the left, where quantisation to int8 leaves it alone.
+            pixels = torch.matmul(self.row_weights, pixels)  # (B, C, h, W)
+            pixels = torch.matmul(self.column_weights, pixels.mT).mT  # (B, C, h, w)
+            if processor.do_rescale:
+                pixels = pixels.clamp(0.0, 1.0)
+        return processor.normalize_channels(pixels)
 
 
 __all__ = ["EndToEndSegmentation"]

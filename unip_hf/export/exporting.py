@@ -30,7 +30,7 @@ from ..inference.loading import load_segmentation_model
 from ..inference.windows import InferenceSettings, segment_image
 from ..modeling.modeling_unip_layers import whole_patches
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
-from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames
+from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames, sample_pairs
 from .end_to_end import EndToEndSegmentation
 from .formats import FILES, INT8_FILE, PACKAGES, LogitsOnly, quantize, save, trace
 from .positions import exportable_positions
@@ -68,13 +68,16 @@ def export_model(
     `(batch_size, height, width)` of one size and dtype with raw intensities, and gives `ids`, uint8 of the same shape
     (int32 above 256 classes).
 
+    The file of a model of pairs has a second input, `auxiliary_pixel_values` or `auxiliary_frames`, of the same height
+    and width. Visible frames are uint8 `(batch_size, height, width, 3)`.
+
     Args:
         checkpoint: Folder of a semantic segmentation model, or its name on the Hub.
         output_dir: Folder to write.
         format: `"onnx"` or `"openvino"`.
         end_to_end: Whether the file also does what the processor does, and chooses the class of each pixel.
         frame_size: With `end_to_end`: height and width of the frames in pixels.
-        frame_dtype: With `end_to_end`: `"uint16"` or `"uint8"`.
+        frame_dtype: With `end_to_end`: `"uint16"` or `"uint8"`, of infrared frames.
         int8: Whether to also write `model_int8.onnx`, with 8-bit weights for CPUs. The folder then stands for this
             file. Only for `"onnx"`.
         dataset: With `int8`: images and masks (columns `image` and `annotation`) to measure the loss in mean IoU on.
@@ -124,17 +127,23 @@ def export_model(
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     network: nn.Module
     dynamic_shapes: dict[int, Any] = {0: batch}
+    is_pair = getattr(model.config, "fusion", None) is not None
+    roles = ("", "auxiliary_") if is_pair else ("",)
+    frames: list[tuple[np.ndarray, ...]] = []
     if end_to_end:
-        frames = sample_frames(frame_size, frame_dtype)
-        example = frames[0][None]  # (1, H, W)
+        if is_pair:
+            frames += sample_pairs(frame_size, frame_dtype, processor.main_modality)
+        else:
+            frames += [(frame,) for frame in sample_frames(frame_size, frame_dtype)]
+        examples = [frame[None] for frame in frames[0]]  # (1, H, W), or (1, H, W, 3)
         network = EndToEndSegmentation(model, processor, frame_size, getattr(torch, frame_dtype))
-        inputs = {"frames": torch.from_numpy(np.stack(frames))}
+        inputs = {f"{role}frames": torch.from_numpy(np.stack(part)) for role, part in zip(roles, zip(*frames))}
     else:
-        num_channels = getattr(model.config, "num_channels", 3)
-        example = np.zeros((1, num_channels, *(image_size or (512, 512))), np.float32)
+        channels = [getattr(model.config, f"{role}num_channels", 3) for role in roles]
+        examples = [np.zeros((1, count, *(image_size or (512, 512))), np.float32) for count in channels]
         network = LogitsOnly(model)
         size = image_size or (12 * size_divisor, 16 * size_divisor)
-        inputs = {"pixel_values": torch.zeros(2, num_channels, *size)}
+        inputs = {f"{role}pixel_values": torch.zeros(2, count, *size) for role, count in zip(roles, channels)}
         for axis, name in ((2, "rows"), (3, "columns")) if image_size is None else ():
             dynamic_shapes[axis] = size_divisor * torch.export.Dim(name, min=1, max=MOST_PATCHES)
     try:
@@ -150,6 +159,7 @@ def export_model(
         "file": INT8_FILE if int8 else FILES[format],
         "size_divisor": size_divisor,
         "image_size": None if image_size is None else list(image_size),
+        "reads_pairs": is_pair,
         "end_to_end": {"frame_size": list(frame_size), "frame_dtype": frame_dtype} if end_to_end else None,
         "versions": {
             "unip_hf": __version__,
@@ -171,7 +181,7 @@ def export_model(
             if isinstance(exported, EndToEndModel):
                 checks = compare_ids(exported, model, processor, frames)
             else:
-                checks = compare_logits(exported, model, num_channels)
+                checks = compare_logits(exported, model, channels[0])
             for found in checks:
                 share = f", {found['different_ids']:.4%} of the ids differ" if "different_ids" in found else ""
                 shape = "x".join(map(str, found["shape"]))
@@ -188,17 +198,18 @@ def export_model(
 
         def run_pytorch() -> Any:
             if end_to_end:
-                return segment_image(model, processor, frames[0], InferenceSettings(window_size=None))
-            return network(torch.from_numpy(example))
+                frame, *others = frames[0]
+                return segment_image(model, processor, frame, InferenceSettings(window_size=None), *others)
+            return network(*map(torch.from_numpy, examples))
 
         times = {
             "PyTorch": milliseconds(run_pytorch),
-            FILES[format]: milliseconds(lambda: exported.run(example)),
+            FILES[format]: milliseconds(lambda: exported.run(*examples)),
         }
         if int8:
             quantize(staged)
             quantized, checks = check(INT8_FILE)
-            times[INT8_FILE] = milliseconds(lambda: quantized.run(example))
+            times[INT8_FILE] = milliseconds(lambda: quantized.run(*examples))
             mean_iou = None
             if dataset is not None:
                 scores = compare_mean_iou(exported, quantized, model, processor, dataset)
@@ -207,7 +218,7 @@ def export_model(
         description["speed"] = {
             "hardware": cpu_name(),
             "torch_threads": torch.get_num_threads(),
-            "shape": list(example.shape),
+            "shape": list(examples[0].shape),
             "milliseconds": times,
         }
         model_files = [path for path in sorted(staged.glob("model*")) if path.suffix != ".py"]
@@ -220,7 +231,7 @@ def export_model(
 
 def _check_any_size(model: PreTrainedModel) -> None:
     """Raises a `ValueError` for attention in windows: tracing the windows of a free size does not come to an end."""
-    if any(hasattr(getattr(module, "config", None), "window_size") for module in model.modules()):
+    if any(getattr(getattr(module, "config", None), "window_size", None) for module in model.modules()):
         raise ValueError(
             f"{type(model).__name__} has attention in windows, as Swin has, which cannot be exported for images of "
             "any size. Export it for one size, --image_size HEIGHT WIDTH, or end to end, for frames of one size."

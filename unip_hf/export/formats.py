@@ -31,9 +31,12 @@ class LogitsOnly(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """`(batch_size, num_channels, height, width)` to `{"logits": (batch_size, num_labels, rows, columns)}`."""
-        return {"logits": self.model(pixel_values=pixel_values).logits}
+        pair = {} if auxiliary_pixel_values is None else {"auxiliary_pixel_values": auxiliary_pixel_values}
+        return {"logits": self.model(pixel_values=pixel_values, **pair).logits}
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
 from ..modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
-from . import unirgb_ir_names
+from . import iv_tuning_names, unirgb_ir_names
 from .checkpoint_files import find_state_dict, read_checkpoint
 
 
@@ -51,7 +51,7 @@ KNOWN_UNUSED = {
     r"blocks\..*": "blocks behind the last one that is read",
     r"(fpn\d|neck|decode_head|auxiliary_head)\..*": "segmentation head",
 }
-FUSION_METHODS = {"unirgb_ir": unirgb_ir_names}
+FUSION_METHODS = {"iv_tuning": iv_tuning_names, "unirgb_ir": unirgb_ir_names}
 PATCHES = "patch_embed.proj.weight"
 # The heads of a published segmentation network; everything else is in its backbone.
 HEAD_PREFIXES = ("neck.", "decode_head.", "auxiliary_head.")
@@ -214,7 +214,7 @@ def convert_checkpoint(
 ) -> ModelType:
     """
     Makes a model of this library from a published checkpoint of UNIP (pre-training or fine-tuning), MAE, CrossMAE,
-    DINO, iBOT or DeiT.
+    DINO, iBOT or DeiT, or of a method for pairs of images (IV-tuning, UniRGB-IR).
 
     Width, depth, classes, grid and the like are inferred from the tensors, the heads of a distilled last block from
     the file's `args.last_heads`. A warning says what was not used and what is newly initialised.
@@ -288,7 +288,8 @@ def convert_checkpoint(
     of_head = [new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", [])]
     parts = dict.fromkeys((*of_head, *OPTIONAL_PARTS))
     new_parts = [part for part in parts if not any(part in name for name in used)]
-    missing = sorted(set(shapes) - set(used))
+    # How many batches made the running statistics: files may lack it, and nothing here reads it.
+    missing = sorted(name for name in set(shapes) - set(used) if not name.endswith("num_batches_tracked"))
     problems += [f"{name}: not in the file" for name in missing if not any(part in name for part in new_parts)]
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -327,21 +328,20 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
             model.config.last_layer_num_attention_heads,
         )
     back = [(new, old) for old, new in _names_for(type(model), model.config.fusion)]
-    published = {}
+    encoder, head = {}, {}
     for name, tensor in model.state_dict().items():
         renamed = rename(name, back)
         if renamed is None:
             raise ValueError(f"The tensor {name} has no published name.")
-        in_backbone = is_segmentation and not renamed.startswith(HEAD_PREFIXES)
-        published["backbone." * in_backbone + renamed] = tensor.detach().cpu().float().clone()
-    if model.config.fusion is not None:
-        published = FUSION_METHODS[model.config.fusion].write(published, model.config)
-    stem = "backbone." * is_segmentation
-    published[stem + PATCHES] = adapt_input_channels(published[stem + PATCHES], 3)
+        of_head = is_segmentation and renamed.startswith(HEAD_PREFIXES)
+        (head if of_head else encoder)[renamed] = tensor.detach().cpu().float().clone()
+    encoder[PATCHES] = adapt_input_channels(encoder[PATCHES], 3)
     if is_segmentation or model.config.use_final_norm:
-        published.setdefault(f"{stem}norm.weight", torch.ones(model.config.hidden_size))
-        published.setdefault(f"{stem}norm.bias", torch.zeros(model.config.hidden_size))
-    return published
+        encoder.setdefault("norm.weight", torch.ones(model.config.hidden_size))
+        encoder.setdefault("norm.bias", torch.zeros(model.config.hidden_size))
+    if model.config.fusion is not None:
+        encoder = FUSION_METHODS[model.config.fusion].write(encoder, model.config)
+    return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
 __all__ = ["convert_checkpoint", "find_segmentation_model", "to_published_state_dict"]

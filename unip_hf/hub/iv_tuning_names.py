@@ -114,12 +114,15 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
 
 
 def write(tensors: dict[str, torch.Tensor], config: UnipConfig) -> dict[str, torch.Tensor]:
-    """Back, with the names of the detection network for a model without CLS."""
+    """Back: the other image with three channels, and the names of the detection network for a model without CLS."""
+    weight = tensors[AUXILIARY_PATCHES]
+    if weight.shape[1] == 1:  # on three equal channels the same
+        tensors = {**tensors, AUXILIARY_PATCHES: weight.repeat(1, 3, 1, 1) / 3}
     if config.use_cls_token:
         return tensors
     table = tensors["pos_embed"]
-    tensors["pos_embed"] = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
-    tensors[_TRANSPOSED] = tensors[_TRANSPOSED].transpose(2, 3).contiguous()
+    with_cls = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
+    tensors = {**tensors, "pos_embed": with_cls, _TRANSPOSED: tensors[_TRANSPOSED].transpose(2, 3).contiguous()}
     back = [(new, old) for old, new in _DETECTION_NAMES]
     return {_rename_beginning(name, back): tensor for name, tensor in tensors.items()}
 

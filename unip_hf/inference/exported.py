@@ -17,12 +17,13 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from ..modeling.modeling_unip_fusion import check_pair
 from ..modeling.modeling_unip_layers import whole_patches
 from ..modeling.modeling_unip_segmentation import crop_to_image
 
 
 DESCRIPTION = "export.json"
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[..., np.ndarray]  # takes one array for each input of the file, in their order
 
 
 def require_package(name: str) -> ModuleType:
@@ -51,15 +52,15 @@ def _run_onnx(file: Path, device: torch.device) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
-    name = session.get_inputs()[0].name
-    return lambda array: session.run(None, {name: array})[0]
+    names = [part.name for part in session.get_inputs()]
+    return lambda *arrays: session.run(None, dict(zip(names, arrays)))[0]
 
 
 def _run_openvino(file: Path, device: torch.device) -> Run:
     openvino: Any = require_package("openvino")
     # On some processors it would compute in bfloat16 by default.
     compiled = openvino.Core().compile_model(os.fspath(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda array: compiled(array)[0]
+    return lambda *arrays: compiled(arrays)[0]
 
 
 RUNNERS: dict[str, Callable[[Path, torch.device], Run]] = {".onnx": _run_onnx, ".xml": _run_openvino}
@@ -119,9 +120,9 @@ class ExportedModel(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":
         return self  # nothing here can move to another device or dtype
 
-    def run(self, array: np.ndarray) -> torch.Tensor:
+    def run(self, *arrays: np.ndarray) -> torch.Tensor:
         """
-        The output of the file for its one input.
+        The output of the file for its input, or for its two, the main one first.
 
         Raises:
             ValueError: if the runtime refuses the input, or automatic mixed precision is on.
@@ -129,16 +130,23 @@ class ExportedModel(nn.Module):
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             raise ValueError("An exported file has one precision: use it without mixed precision.")
         try:
-            return torch.from_numpy(np.array(self._run(np.require(array, requirements=("C", "W")))))
+            return torch.from_numpy(np.array(self._run(*(np.require(one, requirements=("C", "W")) for one in arrays))))
         except Exception as error:
-            raise ValueError(
-                f"{self.name!r} cannot take an input {array.dtype} {array.shape}: {_first_line(error)}"
-            ) from error
+            what = " and ".join(f"{array.dtype} {array.shape}" for array in arrays)
+            raise ValueError(f"{self.name!r} cannot take an input {what}: {_first_line(error)}") from error
 
-    def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether the file takes two images."""
+        return getattr(self.config, "fusion", None) is not None
+
+    def forward(
+        self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None = None
+    ) -> SemanticSegmenterOutput:
         """
         Args:
             pixel_values: Scaled images, float `(batch_size, num_channels, height, width)` of any size.
+            auxiliary_pixel_values: Of the model of pairs: the other images.
 
         Returns:
             Output with float32 `logits`, `(batch_size, num_labels, rows, columns)`, which cover exactly the image.
@@ -155,8 +163,13 @@ class ExportedModel(nn.Module):
                 "with a larger --image_size."
             )
         padding = (0, padded_width - width, 0, padded_height - height)  # zero is mean intensity
-        padded = nn.functional.pad(pixel_values.detach().float().cpu(), padding)
-        logits = self.run(padded.numpy())
+        inputs = [pixel_values]
+        if self.reads_pairs:
+            inputs.append(check_pair(self.config, pixel_values, auxiliary_pixel_values))  # type: ignore[arg-type]
+        elif auxiliary_pixel_values is not None:
+            raise ValueError(f"{self.name!r} takes one image: leave out auxiliary_pixel_values.")
+        padded = [nn.functional.pad(one.detach().float().cpu(), padding).numpy() for one in inputs]
+        logits = self.run(*padded)
         return SemanticSegmenterOutput(logits=crop_to_image(logits, (padded_height, padded_width), (height, width)))
 
 
@@ -167,7 +180,7 @@ class EndToEndModel(ExportedModel):
     Args:
         file, config, device: See [`ExportedModel`].
         frame_size: Height and width in pixels.
-        frame_dtype: `"uint8"` or `"uint16"`.
+        frame_dtype: `"uint8"` or `"uint16"`; of visible frames always `"uint8"`.
     """
 
     def __init__(
@@ -182,33 +195,54 @@ class EndToEndModel(ExportedModel):
         self.frame_size = frame_size
         self.frame_dtype = np.dtype(frame_dtype)
 
-    def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, auxiliary_pixel_values: torch.Tensor | None = None
+    ) -> SemanticSegmenterOutput:
         raise ValueError(f"{self.name!r} takes raw frames, not pixel_values, and returns ids instead of logits.")
 
-    def segment(self, frame: np.ndarray) -> torch.Tensor:
+    def segment(self, frame: np.ndarray, auxiliary_frame: np.ndarray | None = None) -> torch.Tensor:
         """
         Args:
-            frame: Raw frame `(height, width)` or `(height, width, 1)` of the size and dtype of the file.
+            frame: Raw frame of the size of the file. An infrared one is `(height, width)` or `(height, width, 1)` and
+                of its dtype, a visible one `(height, width, 3)` and uint8.
+            auxiliary_frame: Of the model of pairs: the other frame.
 
         Returns:
             Class ids, `(height, width)`: uint8, or int32 above 256 classes.
 
         Raises:
-            ValueError: if the frame has another size or dtype.
+            ValueError: if the frames are of another size or dtype, or there are not as many as the file takes.
         """
-        frame = frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
-        if frame.shape != self.frame_size or frame.dtype != self.frame_dtype:
+        if self.reads_pairs != (auxiliary_frame is not None):
+            raise ValueError(
+                f"{self.name!r} takes pairs of frames: the auxiliary one is missing."
+                if self.reads_pairs
+                else f"{self.name!r} takes one frame: leave out the auxiliary one."
+            )
+        main = getattr(self.config, "main_modality", "infrared") if self.reads_pairs else "infrared"
+        frames = [self._checked(frame, main == "visible")]
+        if auxiliary_frame is not None:
+            frames.append(self._checked(auxiliary_frame, main == "infrared"))
+        return self.run(*(one[None] for one in frames))[0]
+
+    def _checked(self, frame: np.ndarray, is_visible: bool) -> np.ndarray:
+        """A frame as the file takes it: infrared `(height, width)`, visible `(height, width, 3)`."""
+        frame = frame[..., 0] if not is_visible and frame.ndim == 3 and frame.shape[2] == 1 else frame
+        shape = (*self.frame_size, 3) if is_visible else self.frame_size
+        dtype = np.dtype(np.uint8) if is_visible else self.frame_dtype
+        if frame.shape != shape or frame.dtype != dtype:
             height, width = self.frame_size
             raise ValueError(
-                f"{self.name!r} takes {self.frame_dtype} frames of {height}x{width} pixels (height x width) with one "
-                f"channel, got {frame.dtype} of shape {frame.shape}. Export it again with the --frame_size and "
-                "--frame_dtype of this camera, or without --end_to_end for images of any size."
+                f"{self.name!r} takes {dtype} frames of {height}x{width} pixels (height x width) with "
+                f"{'three channels' if is_visible else 'one channel'}, got {frame.dtype} of shape {frame.shape}. "
+                "Export it again with the --frame_size and --frame_dtype of this camera, or without --end_to_end for "
+                "images of any size."
             )
-        return self.run(frame[None])[0]
+        return frame
 
-    def scores(self, frame: np.ndarray) -> torch.Tensor:
+    def scores(self, frame: np.ndarray, auxiliary_frame: np.ndarray | None = None) -> torch.Tensor:
         """1 for the class of each pixel and 0 for all others, float32 `(classes, height, width)`; see [`segment`]."""
-        ids = self.segment(frame).long()
+        ids = self.segment(frame, auxiliary_frame).long()
         return nn.functional.one_hot(ids, self.config.num_labels or 0).permute(2, 0, 1).float()
 
 
