@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT) or a plain ViT of timm or transformers to a folder that
-`from_pretrained` loads, or a folder back to a published file.
+Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT, IV-tuning, UniRGB-IR) or a plain ViT of timm or
+transformers to a folder that `from_pretrained` loads, or a folder back to a published file.
 
     unip convert unip_vit_small_by_mae_large.pth unip-small
     unip convert timm:vit_small_patch16_224.dino unip-dino-small
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from unip_hf.files import write_whole
 from unip_hf.scripts.options import make_parser
@@ -83,7 +85,6 @@ def convert_file(
     options: argparse.Namespace, model_class: Any, overrides: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """A model from a published file, and settings of its image processor."""
-    from unip_hf import UnipForPreTraining
     from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
     from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
@@ -92,12 +93,35 @@ def convert_file(
     if not Path(options.source).exists():
         raise FileNotFoundError(f"There is no {options.source!r}.")
     tensors, beside = read_checkpoint(options.source)
-    model_class = model_class or find_segmentation_model(tensors) or UnipForPreTraining
+    model_class = model_class or find_segmentation_model(tensors) or default_class(tensors)
     model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
     if not isinstance(model, UnipSegmentationModel):
         return model, {}
+    if model.config.fusion is not None:
+        return model, pair_settings(model.config)
     # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
     return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
+
+
+def default_class(tensors: dict[str, Any]) -> Any:
+    """The kind of model for a file without a head: what reads pairs only segments, and gets a new head."""
+    from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation
+    from unip_hf.hub.conversion import FUSION_METHODS
+
+    is_of_pairs = any(method.read(tensors) is not None for method in FUSION_METHODS.values())
+    return UnipForSemanticSegmentation if is_of_pairs else UnipForPreTraining
+
+
+def pair_settings(config: Any) -> dict[str, Any]:
+    """Settings of the image processor of a published network for pairs."""
+    settings: dict[str, Any] = {"main_modality": config.main_modality, "antialias": False}
+    if config.fusion == "unirgb_ir":  # the only published configuration, for MFNet
+        recipe = yaml.safe_load((Path(__file__).parent / "recipes" / "unirgb-ir-base-mfnet.yaml").read_text())
+        height, width = recipe["resize_to"]
+        settings["size"] = {"height": height, "width": width}
+        for name in ("image_mean", "image_std", "auxiliary_image_mean", "auxiliary_image_std"):
+            settings[name] = recipe[name]
+    return settings
 
 
 def convert_network(
