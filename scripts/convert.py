@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT) or a plain ViT of timm or transformers to a folder that
-`from_pretrained` loads, or a folder back to a published file.
+Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT, IV-tuning, UniRGB-IR) or a plain ViT of timm or
+transformers to a folder that `from_pretrained` loads, or a folder back to a published file.
 
     unip convert unip_vit_small_by_mae_large.pth unip-small
     unip convert timm:vit_small_patch16_224.dino unip-dino-small
@@ -76,6 +76,9 @@ def convert(options: argparse.Namespace) -> None:
     model, settings = convert_source(options, classes.get(options.model), overrides)
     with write_whole(options.target) as staged:
         model.save_pretrained(staged)
+        if model.config.fusion is not None:
+            settings["main_modality"] = model.config.main_modality
+            settings["auxiliary_num_channels"] = model.config.auxiliary_num_channels
         UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staged)
 
 
@@ -83,8 +86,9 @@ def convert_file(
     options: argparse.Namespace, model_class: Any, overrides: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """A model from a published file, and settings of its image processor."""
-    from unip_hf import UnipForPreTraining
+    from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation
     from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
+    from unip_hf.hub.conversion import find_fusion
     from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
     if options.image_mean is not None:
@@ -92,9 +96,22 @@ def convert_file(
     if not Path(options.source).exists():
         raise FileNotFoundError(f"There is no {options.source!r}.")
     tensors, beside = read_checkpoint(options.source)
-    model_class = model_class or find_segmentation_model(tensors) or UnipForPreTraining
+    fusion = find_fusion(tensors)
+    if fusion is not None and model_class is not None and not issubclass(model_class, UnipSegmentationModel):
+        raise ValueError(
+            f"{options.source!r} holds {fusion}, which reads pairs of images: --model must be a segmentation model. "
+            "Its head is newly initialised where the file has none."
+        )
+    default = UnipForPreTraining if fusion is None else UnipForSemanticSegmentation
+    model_class = model_class or find_segmentation_model(tensors) or default
     model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
-    if not isinstance(model, UnipSegmentationModel):
+    if fusion is not None:
+        logging.getLogger("unip_hf").warning(
+            "The file does not say how its images were normalised: preprocessor_config.json gets the defaults of "
+            "infrared and visible images. Change image_mean, image_std, auxiliary_image_mean and auxiliary_image_std "
+            "there if it was trained with others."
+        )
+    if not isinstance(model, UnipSegmentationModel) or fusion is not None:
         return model, {}
     # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
     return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}

@@ -58,7 +58,7 @@ HEAD_PREFIXES = ("neck.", "decode_head.", "auxiliary_head.")
 # What UnipConfig accepts beside its fields.
 OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementation"}
 # Parts that a file may lack as a whole, beside those of a head. They are newly initialised.
-OPTIONAL_PARTS = ("classifier.", "layernorm.", "layer_scale")
+OPTIONAL_PARTS = ("classifier.", "layernorm.", "layer_scale", "unip.fusion.")
 
 
 def rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
@@ -103,6 +103,11 @@ def find_segmentation_model(names: Iterable[str]) -> type[UnipSegmentationModel]
             "convert its encoder alone."
         )
     return min(fitting, key=lambda kind: len(kind.published_names))
+
+
+def find_fusion(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The method for pairs of images whose tensors a published file holds, as in `UnipConfig.fusion`, or `None`."""
+    return next((name for name, method in FUSION_METHODS.items() if method.read(dict(tensors)) is not None), None)
 
 
 def adapt_input_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
@@ -344,4 +349,4 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
     return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
-__all__ = ["convert_checkpoint", "find_segmentation_model", "to_published_state_dict"]
+__all__ = ["convert_checkpoint", "find_fusion", "find_segmentation_model", "to_published_state_dict"]
