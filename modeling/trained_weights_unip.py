@@ -67,8 +67,9 @@ def without_backbone(
     """
     if not checkpoint:
         raise ValueError(
-            "only_trained=True leaves out the frozen backbone, but this model was not loaded from a checkpoint: set "
-            "config.backbone_checkpoint to the one that holds these weights, or save the whole model."
+            "only_trained=True leaves out the frozen backbone, but this model was not loaded from a UNIP checkpoint: "
+            "set config.backbone_checkpoint to the one that holds these weights (`unip convert` makes one of "
+            "another library's network), or save the whole model."
         )
     try:
         backbone, digest = read_backbone(checkpoint)

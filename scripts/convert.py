@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from unip_hf.files import write_whole
 from unip_hf.scripts.options import make_parser
 
@@ -76,9 +78,6 @@ def convert(options: argparse.Namespace) -> None:
     model, settings = convert_source(options, classes.get(options.model), overrides)
     with write_whole(options.target) as staged:
         model.save_pretrained(staged)
-        if model.config.fusion is not None:
-            settings["main_modality"] = model.config.main_modality
-            settings["auxiliary_num_channels"] = model.config.auxiliary_num_channels
         UnipImageProcessor(num_channels=model.config.num_channels, **settings).save_pretrained(staged)
 
 
@@ -102,19 +101,35 @@ def convert_file(
             f"{options.source!r} holds {fusion}, which reads pairs of images: --model must be a segmentation model. "
             "Its head is newly initialised where the file has none."
         )
+    # What reads pairs only segments, and gets a new head where the file has none.
     default = UnipForPreTraining if fusion is None else UnipForSemanticSegmentation
     model_class = model_class or find_segmentation_model(tensors) or default
     model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
-    if fusion is not None:
+    if not isinstance(model, UnipSegmentationModel):
+        return model, {}
+    if model.config.fusion is not None:
+        return model, pair_settings(model.config)
+    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
+    return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
+
+
+def pair_settings(config: Any) -> dict[str, Any]:
+    """Settings of the image processor of a published network for pairs."""
+    settings: dict[str, Any] = {"main_modality": config.main_modality, "antialias": False}
+    settings["auxiliary_num_channels"] = config.auxiliary_num_channels
+    if config.fusion == "unirgb_ir":  # the only published configuration, for MFNet
+        recipe = yaml.safe_load((Path(__file__).parent / "recipes" / "unirgb-ir-base-mfnet.yaml").read_text())
+        height, width = recipe["resize_to"]
+        settings["size"] = {"height": height, "width": width}
+        for name in ("image_mean", "image_std", "auxiliary_image_mean", "auxiliary_image_std"):
+            settings[name] = recipe[name]
+    else:
         logging.getLogger("unip_hf").warning(
             "The file does not say how its images were normalised: preprocessor_config.json gets the defaults of "
             "infrared and visible images. Change image_mean, image_std, auxiliary_image_mean and auxiliary_image_std "
             "there if it was trained with others."
         )
-    if not isinstance(model, UnipSegmentationModel) or fusion is not None:
-        return model, {}
-    # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
-    return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
+    return settings
 
 
 def convert_network(

@@ -102,7 +102,7 @@ def test_a_backbone_in_several_files_serves(make_config: Callable, tmp_path: Pat
 
 
 def test_saving_without_a_backbone_that_fits_is_refused(backbone: Path, make_config: Callable, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"was not loaded from a checkpoint: set config\.backbone_checkpoint"):
+    with pytest.raises(ValueError, match=r"was not loaded from a UNIP checkpoint: set config\.backbone"):
         UnipForLinearSegmentation(make_config()).save_pretrained(tmp_path / "no", only_trained=True)
     with pytest.raises(ValueError, match="The backbone 'nowhere/at-all' cannot be read"):
         config = make_config(backbone_checkpoint="nowhere/at-all")
