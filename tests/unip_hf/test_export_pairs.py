@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.evaluation import SENSOR_FAULTS, evaluate_dataset
 from unip_hf.export.checks import sample_pairs
 from unip_hf.export.exporting import export_model
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image, sliding_window_logits
@@ -97,6 +100,19 @@ def test_raw_frames_of_both_cameras_in_one_file(main_modality: str, format: str,
     ids = model.segment(main, other)
     assert ids.shape == (61, 75) and (expected.amax(0) - expected.gather(0, ids.long()[None])[0]).max() < 1e-3
     assert torch.equal(segment_image(model, processor, main, settings, other).argmax(0), ids.long())
+    infrared, visible = processor.by_role(main, other)  # the roles of two are exchanged in the same way
+    rows: dict[str, list[str]] = {}
+    for column, array in (("image", infrared), ("rgb", visible), ("annotation", ids.numpy())):
+        rows[column] = [str(tmp_path / f"{column}.png")]
+        Image.fromarray(array).save(rows[column][0])
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(dict.fromkeys(rows, datasets.Image())))
+    result = evaluate_dataset(
+        model, processor, dataset, {n: str(n) for n in range(5)}, settings, with_sensor_faults=True
+    )
+    assert result.metrics["mean_iou"] == 1.0
+    assert list(result.sensor_faults) == [name for name, fault in SENSOR_FAULTS.items() if not fault.is_missing]
+    with pytest.raises(ValueError, match="takes both raw frames"):
+        segment_image(model, processor, main, settings, is_auxiliary_missing=True)
     with pytest.raises(ValueError, match="the auxiliary one is missing"):
         model.segment(main)
     with pytest.raises(ValueError, match=r"uint8 frames of 61x75 pixels \(height x width\) with three channels"):

@@ -106,6 +106,11 @@ def find_segmentation_model(names: Iterable[str]) -> type[UnipSegmentationModel]
     return min(fitting, key=lambda kind: len(kind.published_names))
 
 
+def find_fusion(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The method for pairs of images whose tensors a published file holds, as in `UnipConfig.fusion`, or `None`."""
+    return next((name for name, method in FUSION_METHODS.items() if method.read(dict(tensors)) is not None), None)
+
+
 def adapt_input_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
     """
     The patch embedding `(hidden_size, channels, patch, patch)` for another number of input channels. From three
@@ -349,4 +354,4 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
     return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
-__all__ = ["convert_checkpoint", "find_segmentation_model", "to_published_state_dict"]
+__all__ = ["convert_checkpoint", "find_fusion", "find_segmentation_model", "to_published_state_dict"]
