@@ -71,7 +71,7 @@ class UnipDeformableAttention(nn.Module):
         weights = weights.unflatten(3, (self.num_levels, -1))  # (B, N, heads, levels, points)
         centres = centres.expand(-1, -1, self.num_levels, -1)
 
-        context: torch.Tensor | float = 0.0
+        contexts = []
         cells = values.split([rows * columns for rows, columns in sizes], dim=1)
         for level, (rows, columns) in enumerate(sizes):
             maps = cells[level].float().permute(0, 2, 3, 1)  # (B, heads, C, cells)
@@ -81,8 +81,10 @@ class UnipDeformableAttention(nn.Module):
             places = torch.stack([x, y], dim=-1).transpose(1, 2).flatten(0, 1)  # (B*heads, N, points, 2)
             read = nn.functional.grid_sample(maps, 2 * places - 1, padding_mode="zeros", align_corners=False)
             level_weights = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B*heads, N, points)
-            context = context + (read * level_weights[:, None]).sum(-1)  # (B*heads, C, N)
-        context = context.unflatten(0, (batch_size, -1)).permute(0, 3, 1, 2).flatten(2)  # (B, N, heads*C)
+            contexts.append((read * level_weights[:, None]).sum(-1))  # (B*heads, C, N)
+        context = (
+            torch.stack(contexts).sum(0).unflatten(0, (batch_size, -1)).permute(0, 3, 1, 2).flatten(2)
+        )  # (B, N, heads*C)
         return self.output(context.to(values.dtype))
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT) or a plain ViT of timm or transformers to a folder that
-`from_pretrained` loads, or a folder back to a published file.
+Converts a published checkpoint (UNIP, MAE, DINO, iBOT, DeiT, IV-tuning, UniRGB-IR) or a plain ViT of timm or
+transformers to a folder that `from_pretrained` loads, or a folder back to a published file.
 
     unip convert unip_vit_small_by_mae_large.pth unip-small
     unip convert timm:vit_small_patch16_224.dino unip-dino-small
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from unip_hf.files import write_whole
 from unip_hf.scripts.options import make_parser
@@ -83,8 +85,9 @@ def convert_file(
     options: argparse.Namespace, model_class: Any, overrides: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """A model from a published file, and settings of its image processor."""
-    from unip_hf import UnipForPreTraining
+    from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation
     from unip_hf.hub import convert_checkpoint, find_segmentation_model, read_checkpoint
+    from unip_hf.hub.conversion import find_fusion
     from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
     if options.image_mean is not None:
@@ -92,12 +95,41 @@ def convert_file(
     if not Path(options.source).exists():
         raise FileNotFoundError(f"There is no {options.source!r}.")
     tensors, beside = read_checkpoint(options.source)
-    model_class = model_class or find_segmentation_model(tensors) or UnipForPreTraining
+    fusion = find_fusion(tensors)
+    if fusion is not None and model_class is not None and not issubclass(model_class, UnipSegmentationModel):
+        raise ValueError(
+            f"{options.source!r} holds {fusion}, which reads pairs of images: --model must be a segmentation model. "
+            "Its head is newly initialised where the file has none."
+        )
+    # What reads pairs only segments, and gets a new head where the file has none.
+    default = UnipForPreTraining if fusion is None else UnipForSemanticSegmentation
+    model_class = model_class or find_segmentation_model(tensors) or default
     model = convert_checkpoint({"model": tensors, **beside}, model_class, **overrides)
     if not isinstance(model, UnipSegmentationModel):
         return model, {}
+    if model.config.fusion is not None:
+        return model, pair_settings(model.config)
     # The published fine-tuning normalises with 96.9255 and 47.8976 of 255, and resizes as OpenCV does.
     return model, {"image_mean": [96.9255 / 255], "image_std": [47.8976 / 255], "antialias": False}
+
+
+def pair_settings(config: Any) -> dict[str, Any]:
+    """Settings of the image processor of a published network for pairs."""
+    settings: dict[str, Any] = {"main_modality": config.main_modality, "antialias": False}
+    settings["auxiliary_num_channels"] = config.auxiliary_num_channels
+    if config.fusion == "unirgb_ir":  # the only published configuration, for MFNet
+        recipe = yaml.safe_load((Path(__file__).parent / "recipes" / "unirgb-ir-base-mfnet.yaml").read_text())
+        height, width = recipe["resize_to"]
+        settings["size"] = {"height": height, "width": width}
+        for name in ("image_mean", "image_std", "auxiliary_image_mean", "auxiliary_image_std"):
+            settings[name] = recipe[name]
+    else:
+        logging.getLogger("unip_hf").warning(
+            "The file does not say how its images were normalised: preprocessor_config.json gets the defaults of "
+            "infrared and visible images. Change image_mean, image_std, auxiliary_image_mean and auxiliary_image_std "
+            "there if it was trained with others."
+        )
+    return settings
 
 
 def convert_network(

@@ -5,6 +5,8 @@ Segments images, folders of images, multi-page TIFF files and videos with any se
     unip predict unip-small-soda image.png -o prediction
     unip predict unip-small-soda recordings "flights/**/*.tif" clip.mp4 -o prediction --save_scores
     unip predict exported/model.onnx image.png -o prediction
+    unip predict fused thermal.png --auxiliary visible.jpg -o prediction
+    unip predict fused thermal/ --auxiliary visible/ -o prediction
 
 In the output folder, results have the names of the files they belong to; pages and video frames are numbered from 0:
 
@@ -12,6 +14,9 @@ In the output folder, results have the names of the files they belong to; pages 
     overlays/NAME.png        the image with its segmentation; overlays/NAME.mp4 for a video
     scores/NAME.npz          with --save_scores: "probabilities", float16 (classes, height, width)
     predict.json             model, settings, inputs, names and colours of the classes, versions
+
+A model of pairs reads an infrared and a visible image of the same scene, aligned and of the same size. Infrared ones
+are the inputs and visible ones are --auxiliary, also if the visible image is the main one of the model.
 
 If it was interrupted, the same command goes on where it stopped.
 """
@@ -43,6 +48,14 @@ def command_parser() -> argparse.ArgumentParser:
         nargs="+",
         help="images, TIFF files of several pages, videos, folders with such files at\n"
         'any depth, quoted patterns with *, ?, [...] and ** ("flights/**/*.tif")',
+    )
+    parser.add_argument(
+        "--auxiliary",
+        nargs="+",
+        metavar="VISIBLE",
+        help="for a model of pairs: the visible image of each infrared input, as files,\nfolders or patterns. One "
+        "file and one file are a pair; others belong together if\ntheir paths below the given folders are the same, "
+        "apart from the suffix and an\nending _visible or _rgb",
     )
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output_dir", type=Path, required=True, help="folder for the results")
@@ -108,6 +121,7 @@ def describe_run(
             "window_size": settings.window_size,
             "stride": settings.stride,
             **{name: getattr(options, name) for name in shared},
+            **({"auxiliary": list(map(os.path.abspath, options.auxiliary))} if options.auxiliary else {}),
         },
         "inputs": [os.path.abspath(path) for path in options.inputs],
         "classes": [{"id": index, "name": name, "color": palette[index]} for index, name in names],
@@ -123,17 +137,25 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from transformers.utils import logging
 
-    from unip_hf.inference import load_segmentation_model
+    from unip_hf.inference import load_segmentation_model, reads_pairs
     from unip_hf.inference.predictor import Predictor
     from unip_hf.inference.results import ResultFolder
-    from unip_hf.inference.sources import find_sources
+    from unip_hf.inference.sources import find_pairs, find_sources
 
     logging.disable_progress_bar()
     results = ResultFolder(options.output_dir)
     device = choose_device(options.device)
     unreadable: list[str] | None = [] if options.skip_unreadable else None
-    sources = find_sources(options.inputs, exclude=options.output_dir, unreadable=unreadable)
+    if options.auxiliary:
+        sources = find_pairs(options.inputs, options.auxiliary, options.output_dir, unreadable)
+    else:
+        sources = find_sources(options.inputs, exclude=options.output_dir, unreadable=unreadable)
     model, processor = load_segmentation_model(options.model, device)
+    if reads_pairs(model) != bool(options.auxiliary):
+        wanted = "one image at a time: leave out --auxiliary."
+        if not options.auxiliary:
+            wanted = "pairs: give infrared images as inputs, and the visible ones of the same scenes with --auxiliary."
+        raise ValueError(f"The model {options.model!r} reads {wanted}")
     settings = make_inference_settings(options, model)
     predictor = Predictor(
         model,

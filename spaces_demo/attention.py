@@ -13,6 +13,7 @@ from torch import nn
 from ..analysis import attention_map, normalized_mutual_information
 from ..distillation import Teacher
 from ..files import write_whole
+from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
@@ -107,6 +108,8 @@ def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np
     Raises:
         ValueError: if the model has no such encoder, or the processor cannot use the image.
     """
+    if reads_pairs(model):
+        raise ValueError("This model reads pairs of images. Attention is shown for models of one image.")
     encoder = _find_encoder(model)
     patch_size = encoder.embeddings.patch_size if isinstance(encoder, UnipModel) else encoder.patch_size
     array = image if image.ndim == 3 else image[..., None]  # (H, W, 1 or 3)

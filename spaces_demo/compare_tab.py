@@ -1,5 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""The tab that segments an image twice, with two models or two intensity scalings, and shows where they differ."""
+"""
+The tab that segments an image twice, with two models, two intensity scalings, or both images of a pair and one of them
+alone, and shows where they differ.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ from .comparison import (
     share_table,
     with_scaling,
 )
-from .components import COMPUTING, QUIET, image_input, picture_output
+from .components import COMPUTING, QUIET, image_input, pair_input, picture_output
 from .models import Models, on_gpu
 from .uploads import error_message, read_upload
 
@@ -30,6 +33,7 @@ SCALINGS = [
     ("two fixed values", "fixed_range"),
     ("full range of 8 or 16 bits", "dtype_range"),
 ]
+BOTH, MAIN_ALONE = "both", "main_alone"
 # The two numbers that a scaling needs.
 NUMBERS = {
     "percentiles": ("lower percentile", "upper percentile"),
@@ -44,28 +48,39 @@ tr, th, td { border: none; padding: 0.15rem 1.5rem 0.15rem 0; font-variant-numer
 def compare_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
 
+    has_pairs = models.any_reads_pairs
+
     @on_gpu
-    def segment_twice(image: np.ndarray, *sides: tuple) -> list[SegmentedImage]:
-        return [segment(models.get(name)[0], _processor(models, name, *scaling), image) for name, *scaling in sides]
+    def segment_twice(image: np.ndarray, visible: np.ndarray | None, *sides: tuple) -> list[SegmentedImage]:
+        return [
+            segment(models.get(name)[0], _processor(models, name, *scaling), image, visible, seen == MAIN_ALONE)
+            for name, *scaling, seen in sides
+        ]
 
     def compare(path: str | None, *values: Any) -> tuple:
         if path is None:
             raise error_message("Choose an image first.")
-        image = read_upload(path)
-        first, second = segment_twice(image, values[:4], values[4:])
+        image, visible = read_upload(path), None
+        if has_pairs:
+            visible_path, *values = values
+            visible = None if visible_path is None else read_upload(visible_path)
+        else:
+            values = (*values[:4], BOTH, *values[4:], BOTH)
+        first, second = segment_twice(image, visible, tuple(values[:5]), tuple(values[5:]))
         is_different = differing_pixels(first, second)
         where = None if is_different is None else difference_picture(image, is_different)
         shown = gr.update(value=where, visible=where is not None)
         return first.picture, second.picture, agreement(is_different), share_table(first, second), shown
 
-    second_scaling = AS_CONFIGURED if len(models.names) > 1 else "percentiles"
+    second_scaling = AS_CONFIGURED if len(models.names) > 1 or has_pairs else "percentiles"
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            gr.Markdown("Compare two models, or two scalings of the intensities, on one infrared image.")
-            file = image_input()
+            what = "Compare two models, or two scalings of the intensities, on one infrared image."
+            gr.Markdown(f"{what} Or see what a second camera adds." if has_pairs else what)
+            files = pair_input() if has_pairs else (image_input(),)
             settings = [
-                *_side("First", models, models.names[0], AS_CONFIGURED, file),
-                *_side("Second", models, models.names[-1], second_scaling, file),
+                *_side("First", models, models.names[0], AS_CONFIGURED, files[0], MAIN_ALONE),
+                *_side("Second", models, models.names[-1], second_scaling, files[0], BOTH),
             ]
             button = gr.Button("Compare", variant="primary")
         with gr.Column(scale=3, min_width=300):
@@ -78,11 +93,14 @@ def compare_tab(models: Models) -> None:
                 with gr.Column(min_width=280):
                     where = picture_output(label="Where they differ", visible=False, elem_id="differences")
     results = [*pictures, summary, table, where]
-    button.click(compare, [file, *settings], results, show_progress_on=pictures, **COMPUTING)
+    button.click(compare, [*files, *settings], results, show_progress_on=pictures, **COMPUTING)
 
 
-def _side(title: str, models: Models, name: str, scaling: str, file: gr.File) -> list[Component]:
-    """The settings of one of the two: name of the model, scaling, and two numbers."""
+def _side(title: str, models: Models, name: str, scaling: str, file: gr.File, seen: str) -> list[Component]:
+    """
+    The settings of one of the two: name of the model, scaling, and two numbers; with models of pairs also which of the
+    two images they see.
+    """
 
     def show_numbers(scaling: str, path: str | None) -> tuple:
         low, high = (0, 100) if scaling == "percentiles" else (None, None)
@@ -101,8 +119,19 @@ def _side(title: str, models: Models, name: str, scaling: str, file: gr.File) ->
         scales = gr.Dropdown(SCALINGS, value=scaling, label=f"{title}: intensity scaling", interactive=True)
         with gr.Row(visible=scaling in NUMBERS) as row:
             numbers = [gr.Number(value, label=label) for value, label in zip((0, 100), NUMBERS["percentiles"])]
+        seen_images: list[Component] = []
+        if models.any_reads_pairs:
+            choices = _seen_images(models)
+            seen_images = [gr.Dropdown(choices, value=seen, label=f"{title}: images", interactive=True)]
     scales.input(show_numbers, [scales, file], [row, *numbers], **QUIET)
-    return [model, scales, *numbers]
+    return [model, scales, *numbers, *seen_images]
+
+
+def _seen_images(models: Models) -> list[tuple[str, str]]:
+    """The choice of the images that models of pairs see."""
+    main = {models.get(name)[1].main_modality for name in models.names if models.reads_pairs(name)}
+    alone = f"{main.pop()} alone" if len(main) == 1 else "the main image alone"
+    return [("infrared and visible", BOTH), (f"{alone}, as if the other camera had failed", MAIN_ALONE)]
 
 
 def _processor(models: Models, name: str, scaling: str, low: float | None, high: float | None) -> UnipImageProcessor:

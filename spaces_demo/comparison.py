@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..inference import InferenceSettings, segment_image
+from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import overlay_picture
 from .components import percent, swatch
@@ -58,7 +59,13 @@ def with_scaling(
     return type(processor).from_dict(settings)
 
 
-def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> SegmentedImage:
+def segment(
+    model: Any,
+    processor: UnipImageProcessor,
+    image: np.ndarray,
+    visible: np.ndarray | None = None,
+    is_main_alone: bool = False,
+) -> SegmentedImage:
     """
     Segments an image as `unip predict` does by default.
 
@@ -66,15 +73,26 @@ def segment(model: Any, processor: UnipImageProcessor, image: np.ndarray) -> Seg
         model: Model, see [`load_segmentation_model`].
         processor: Its image processor.
         image: `(height, width)` or `(height, width, 3)`, with the depth that the camera gave.
+        visible: For a model of pairs: the visible image; `image` is the infrared one.
+        is_main_alone: For a model of pairs: whether it sees its main image only, as if the other camera had failed.
 
     Raises:
-        ValueError: if the processor cannot use the image.
+        ValueError: if the processor cannot use an image, or the visible one is missing.
     """
-    scores = segment_image(model, processor, image, InferenceSettings.for_model(model))  # (classes, H, W)
+    settings = InferenceSettings.for_model(model)
+    if reads_pairs(model):
+        if visible is None and not (is_main_alone and processor.main_modality == "infrared"):
+            raise ValueError("This model reads pairs: send the visible image of the same scene, too.")
+        main, auxiliary = processor.by_role(image, visible)
+        auxiliary = None if is_main_alone else auxiliary
+        scores = segment_image(model, processor, main, settings, auxiliary, is_main_alone)  # (classes, H, W)
+    else:
+        scores = segment_image(model, processor, image, settings)  # (classes, H, W)
     ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
     id2label = {int(index): name for index, name in model.config.id2label.items()}
+    of_infrared = processor if processor.main_modality == "infrared" else processor.auxiliary
     if processor.do_rescale:  # what the network sees
-        image = np.rint(processor.scale_intensities(image) * 255).astype(np.uint8)
+        image = np.rint(of_infrared.scale_intensities(image) * 255).astype(np.uint8)
     return SegmentedImage(overlay_picture(image, ids, id2label, ignore_index=-1), ids, id2label)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..pictures import grey_picture, segmentation_palette
 from .models import Models
-from .uploads import examples, read_upload
+from .uploads import example_pairs, examples, read_upload
 
 
 # Keyword arguments of events: those that take no time, and those in which a model computes, one at a time.
@@ -26,6 +26,13 @@ def model_choice(models: Models) -> gr.Dropdown:
 def example_pictures() -> list[np.ndarray]:
     """The examples as the eye can see them: uint8 arrays of shape `(height, width, 3)`."""
     return [grey_picture(read_upload(path)) for path in examples()]
+
+
+def example_pair_pictures() -> list[np.ndarray]:
+    """The example pairs, infrared and visible side by side: uint8 arrays of shape `(height, width, 3)`."""
+    return [
+        np.hstack([grey_picture(read_upload(infrared)), read_upload(visible)]) for infrared, visible in example_pairs()
+    ]
 
 
 def example_gallery(pictures: Sequence[np.ndarray], label: str, **settings: Any) -> gr.Dataset:
@@ -53,6 +60,17 @@ def image_input() -> gr.File:
     return file
 
 
+def pair_input() -> tuple[gr.File, gr.File]:
+    """The fields for an infrared and a visible image, and the examples below them, which fill both."""
+    files = [
+        gr.File(label=label, file_count="single", type="filepath", height=150)
+        for label in ("Infrared image", "Visible image, for models of pairs")
+    ]
+    gallery = example_gallery(example_pair_pictures(), "Examples")
+    gallery.click(lambda index: list(example_pairs()[index]), gallery, files, **QUIET)
+    return files[0], files[1]
+
+
 def picture_output(**settings: Any) -> gr.Image:
     """A picture that can be enlarged and not changed."""
     return gr.Image(format="png", interactive=False, buttons=["fullscreen"], **settings)
@@ -75,9 +93,11 @@ __all__ = [
     "COMPUTING",
     "QUIET",
     "example_gallery",
+    "example_pair_pictures",
     "example_pictures",
     "image_input",
     "model_choice",
+    "pair_input",
     "percent",
     "picture_output",
     "swatch",

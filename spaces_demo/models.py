@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ..inference import load_segmentation_model
 from ..inference.exported import ExportedModel
+from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .uploads import visible_errors
 
@@ -80,6 +81,14 @@ class Models:
         if name not in self._loaded:
             raise ValueError(f"There is no model {name!r} here, only {', '.join(self.names)}.")
         return self._loaded[name]
+
+    def reads_pairs(self, name: str) -> bool:
+        """Whether a model reads an infrared and a visible image; see [`get`]."""
+        return reads_pairs(self.get(name)[0])
+
+    @property
+    def any_reads_pairs(self) -> bool:
+        return any(map(self.reads_pairs, self.names))
 
     def first_at_start(self) -> tuple[PreTrainedModel | ExportedModel, UnipImageProcessor]:
         """

@@ -17,6 +17,7 @@ from .components import (
     COMPUTING,
     QUIET,
     example_gallery,
+    example_pair_pictures,
     example_pictures,
     model_choice,
     percent,
@@ -26,7 +27,17 @@ from .components import (
 from .models import Models, in_one_thread, on_gpu
 from .segmentation import Segmentation, segment_sources
 from .temporary import session_folder, temporary_folder
-from .uploads import MAX_FILE_SIZE, MAX_FRAMES, MAX_PIXELS, describe_upload, describe_uploads, error_message, examples
+from .uploads import (
+    MAX_FILE_SIZE,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    describe_upload,
+    describe_uploads,
+    error_message,
+    example_pairs,
+    examples,
+    pair_sources,
+)
 
 
 LIMITS = (
@@ -34,6 +45,8 @@ LIMITS = (
     "after half an hour."
 )
 OPACITY = 50  # of the classes at first, in percent
+Upload = tuple[list[str], list[str]]
+NOTHING: Upload = ([], [])
 CLICK = "click on the picture for the class and the value there."
 
 
@@ -56,7 +69,12 @@ def example_uploads() -> tuple[list[np.ndarray], list[str]]:
     return [*pictures, sheet], [*scenes, str(pages)]
 
 
-def segment_at_start(models: Models, path: str) -> Segmentation | None:
+def example_pair_uploads() -> tuple[list[np.ndarray], list[tuple[str, str]]]:
+    """Pictures, and paths of the infrared and the visible images, of the example pairs."""
+    return example_pair_pictures(), example_pairs()
+
+
+def segment_at_start(models: Models, path: str, visible_path: str | None = None) -> Segmentation | None:
     """
     Segments an example with the first model, once for all visitors, so that the page does not open empty.
 
@@ -65,7 +83,10 @@ def segment_at_start(models: Models, path: str) -> Segmentation | None:
     """
     folder = Path(tempfile.mkdtemp(prefix="at-start-", dir=temporary_folder()))
     try:
-        in_one_thread(segment_sources)(*models.first_at_start(), [describe_upload(path)], folder)
+        sources = [describe_upload(path)]
+        if visible_path is not None and models.reads_pairs(models.names[0]):
+            sources = pair_sources(sources, [describe_upload(visible_path)])
+        in_one_thread(segment_sources)(*models.first_at_start(), sources, folder)
         segmentation = Segmentation(folder)
         segmentation.overlay(0, OPACITY / 100)  # whether it can be drawn
     except Exception as error:  # whatever the code of a model raises, the page opens
@@ -77,13 +98,22 @@ def segment_at_start(models: Models, path: str) -> Segmentation | None:
 
 def segment_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
-    example_arrays, example_paths = example_uploads()
+    has_pairs = models.any_reads_pairs
+    # Of each upload the paths of the infrared files, and of the visible ones where there are any.
+    example_arrays: list[np.ndarray]
+    example_paths: list[Upload]
+    if has_pairs:
+        example_arrays, pairs = example_pair_uploads()
+        example_paths = [([infrared], [visible]) for infrared, visible in pairs]
+    else:
+        example_arrays, paths_of_examples = example_uploads()
+        example_paths = [([path], []) for path in paths_of_examples]
     # Values that components have from the start cannot replace what a quick visitor has uploaded.
-    first = segment_at_start(models, example_paths[0])
+    first = segment_at_start(models, *(paths[0] for paths in example_paths[0] if paths))
     mask_file, overlay_file = (first.write_masks(), first.write_overlays(OPACITY / 100)) if first else (None, None)
 
     @on_gpu
-    def compute(name: str, paths: list[str], folder: str) -> list[str]:
+    def compute(name: str, paths: list[str], visible_paths: list[str], folder: str) -> list[str]:
         progress = gr.Progress()
 
         def on_frame(done: int, total: int) -> None:
@@ -92,6 +122,9 @@ def segment_tab(models: Models) -> None:
 
         with tempfile.TemporaryDirectory(dir=temporary_folder()) as unpacked:
             sources, notes = describe_uploads(paths, Path(unpacked))
+            if models.reads_pairs(name):
+                visible, more_notes = describe_uploads(visible_paths, Path(unpacked, "visible"))
+                sources, notes = pair_sources(sources, visible), notes + more_notes
             return notes + segment_sources(*models.get(name), sources, Path(folder), on_frame)
 
     def show(segmentation: Segmentation, frame: int, opacity: float) -> list[Any]:
@@ -100,8 +133,13 @@ def segment_tab(models: Models) -> None:
         hint = f"{html.escape(segmentation.names[frame])}: {CLICK}"
         return [segmentation.picture(frame, opacity / 100), classes, hint]
 
-    def segment(name: str, paths: list[str] | None, opacity: float, request: gr.Request) -> list[Any]:
+    def segment_upload(name: str, upload: Upload, opacity: float, request: gr.Request) -> list[Any]:
         """The values of `shown` and `results`."""
+        paths, visible_paths = upload
+        if models.reads_pairs(name) and bool(paths) != bool(visible_paths):
+            other = "visible" if paths else "infrared"
+            hint = f"This model reads pairs: now upload the {other} image of the same scene."
+            return [None, "", hint, *clear()[3:]]
         if not paths:
             raise error_message("Upload an image first.")
         # Each result has a folder of its own, because another event of the page may still read the previous one.
@@ -109,7 +147,7 @@ def segment_tab(models: Models) -> None:
         folders.mkdir(parents=True, exist_ok=True)
         before = list(folders.iterdir())
         folder = tempfile.mkdtemp(dir=folders)
-        notes = compute(name, paths, folder)
+        notes = compute(name, paths, visible_paths, folder)
         for old in before:
             shutil.rmtree(old, ignore_errors=True)
         segmentation = Segmentation(Path(folder))
@@ -122,20 +160,38 @@ def segment_tab(models: Models) -> None:
             gr.update(value="<br>".join(html.escape(note) for note in notes), visible=bool(notes)),
             gr.update(value=segmentation.write_masks(), label=f"Download mask{ending}", interactive=True),
             gr.update(value=overlays, label=f"Download overlay{ending}", interactive=True),
-            paths,
+            (paths, visible_paths),
             folder,
         ]
 
     def clear() -> list[Any]:
         """The values of `shown` and `results` without an upload."""
         unavailable = gr.update(value=None, interactive=False)
-        return [None, "", "", gr.update(visible=False), gr.update(visible=False), unavailable, unavailable, [], None]
+        return [
+            None,
+            "",
+            "",
+            gr.update(visible=False),
+            gr.update(visible=False),
+            unavailable,
+            unavailable,
+            NOTHING,
+            None,
+        ]
+
+    def segment(name: str, paths: list[str] | None, opacity: float, request: gr.Request) -> list[Any]:
+        return segment_upload(name, (paths or [], []), opacity, request)
+
+    def segment_pair(
+        name: str, paths: list[str] | None, opacity: float, visible: list[str] | None, request: gr.Request
+    ) -> list[Any]:
+        return segment_upload(name, (paths or [], visible or []), opacity, request)
 
     def segment_example(name: str, index: int, opacity: float, request: gr.Request) -> list[Any]:
-        return segment(name, [example_paths[index]], opacity, request)
+        return segment_upload(name, example_paths[index], opacity, request)
 
-    def segment_again(name: str, paths: list[str], opacity: float, request: gr.Request) -> list[Any]:
-        return segment(name, paths, opacity, request) if paths else [gr.skip()] * len(shown + results)
+    def segment_again(name: str, upload: Upload, opacity: float, request: gr.Request) -> list[Any]:
+        return segment_upload(name, upload, opacity, request) if upload[0] else [gr.skip()] * len(shown + results)
 
     def show_again(folder: str | None, frame: int, opacity: float) -> list[Any]:
         return show(Segmentation(Path(folder)), int(frame) - 1, opacity) if folder else [gr.skip()] * len(shown)
@@ -162,11 +218,15 @@ def segment_tab(models: Models) -> None:
         with gr.Column(scale=2, min_width=300):
             gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or choose an example.")
             model = model_choice(models)
-            files = gr.File(file_count="multiple", label="Images, TIFF, zip, video", height=150, elem_id="uploads")
+            kinds = "mages, TIFF, zip, video"
+            label = f"Infrared i{kinds}" if has_pairs else f"I{kinds}"
+            files = gr.File(file_count="multiple", label=label, height=150, elem_id="uploads")
             directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
-            dataset = example_gallery(
-                example_arrays, "Examples, the last one a TIFF file of four pages", elem_id="examples"
-            )
+            if has_pairs:
+                label = f"Visible i{kinds}, for models of pairs. Of several, those of the same name belong together."
+                visible = gr.File(file_count="multiple", label=label, height=150, elem_id="visible-uploads")
+            label = "Examples by day and by night" if has_pairs else "Examples, the last one a TIFF file of four pages"
+            dataset = example_gallery(example_arrays, label, elem_id="examples")
             gr.Markdown(LIMITS, elem_classes="note")
         with gr.Column(scale=3, min_width=300):
             overlaid, shares, hint = show(first, 0, OPACITY) if first else (None, "", CLICK.capitalize())
@@ -180,7 +240,7 @@ def segment_tab(models: Models) -> None:
                 button: dict[str, Any] = {"size": "md", "interactive": first is not None}
                 mask = gr.DownloadButton("Download mask", mask_file, elem_id="mask", **button)
                 overlay = gr.DownloadButton("Download overlay", overlay_file, elem_id="overlay", **button)
-    latest = gr.State(example_paths[:1] if first else [])  # paths of the upload that is shown
+    latest = gr.State(example_paths[0] if first else NOTHING)  # the upload that is shown
     result = gr.State(str(first.folder) if first else None)  # folder of its segmentation
 
     shown, results = [picture, classes, pixel], [frame, notes, mask, overlay, latest, result]
@@ -189,8 +249,13 @@ def segment_tab(models: Models) -> None:
     heavy |= COMPUTING
     cleared: dict[str, Any] = {"fn": clear, "outputs": shown + results, "trigger_mode": "multiple", **QUIET}
     public = {**heavy, "api_visibility": "public", "api_name": "segment"}
-    files.upload(**cleared).then(segment, [model, files, opacity], **public)
-    directory.upload(**cleared).then(segment, [model, directory, opacity], **heavy)
+    if has_pairs:
+        files.upload(**cleared).then(segment_pair, [model, files, opacity, visible], **public)
+        directory.upload(**cleared).then(segment_pair, [model, directory, opacity, visible], **heavy)
+        visible.upload(**cleared).then(segment_pair, [model, files, opacity, visible], **heavy)
+    else:
+        files.upload(**cleared).then(segment, [model, files, opacity], **public)
+        directory.upload(**cleared).then(segment, [model, directory, opacity], **heavy)
     dataset.click(**cleared).then(segment_example, [model, dataset, opacity], **heavy)
     model.change(segment_again, [model, latest, opacity], **heavy)
     frame.input(show_again, [result, frame, opacity], shown, **light)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..data import draw_scene
+from ..data import draw_scene, draw_scene_pair
+from ..data.visible import VISIBLE_ENDINGS
 from ..files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..inference.sources import DAMAGES, Source, read_frames
 from ..inference.video import describe_video
@@ -229,6 +230,31 @@ def describe_uploads(paths: Sequence[str | Path], folder: Path) -> tuple[list[So
     return list(sources.values()), notes
 
 
+def pair_sources(sources: Sequence[Source], visible: Sequence[Source]) -> list[Source]:
+    """
+    Sources with infrared frames, each with the one of its visible frames. One and one are a pair; of several, the
+    names are the same, apart from an ending such as `_visible`.
+
+    Raises:
+        gr.Error: if a visible source is missing, or is of another kind or has another number of frames.
+    """
+    by_name = {source.name: source for source in visible}
+    pairs = []
+    for source in sources:
+        names = [source.name + ending for ending in VISIBLE_ENDINGS]
+        found = next((by_name[name] for name in names if name in by_name), None)
+        found = visible[0] if len(sources) == len(visible) == 1 else found
+        if found is None:
+            raise error_message(f"{source.name!r} has no visible image: send one of this name.")
+        if found.kind != source.kind or (source.kind == "pages" and found.num_frames != source.num_frames):
+            raise error_message(
+                f"{source.name!r} and {found.name!r} are no pair: both must be images, videos, or TIFF files of as "
+                "many pages."
+            )
+        pairs.append(source._replace(visible=found))
+    return pairs
+
+
 @lru_cache(maxsize=1)
 def examples() -> list[str]:
     """Paths of drawn scenes, 16-bit PNG files of 256x320 pixels. They are made at the first call, for this process."""
@@ -240,11 +266,30 @@ def examples() -> list[str]:
     return [str(path) for path in paths]
 
 
+@lru_cache(maxsize=1)
+def example_pairs() -> list[tuple[str, str]]:
+    """
+    Paths of drawn scenes, by day and by night, and of their visible images, 8-bit PNG files in colour. They are made
+    as those of [`examples`].
+    """
+    folder = temporary_folder() / "example-pairs"
+    folder.mkdir()
+    pairs = []
+    for number, seed in enumerate(EXAMPLE_SEEDS, start=1):
+        paths = folder / f"scene-{number}.png", folder / f"scene-{number}_visible.png"
+        for path, array in zip(paths, draw_scene_pair(seed)):
+            Image.fromarray(array).save(path)
+        pairs.append((str(paths[0]), str(paths[1])))
+    return pairs
+
+
 __all__ = [
     "describe_upload",
     "describe_uploads",
     "error_message",
+    "example_pairs",
     "examples",
+    "pair_sources",
     "read_upload",
     "readable_errors",
     "unpack_images",

@@ -22,6 +22,7 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, Vi
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import SCENE_CLASSES, draw_scene
 from unip_hf.data.benchmarks import BENCHMARKS
+from unip_hf.data.scenes import draw_scene_pair
 from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 from unip_hf.scripts.options import with_recipe
@@ -41,7 +42,7 @@ ONLY_PARSED = ("demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
 # Its commands need published files of many gigabytes; tests/scripts/test_recipes.py checks each of them.
 NOT_RUN = ("reproduce.md",)
-LONG = ("README", "deploy")
+LONG = ("README", "deploy", "fusion")
 
 # Appended to each command, where the last option counts: small and short runs that overwrite earlier results.
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"
@@ -94,7 +95,17 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for kind, array in zip(("images", "masks"), draw_scene(seed, 96, 128)):
                 (folder / "my-images" / kind / split).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(folder / "my-images" / kind / split / f"{seed}.png")
+    for split, seeds in (("train", range(3)), ("validation", range(3, 5))):
+        for seed in seeds:
+            kinds = zip(("images/{}/{}.png", "visible/{}/{}.jpg", "masks/{}/{}.png"), draw_scene_pair(seed, 96, 128))
+            for name, array in kinds:
+                path = folder / "my-pairs" / name.format(split, seed)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    shutil.copy(folder / "my-pairs" / "images" / "train" / "0.png", folder / "thermal.png")
+    shutil.copy(folder / "my-pairs" / "visible" / "train" / "0.jpg", folder / "visible.jpg")
     names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(SCENE_CLASSES))
+    (folder / "my-pairs" / "id2label.json").write_text(f"{{{names}}}")
     (folder / "my-images" / "id2label.json").write_text(f"{{{names}}}")
     shutil.copytree(folder / "my-images", folder / "my-labelled-images")
     save_masks(folder / "binary-masks", lambda ids: Image.fromarray(np.uint8(255) * (ids > 0)))

@@ -53,3 +53,26 @@ def test_a_saved_folder_loads_and_predicts(absent: tuple[str, ...], make_config:
     expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(48, 64)])[0].numpy()
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(np.load(tmp_path / "ids.npy"), expected)
+
+
+@pytest.mark.parametrize("fusion", ["iv_tuning", "unirgb_ir"])
+def test_a_saved_model_of_pairs_loads_and_predicts(fusion: str, make_config: Callable, tmp_path: Path) -> None:
+    model = UnipForSemanticSegmentation(make_config(fusion=fusion, num_hidden_layers=4)).eval()
+    processor = UnipImageProcessor(do_resize=False)
+    model.decode_head.classifier.weight.data.normal_(std=2.0)
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    grey = np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "frame.png")
+    blocked = "import sys, runpy\nsys.modules['unip_hf'] = None\nsys.argv = sys.argv[1:]\n"
+    arguments = [SCRIPT, tmp_path / "checkpoint", tmp_path / "frame.png", tmp_path / "ids.npy"]
+    subprocess.run(
+        [sys.executable, "-c", f"{blocked}runpy.run_path(sys.argv[0], run_name='__main__')", *map(str, arguments)],
+        check=True,
+        timeout=PATIENCE,
+        env={**os.environ, "HF_HOME": str(tmp_path / "home")},
+    )
+    outputs = model(**processor(grey, auxiliary_images=grey, return_tensors="pt"))
+    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(48, 64)])[0].numpy()
+    assert len(np.unique(expected)) > 1
+    assert (np.load(tmp_path / "ids.npy") == expected).mean() > 0.999  # rounding decides where two classes tie

@@ -9,7 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from unip_hf import UnipConfig, UnipForSemanticSegmentation
+from unip_hf import (
+    UnipConfig,
+    UnipForMlaSegmentation,
+    UnipForSemanticSegmentation,
+    UnipImageProcessor,
+    UnipModel,
+)
 from unip_hf.hub import convert_checkpoint, to_published_state_dict
 from unip_hf.hub.conversion import rename
 from unip_hf.hub.unirgb_ir_names import NAMES
@@ -20,6 +26,7 @@ from unip_hf.modeling.modeling_unip_unirgb_ir import (
     UnipPromptGate,
     UnipRGBIRModel,
 )
+from unip_hf.scripts import cli
 
 from ..conftest import leave_start
 
@@ -152,6 +159,56 @@ def test_weights_go_back_to_the_published_names_unchanged(backbone: tuple) -> No
         tensors_of["pos_embed"] = tensors_of["pos_embed"][:, 1:]  # the row of CLS is not read
     for name, tensor in expected.items():
         assert torch.equal(published[name], tensor.float()), name
+
+
+def test_a_published_network_converts_by_command_and_back(golden: Path, tmp_path: Path) -> None:
+    """Backbone and head of the published files together, and the backbone alone, which gets a new head."""
+    backbone = load_file(golden / "unirgb_ir" / "backbone_window_small.safetensors")
+    decoder = load_file(golden / "unirgb_ir" / "decoder.safetensors")
+    encoder = part(backbone, "model.")
+    tensors = {f"backbone.{name}": tensor for name, tensor in encoder.items()} | part(decoder, "model.")
+    torch.save({"state_dict": tensors, "meta": {"CLASSES": tuple("abcdefghi")}}, tmp_path / "published.pth")
+    torch.save(encoder, tmp_path / "encoder.pth")
+    heads = ["--num_attention_heads", "4"]
+    assert cli.main(["convert", str(tmp_path / "published.pth"), str(tmp_path / "model"), *heads]) == 0
+    model = UnipForMlaSegmentation.from_pretrained(tmp_path / "model").eval()
+    maps = stages(model.unip, backbone)
+    for stage in range(4):
+        assert_close(maps[stage], backbone[f"stage.{stage}"])
+    assert_close(model.decode_head(model.neck([decoder[f"feature.{i}"] for i in range(4)])), decoder["logits"], 1e-5)
+    processor = UnipImageProcessor.from_pretrained(tmp_path / "model")
+    assert processor.main_modality == "visible" and processor.size == {"height": 768, "width": 768}
+    assert 255 * processor.auxiliary_image_mean[0] == pytest.approx(100.82957526)
+
+    assert cli.main(["convert", "--to-published", str(tmp_path / "model"), str(tmp_path / "back.pth")]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=False)["state_dict"]
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensor.float()) for name, tensor in tensors.items() if "pos_embed" not in name)
+
+    assert cli.main(["convert", str(tmp_path / "encoder.pth"), str(tmp_path / "new"), *heads]) == 0
+    new = UnipForSemanticSegmentation.from_pretrained(tmp_path / "new")
+    assert_close(stages(new.unip.eval(), backbone)[3], backbone["stage.3"])
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cls_token": False, "window_size": 2, "relative_position_size": 64}])
+def test_a_published_plain_vit_becomes_the_frozen_backbone(options: dict, make_config: Callable) -> None:
+    """With `options` of the published ViT, whose windows and relative positions a file of MAE does not have."""
+    plain = UnipModel(make_config(num_hidden_layers=4, last_layer_num_attention_heads=None)).eval()
+    fields = {"fusion": "unirgb_ir", "fusion_channels": 8, "main_modality": "visible", "num_labels": 9, **options}
+    model = convert_checkpoint(
+        to_published_state_dict(plain), UnipForMlaSegmentation, num_attention_heads=2, **fields
+    ).eval()
+    assert model.config.num_labels == 9
+    assert torch.equal(model.unip.layers[3].attention.qkv.weight, plain.layers[3].attention.qkv.weight)
+    table, first = plain.embeddings.position_embeddings, int(bool(options))
+    assert torch.equal(model.unip.embeddings.position_embeddings, table[:, first:])
+    inputs = images(64, 64)
+    if not options:
+        maps = model.unip.feature_maps(
+            inputs["pixel_values"], [4], auxiliary_pixel_values=inputs["auxiliary_pixel_values"]
+        )
+        assert torch.equal(maps[0], plain.feature_maps(inputs["pixel_values"], [4])[0])
+    assert model(**inputs).logits.shape == (2, 9, 16, 16)
 
 
 def published_config(**fields: Any) -> UnipConfig:

@@ -9,7 +9,7 @@ import yaml
 
 from unip_hf.data.labelled import BUILDERS
 from unip_hf.data.transforms import RandomResize
-from unip_hf.modeling.configuration_unip import UNIP_SIZES
+from unip_hf.modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from unip_hf.scripts import distill, finetune, options
 from unip_hf.scripts.cli import run
 from unip_hf.scripts.options import find_shipped, make_image_processor, make_transform
@@ -44,6 +44,12 @@ TRAINING_RECIPES = [
     *(f"layerwise-probing-{data}" for data in EXPERIMENTS),
     *(f"fine-tuning-{epochs}-epochs-{size}-{data}" for data, epochs in LONG for size in STUDENTS),
 ]
+# Pairs of images: data set, reported images, updates, pairs in each, PFLOP.
+PAIR_RECIPES = {
+    "unirgb-ir-base-mfnet": ("mfnet", "test", 80_000, 4, 80_000 * 4 * 1.725e-3),
+    "iv-tuning-large-mfnet": ("mfnet", "test", 9_800, 8, 9_800 * 8 * 1.632e-3),
+    "iv-tuning-large-msrs": ("msrs", "test", 13_500, 8, 13_500 * 8 * 1.632e-3),
+}
 DISTILLATION_RECIPES = [f"distillation-{size}-{teacher}" for size in STUDENTS for teacher in TEACHERS]
 
 # Mean IoU in percent, average over three sets: fine-tuning of T, S, B, L; linear probing of T, S, B, L.
@@ -126,7 +132,7 @@ def parsed(*arguments: str) -> dict:
 
 def test_the_families_are_complete() -> None:
     assert len(TRAINING_RECIPES) == 12 + 10 + 12 + 7 + 6 and len(DISTILLATION_RECIPES) == 9
-    assert set(RECIPES) == {*TRAINING_RECIPES, *DISTILLATION_RECIPES}
+    assert set(RECIPES) == {*TRAINING_RECIPES, *PAIR_RECIPES, *DISTILLATION_RECIPES}
     assert {path.suffix for path in RECIPES.values()} == {".yaml"}
 
 
@@ -143,6 +149,90 @@ def test_a_training_recipe_is_the_published_experiment(name: str) -> None:
     title = RECIPES[name].read_text().splitlines()[0]
     assert title.startswith("# ") and f"{expected['num_steps']:,} updates" in title
     assert size is None or re.search(f"-{size[1][0].upper()}\\b", title)
+
+
+def test_the_recipe_of_unirgb_ir_is_the_published_one() -> None:
+    found = parsed("--config", "unirgb-ir-base-mfnet", "--data_dir", "d")
+    mean = [56.49899560, 65.97552241, 58.65733689, 100.82957526]  # R, G, B, T of 0..255
+    std = [58.10148818, 59.04825892, 60.30034803, 47.12476754]
+    assert [255 * value for value in found["image_mean"] + found["auxiliary_image_mean"]] == pytest.approx(mean)
+    assert [255 * value for value in found["image_std"] + found["auxiliary_image_std"]] == pytest.approx(std)
+    weights = [1.51059098, 15.81630837, 30.08046375, 41.70549916, 38.33253736, 39.78383054, 46.98874852, 46.46856094]
+    expected = {
+        "fusion": "unirgb_ir",
+        "main_modality": "visible",
+        "dataset_config": "both",
+        "task": "mla",
+        "feature_layers": [3, 6, 9, 12],
+        "decoder_channels": 256,
+        "drop_path_rate": 0.3,
+        "crop_size": 768,
+        "resize_to": [768, 768],
+        "shortest_edge": None,
+        "ratio_range": [1.0, 1.0],
+        "flip_probability": 0.5,
+        "no_photometric_distortion": True,
+        "no_antialias": True,
+        "mask_interpolation": "nearest",
+        "intensity_scaling": "dtype_range",
+        "batch_size": 4,
+        "num_steps": 80_000,
+        "num_warmup_steps": 0,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "learning_rate": 0.01,
+        "final_learning_rate": 1e-4,
+        "decay_power": 0.9,
+        "layer_decay": 1.0,
+        "weight_decay": 5e-4,
+        "decay_vectors": True,
+        "class_weights": [*weights, 44.23738209],
+        "loss_average": "all_pixels",
+        "max_gradient_norm": None,
+        "mixed_precision": "no",
+        "evaluate_every": 1000,
+        "whole_image": True,
+        "unfreeze": False,
+        "modality_dropout": None,
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert UnipConfig().auxiliary_loss_weight == 0.4  # of each of the four heads
+
+
+@pytest.mark.parametrize("data", ["mfnet", "msrs"])
+def test_the_recipes_of_iv_tuning_are_what_is_public_and_for_the_rest_unip_s(data: str) -> None:
+    found, of_unip = (
+        parsed("--config", name, "--data_dir", "d") for name in (f"iv-tuning-large-{data}", "fine-tuning-large-mfnet")
+    )
+    public = {
+        "fusion": "iv_tuning",
+        "main_modality": "visible",
+        "dataset": data,
+        "dataset_config": "both",
+        "task": "segformer",
+        "feature_layers": [10, 15, 20, 24],
+        "drop_path_rate": 0.2,
+    }
+    assert {name: found[name] for name in public} == public
+    alike = ("batch_size", "learning_rate", "weight_decay", "crop_size", "ratio_range", "window_size", "stride")
+    assert {name: found[name] for name in alike} == {name: of_unip[name] for name in alike}
+    epochs = found["num_steps"] * 8 / BUILDERS[data].NUM_EXAMPLES["train"]
+    assert epochs == pytest.approx(100, abs=1.5) and found["num_steps"] % found["evaluate_every"] == 0
+
+
+def test_the_guide_computes_the_cost_of_pairs() -> None:
+    """Of forward and backward pass, through frozen blocks without the gradients of their weights."""
+    rows = rows_of_guide(r"`(unirgb-ir|iv-tuning)-")
+    assert [row[1] for row in rows] == list(PAIR_RECIPES)
+    for row in rows:
+        dataset, split, num_steps, batch_size, peta_flop = PAIR_RECIPES[row[1]]
+        found = parsed("--config", row[1], "--data_dir", "d")
+        expected = (dataset, split, num_steps, batch_size)
+        assert (found["dataset"], found["validation_split"], found["num_steps"], found["batch_size"]) == expected
+        assert {"train", split} <= BUILDERS[dataset].NUM_EXAMPLES.keys()
+        assert (row[2], float(row[3])) == (f"{num_steps:,}", pytest.approx(peta_flop, rel=0.01))
+        title = RECIPES[row[1]].read_text().splitlines()[0]
+        assert f"{num_steps:,} updates of {batch_size} pairs" in title
 
 
 @pytest.mark.parametrize("name", DISTILLATION_RECIPES)
@@ -243,7 +333,7 @@ def rows_of_guide(pattern: str) -> list[list[str]]:
 
 
 def test_the_guide_names_every_recipe() -> None:
-    families = r"`((?:fine-tuning|linear-probing|layerwise-probing|distillation)-[\w-]+)`"
+    families = r"`((?:fine-tuning|linear-probing|layerwise-probing|distillation|unirgb-ir|iv-tuning)-[\w-]+)`"
     assert set(re.findall(families, GUIDE)) == set(RECIPES)
 
 
@@ -294,5 +384,5 @@ def test_the_commands_of_the_guide_run_every_row(tmp_path: Path) -> None:
             is_baseline = not Path(found["model"]).name.startswith("unip")
             layers = found["feature_layers"]
             assert layers is None or len(layers) == (1 if not is_baseline and not found["linear_probe"] else 4)
-            if not found["linear_probe"] and not found["layerwise_probe"]:
+            if not found["linear_probe"] and not found["layerwise_probe"] and not found["fusion"]:
                 assert found["layer_decay"] == (0.65 if is_baseline else 0.85)

@@ -15,7 +15,14 @@ from unip_hf.evaluation.result_tables import method_name
 from unip_hf.scripts import cli
 
 
-def write_run(folder: Path, *mean_iou: float | None, width: int = 384, num_steps: int = 100, **options: Any) -> Path:
+def write_run(
+    folder: Path,
+    *mean_iou: float | None,
+    width: int = 384,
+    num_steps: int = 100,
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
     """What a run leaves that was evaluated at equal distances; without numbers it was not."""
     defaults = {
         "model": "models/unip-small-mae-large", "dataset": "soda", "dataset_config": None, "data_dir": "data",
@@ -23,7 +30,7 @@ def write_run(folder: Path, *mean_iou: float | None, width: int = 384, num_steps
         "layerwise_probe": False, "learning_rate": 1e-4, "seed": 0, "output_dir": str(folder),
     }  # fmt: skip
     (folder / "best").mkdir(parents=True)
-    (folder / "best" / "config.json").write_text(json.dumps({"hidden_size": width}))
+    (folder / "best" / "config.json").write_text(json.dumps({"hidden_size": width, **(config or {})}))
     (folder / "run.json").write_text(json.dumps({"options": {**defaults, **options}, "num_steps": num_steps}))
     lines: list[dict] = [{"step": num_steps, "loss": 0.5, "learning_rate": 1e-6}]
     lines += [
@@ -91,6 +98,20 @@ def test_real_runs_become_tables(
         }
     table = json.loads((out / "layers" / "layers.json").read_text())["mean_iou"]  # of the last evaluation
     assert layers == {block: pytest.approx(100 * value, abs=1e-4) for block, value in table.items()}
+
+
+def test_models_of_pairs_have_rows_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pairs = {"dataset": "mfnet", "dataset_config": "both"}
+    write_run(tmp_path / "a", 0.5, **pairs, config={"fusion": "iv_tuning"})
+    write_run(tmp_path / "b", 0.6, **pairs, config={"fusion": "unirgb_ir", "main_modality": "visible"})
+    write_run(tmp_path / "c", 0.4, dataset="mfnet", dataset_config="thermal")
+    assert cli.main(["results", str(tmp_path), "--format", "csv"]) == 0
+    found = [(cell["method"], cell["dataset"]) for cell in cells(capsys.readouterr().out)]
+    assert sorted(found) == [
+        ("unip-mae-large", "MFNet-T (test)"),
+        ("unip-mae-large + IV-tuning, main image infrared", "MFNet, pairs"),
+        ("unip-mae-large + UniRGB-IR, main image visible", "MFNet, pairs"),
+    ]
 
 
 def test_tables_are_laid_out_as_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

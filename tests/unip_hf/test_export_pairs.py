@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.evaluation import SENSOR_FAULTS, evaluate_dataset
 from unip_hf.export.checks import sample_pairs
 from unip_hf.export.exporting import export_model
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image, sliding_window_logits
@@ -30,7 +33,11 @@ def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", 
     if main_modality == "visible":
         channels = {"num_channels": 3, "auxiliary_num_channels": 1}
     config = tiny_config(
-        fusion=fusion, main_modality=main_modality, num_hidden_layers=4, decoder_channels=16, **channels
+        fusion=fusion,
+        main_modality=main_modality,
+        num_hidden_layers=2 if fusion == "iv_tuning" else 4,
+        decoder_channels=16,
+        **channels,
     )
     model = UnipForSemanticSegmentation(config)
     with torch.no_grad():
@@ -77,7 +84,9 @@ def test_files_of_pairs_agree_with_pytorch(fusion: str, format: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("main_modality", "format"), [
-    ("infrared", "onnx"), ("visible", "onnx"), pytest.param("infrared", "openvino", marks=pytest.mark.slow),
+    ("infrared", "onnx"),
+    pytest.param("visible", "onnx", marks=pytest.mark.slow),
+    pytest.param("infrared", "openvino", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_raw_frames_of_both_cameras_in_one_file(main_modality: str, format: str, tmp_path: Path) -> None:
     size = {"shortest_edge": 50, "longest_edge": 80}
@@ -91,6 +100,19 @@ def test_raw_frames_of_both_cameras_in_one_file(main_modality: str, format: str,
     ids = model.segment(main, other)
     assert ids.shape == (61, 75) and (expected.amax(0) - expected.gather(0, ids.long()[None])[0]).max() < 1e-3
     assert torch.equal(segment_image(model, processor, main, settings, other).argmax(0), ids.long())
+    infrared, visible = processor.by_role(main, other)  # the roles of two are exchanged in the same way
+    rows: dict[str, list[str]] = {}
+    for column, array in (("image", infrared), ("rgb", visible), ("annotation", ids.numpy())):
+        rows[column] = [str(tmp_path / f"{column}.png")]
+        Image.fromarray(array).save(rows[column][0])
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(dict.fromkeys(rows, datasets.Image())))
+    result = evaluate_dataset(
+        model, processor, dataset, {n: str(n) for n in range(5)}, settings, with_sensor_faults=True
+    )
+    assert result.metrics["mean_iou"] == 1.0
+    assert list(result.sensor_faults) == [name for name, fault in SENSOR_FAULTS.items() if not fault.is_missing]
+    with pytest.raises(ValueError, match="takes both raw frames"):
+        segment_image(model, processor, main, settings, is_auxiliary_missing=True)
     with pytest.raises(ValueError, match="the auxiliary one is missing"):
         model.segment(main)
     with pytest.raises(ValueError, match=r"uint8 frames of 61x75 pixels \(height x width\) with three channels"):

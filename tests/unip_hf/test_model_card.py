@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, UperNetConfig, UperNetForSemanticSegmentation
 
@@ -393,60 +392,3 @@ def test_the_citation_is_that_of_the_citation_file() -> None:
     for given, family in re.findall(r"given-names: (\w+), family-names: (\w+)", cited):
         assert f"{family}, {given}" in paper.CITATION
     assert paper.URL in cited
-
-
-@pytest.mark.parametrize(("fusion", "main"), [("iv_tuning", "infrared"), ("unirgb_ir", "visible")])
-def test_a_card_of_a_model_of_pairs(fusion: str, main: str, make_config: Callable, tmp_path: Path) -> None:
-    """Its lines are run, its counts are those of the model, and its sizes those of the files."""
-    alone = UnipForSemanticSegmentation(make_config(num_hidden_layers=4))
-    alone.save_pretrained(tmp_path / "alone")
-    config = make_config(num_hidden_layers=4, fusion=fusion, main_modality=main)
-    model = UnipForSemanticSegmentation.from_pretrained(tmp_path / "alone", config=config).eval()
-    processor = UnipImageProcessor(main_modality=main)
-    model.save_pretrained(tmp_path / "trained", only_trained=True)
-    processor.save_pretrained(tmp_path / "trained")
-    table = dict.fromkeys(("mean_iou", "mean_accuracy", "overall_accuracy", "mean_dice"), 0.25)
-    faults = {"auxiliary_missing": table, "auxiliary_shifted_8": {**table, "mean_iou": 0.125}}
-    (tmp_path / "trained" / "evaluation").mkdir()
-    record = evaluation(dataset="mfnet", dataset_config="both", sensor_faults=faults)
-    own = {**record, "fingerprint": fingerprint(model, processor)}
-    (tmp_path / "trained" / "evaluation" / "results.json").write_text(json.dumps(own))
-    write_publication(tmp_path / "trained", "me/pairs", tmp_path / "out")
-    assert str(tmp_path) not in (tmp_path / "out" / "config.json").read_text()
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    text = card.text
-    assert {"infrared", "visible", "multimodal"} < set(card.data.tags)
-    assert f"arxiv:{'2412.16654' if fusion == 'iv_tuning' else '2404.17360'}" in card.data.tags
-    other = "visible" if main == "infrared" else "infrared"
-    assert f"the {main} image goes through the backbone, and the {other} one" in text
-    trained = sum(p.numel() for p in model.unip.parameters() if p.requires_grad)
-    assert f"| Trained | {trained:,} parameters in the encoder" in text
-    said = re.search(r"\| Size on disk \| ([\d.]+) MB; ([\d.]+) MB without the frozen", text)
-    for size, name in zip(said.groups(), ("out", "trained")):
-        assert float(size) == pytest.approx((tmp_path / name / "model.safetensors").stat().st_size / 1e6, abs=0.2)
-    assert (
-        "| auxiliary image missing | 0.2500 |" in text and "| auxiliary image shifted by 8 pixels | 0.1250 |" in text
-    )
-    assert "what a missing or shifted one costs stands under Results" in text
-    assert "Infrared images: Values of 8 bits" in text and "mean 0.485, 0.456, 0.406" in text
-    assert "`unip predict me/pairs your-infrared-image.png --auxiliary your-visible-image.png -o prediction`" in text
-
-    infrared, visible = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
-    Image.fromarray(infrared[..., 0]).save(tmp_path / "your-infrared-image.png")
-    Image.fromarray(visible).save(tmp_path / "your-visible-image.png")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    for name in ("your-infrared-image.png", "your-visible-image.png"):
-        code = code.replace(name, str(tmp_path / name))
-    found: dict[str, Any] = {}
-    exec(code.replace("me/pairs", str(tmp_path / "out")), found)
-    images = (infrared[..., :1], visible) if main == "infrared" else (visible, infrared[..., :1])
-    with torch.no_grad():
-        outputs = model(**processor(images[0], auxiliary_images=images[1], return_tensors="pt"))
-    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(48, 64)])[0]
-    assert (found["ids"] == expected).float().mean() > 0.99
-
-    text = make_model_card("me/pairs", UnipForSemanticSegmentation(config), processor).text
-    assert "how it does when one is missing or shifted was not measured" in text
-    config.freeze_backbone = False
-    whole = UnipForSemanticSegmentation(config)
-    assert f"| Trained | all {whole.num_parameters():,} parameters |" in make_model_card("a/b", whole, processor).text

@@ -21,7 +21,7 @@ from ..files import image_files
 
 
 VISIBLE_FOLDER = "visible"
-ENDINGS = ("", "_visible", "_rgb")
+VISIBLE_ENDINGS = ("", "_visible", "_rgb")
 IMAGE_FOLDERS = ("images", "JPEGImages")
 
 
@@ -60,7 +60,9 @@ def find_visible(
     used: set[Path] = set()
     for image, root in roots.items():
         stem = stem_of(image, root)
-        names = [name + end for name in dict.fromkeys((stem, stem.removesuffix(image_ending))) for end in ENDINGS]
+        names = [
+            name + end for name in dict.fromkeys((stem, stem.removesuffix(image_ending))) for end in VISIBLE_ENDINGS
+        ]
         candidates = [path for name in names for path in visible[root].get(name, [])]
         used.update(candidates)
         if not candidates:
@@ -77,7 +79,7 @@ def find_visible(
         # Images that no list or JSON file names are not in use, and neither are their partners.
         infrared = by_stem(root)
         for stem, paths in of_stem.items():
-            partners = {stem.removesuffix(end) + ending for end in ENDINGS for ending in ("", image_ending)}
+            partners = {stem.removesuffix(end) + ending for end in VISIBLE_ENDINGS for ending in ("", image_ending)}
             if used.isdisjoint(paths) and infrared.keys().isdisjoint(partners):
                 problems.append(f"The visible image {str(paths[0])!r} has no infrared image.")
     return found
@@ -93,4 +95,4 @@ def _visible_root(image_root: Path, folder: Path) -> Path:
     return (folder if image_root == folder else image_root.parent) / VISIBLE_FOLDER
 
 
-__all__ = ["VISIBLE_FOLDER", "find_visible"]
+__all__ = ["VISIBLE_ENDINGS", "VISIBLE_FOLDER", "find_visible"]

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data.reading import Sample, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
+from ..inference.exported import EndToEndModel
 from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, reads_pairs, segment_image
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
@@ -207,8 +208,11 @@ def evaluate_dataset(
     segment = partial(segment_dataset, model, processor, dataset, settings, accelerator)
     confusion_matrix, image_scores = _count(segment, len(dataset), id2label, accelerator, num_workers)
     faults = {}
-    if with_sensor_faults and reads_pairs(model if accelerator is None else accelerator.unwrap_model(model)):
+    unwrapped = model if accelerator is None else accelerator.unwrap_model(model)
+    if with_sensor_faults and reads_pairs(unwrapped):
         for name, fault in SENSOR_FAULTS.items():
+            if fault.is_missing and isinstance(unwrapped, EndToEndModel):
+                continue  # which takes raw frames, of which none stands for a missing one
             faulty = partial(segment, fault=fault)
             counts, _ = _count(faulty, len(dataset), id2label, accelerator, num_workers, str(fault))
             faults[name] = segmentation_scores(counts)

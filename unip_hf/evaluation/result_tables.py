@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..modeling.configuration_unip import UNIP_SIZES
+from ..paper import FUSION_PAPERS
 from .runs import read_training_run
 
 
@@ -26,6 +27,8 @@ COLUMNS: dict[tuple[str, str | None], tuple[str, str]] = {
     ("nyuv2-depth", "depth"): ("NYUv2 depth", "test"),
     ("sun-rgbd-depth", "depth"): ("SUN RGB-D depth", "test"),
     ("ade20k", "rgb"): ("ADE20K", "validation"),
+    ("mfnet", "both"): ("MFNet, pairs", "test"),
+    ("msrs", "both"): ("MSRS, pairs", "test"),
 }
 AVERAGED = ("SODA", "MFNet-T", "SCUT-Seg")
 AVERAGE = "average"
@@ -42,7 +45,7 @@ class Run:
 
     Args:
         task: One of [`TASKS`].
-        method: Name of the checkpoint that it started from, without the size.
+        method: Name of the checkpoint that it started from, without the size, and how it reads pairs, if it does.
         size: `"tiny"`, `"small"`, `"base"` or `"large"`; the width of other networks, or empty if they have none.
         dataset: Its name in the paper, followed by the split if it is not the one that the paper reports.
         mean_iou: 0 to 1, by block (from 1); that of a whole network is under `None`.
@@ -99,7 +102,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
     size = "" if width is None else SIZES.get(width, f"width {width}")
     return Run(
         task=TASKS[2 if is_layerwise else 1 if options.get("linear_probe") else 0],
-        method=method_name(options["model"], size),
+        method=method_name(options["model"], size) + _fusion(config),
         size=size,
         dataset=_dataset_title(options),
         mean_iou={int(name.rpartition("_")[2]) if is_layerwise else None: value for name, value in highest.items()},
@@ -118,6 +121,14 @@ def method_name(model: str, size: str) -> str:
     name = path.parent.name if path.name in ("best", "last") else path.name
     without = re.sub(rf"(^|[-_.]){size}(?=[-_.]|$)", "", name, count=1, flags=re.IGNORECASE) if size else name
     return without.strip("-_.") or name or model
+
+
+def _fusion(config: dict[str, Any]) -> str:
+    """`" + IV-tuning"`, and which image goes through the backbone, for a model of pairs."""
+    if not config.get("fusion"):
+        return ""
+    name, _ = FUSION_PAPERS[config["fusion"]]
+    return f" + {name}, main image {config.get('main_modality', 'infrared')}"
 
 
 def collect_scores(runs: Iterable[Run], ignored_options: Collection[str] = ()) -> pd.DataFrame:

@@ -44,6 +44,7 @@ ENCODER_NAMES = [
 
 # Tensors that a published file may hold beside those that a model reads, and what they are.
 KNOWN_UNUSED = {
+    r"cls_token": "CLS, which the network was told to do without",
     r"mask_token|masked_embed": "mask token",
     r"decoder_\w+(\..*)?|(dec_norms|wfm)\..*": "decoder of the masked autoencoder",
     r"(head|head_dist|fc_norm)\..*": "classification or projection head",
@@ -58,7 +59,7 @@ HEAD_PREFIXES = ("neck.", "decode_head.", "auxiliary_head.")
 # What UnipConfig accepts beside its fields.
 OTHER_FIELDS = {"num_labels", "out_features", "out_indices", "attn_implementation"}
 # Parts that a file may lack as a whole, beside those of a head. They are newly initialised.
-OPTIONAL_PARTS = ("classifier.", "layernorm.", "layer_scale")
+OPTIONAL_PARTS = ("classifier.", "layernorm.", "layer_scale", "attention.relative_")
 
 
 def rename(name: str, pairs: list[tuple[str, str]]) -> str | None:
@@ -103,6 +104,11 @@ def find_segmentation_model(names: Iterable[str]) -> type[UnipSegmentationModel]
             "convert its encoder alone."
         )
     return min(fitting, key=lambda kind: len(kind.published_names))
+
+
+def find_fusion(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The method for pairs of images whose tensors a published file holds, as in `UnipConfig.fusion`, or `None`."""
+    return next((name for name, method in FUSION_METHODS.items() if method.read(dict(tensors)) is not None), None)
 
 
 def adapt_input_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
@@ -225,7 +231,8 @@ def convert_checkpoint(
         model_class: One of the models of this library.
         config_overrides: Fields of [`UnipConfig`] that win over what was read, e.g. `num_attention_heads` for unusual
             widths, `num_channels=1` (sums the filters, exact for grey input), `image_size=512` (resizes the position
-            table), `last_layer_num_attention_heads=None` (the published fine-tuning's behaviour).
+            table), `last_layer_num_attention_heads=None` (the published fine-tuning's behaviour), `fusion="iv_tuning"`
+            (the file's network as the frozen backbone of a new model of pairs).
 
     Returns:
         The model in evaluation mode, in float32.
@@ -248,6 +255,8 @@ def convert_checkpoint(
     model = model_class(config).eval()
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
     special, patches = config.num_special_tokens, math.prod(config.grid_size)
+    if special == 0 and table.shape[1] == 1 + side**2:
+        table = table[:, 1:]  # the row of CLS
     rows = table.shape[1]
     if rows == patches != special + side**2 or rows == side**2 != special + patches:
         # DeiT III adds positions before CLS is put in front: a row of zeros for CLS amounts to the same.
@@ -286,7 +295,8 @@ def convert_checkpoint(
         else:
             unused.setdefault(reason, []).append(name)
     of_head = [new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", [])]
-    parts = dict.fromkeys((*of_head, *OPTIONAL_PARTS))
+    of_fusion = f"{'unip.' * isinstance(model, UnipSegmentationModel)}fusion."
+    parts = dict.fromkeys((*of_head, of_fusion, *OPTIONAL_PARTS))
     new_parts = [part for part in parts if not any(part in name for name in used)]
     # How many batches made the running statistics: files may lack it, and nothing here reads it.
     missing = sorted(name for name in set(shapes) - set(used) if not name.endswith("num_batches_tracked"))
@@ -344,4 +354,4 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
     return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
-__all__ = ["convert_checkpoint", "find_segmentation_model", "to_published_state_dict"]
+__all__ = ["convert_checkpoint", "find_fusion", "find_segmentation_model", "to_published_state_dict"]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..files import write_whole
 from ..modeling.image_processing_unip import UnipImageProcessor
@@ -23,8 +24,10 @@ from .exported import EndToEndModel, ExportedModel
 from .results import ResultFolder
 from .sources import Frame, Source, collecting, read_frames
 from .video import write_video
-from .windows import InferenceSettings, segment_image
+from .windows import InferenceSettings, reads_pairs, segment_image
 
+
+logger = logging.get_logger(__name__)
 
 Item = TypeVar("Item")
 
@@ -48,7 +51,7 @@ class Predictor:
     `overlays/NAME.png` or for a video `overlays/NAME.mp4`, and `scores/NAME.npz`. Each file appears whole.
 
     Args:
-        model: Semantic segmentation model.
+        model: Semantic segmentation model, of single images or of pairs.
         processor: Its image processor.
         results: Folder for the results.
         settings: How to go over an image.
@@ -91,7 +94,7 @@ class Predictor:
         frames to come and one segments, while this one writes what is finished.
 
         Args:
-            sources: See [`find_sources`].
+            sources: See [`find_sources`]; for a model of pairs [`find_pairs`].
             every: Take every n-th frame of a video.
             unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read or used; without
                 it, the first is raised.
@@ -143,24 +146,31 @@ class Predictor:
                     ids, probabilities = read_mask(self.mask_path(frame.name)), None
                 else:
                     try:
-                        ids, probabilities = self.segment(frame.image)
+                        ids, probabilities = self.segment(frame.image, frame.visible)
                     except ValueError as error:
                         raise ValueError(f"{frame.place} cannot be used: {error}") from error
                 yield SegmentedFrame(frame, ids, probabilities)
 
-    def segment(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def segment(self, image: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """
         Args:
             image: `(height, width)` or `(height, width, channels)` with the depth of the file.
+            visible: For a model of pairs: the visible image. `image` is then the infrared one, whichever of the two is
+                the main image of the model.
 
         Returns:
             Ids and probabilities, see [`SegmentedFrame`].
 
         Raises:
-            ValueError: if the processor cannot use the image.
+            ValueError: if the processor cannot use an image, or there are not as many as the model reads.
         """
+        main, auxiliary = image, visible
+        if visible is not None and reads_pairs(self.model):
+            main, auxiliary = self.processor.by_role(image, visible)
+            if _is_in_colour(image) and not _is_in_colour(visible):
+                logger.warning_once("An infrared image is in colour, and its visible one is grey. Are they exchanged?")
         with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            scores = segment_image(self.model, self.processor, image, self.settings)  # (classes, H, W)
+            scores = segment_image(self.model, self.processor, main, self.settings, auxiliary)  # (classes, H, W)
         ids = scores.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(scores) <= 256 else np.uint16)  # (H, W)
         if not self.with_scores:
             return ids, None
@@ -229,6 +239,10 @@ class Predictor:
                 append(stacked([overlay, legend_picture(self.id2label, overlay.width)]))
 
             yield append_overlay
+
+
+def _is_in_colour(image: np.ndarray) -> bool:
+    return image.ndim == 3 and image.shape[2] == 3 and bool((image[..., :1] != image[..., 1:]).any())
 
 
 def _ahead(items: Iterator[Item], count: int = 2) -> Generator[Item, None, None]:

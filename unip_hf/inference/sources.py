@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..data.visible import VISIBLE_ENDINGS
 from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES
 from ..modeling.image_reading_unip import read_image
 from .video import describe_video, frame_to_array, read_video
@@ -35,6 +36,8 @@ class Source(NamedTuple):
         kind (`str`): `"image"`, `"pages"` (TIFF file of several pages) or `"video"`.
         num_frames (`int`): How many frames it has; only an estimate for videos.
         frame_rate (`Fraction`, *optional*): Frames per second of a video.
+        visible ([`Source`], *optional*): The file with the visible images, if this one holds the infrared images of
+            pairs.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Source(NamedTuple):
     kind: Literal["image", "pages", "video"]
     num_frames: int = 1
     frame_rate: Fraction | None = None
+    visible: "Source | None" = None
 
     def frame_name(self, number: int) -> str:
         """Name of a frame, which is numbered from 0."""
@@ -61,12 +65,14 @@ class Frame(NamedTuple):
         name (`str`): The source's name, followed by the number of the frame if there are several: `"clip/000012"`.
         place (`str`): What a message calls it: the file, and the page or frame.
         image (`np.ndarray`): `(height, width)` or `(height, width, 3)` with the depth of the file.
+        visible (`np.ndarray`, *optional*): The visible image of a pair, likewise.
     """
 
     source: Source
     name: str
     place: str
     image: np.ndarray
+    visible: np.ndarray | None = None
 
 
 @contextmanager
@@ -141,6 +147,66 @@ def find_sources(
         FileNotFoundError: if a file does not exist, or a folder or pattern has no image and no video.
         ValueError: if a file cannot be opened, or two would have the same name.
     """
+    return _without_repetition(_find_all(paths, exclude, unreadable))
+
+
+def find_pairs(
+    paths: Sequence[str | os.PathLike],
+    visible_paths: Sequence[str | os.PathLike],
+    exclude: str | os.PathLike | None = None,
+    unreadable: list[str] | None = None,
+) -> list[Source]:
+    """
+    Finds files with infrared images as [`find_sources`], each with the file of its visible images in `visible`.
+
+    One file and one file are a pair. Of several, the path of the visible file below the folder that was given is that
+    of the infrared one, apart from the suffix and an ending `_visible` or `_rgb`. Further visible files are left out.
+
+    Args:
+        paths, visible_paths: Files, folders and patterns with infrared images, and with visible ones.
+        exclude, unreadable: As for [`find_sources`].
+
+    Raises:
+        FileNotFoundError, ValueError: see [`find_sources`]; also if a visible file is missing, there are several, or
+            it has another number of frames. The message names the infrared file.
+    """
+    sources, visible = find_sources(paths, exclude, unreadable), _find_all(visible_paths, exclude, unreadable)
+    by_name: dict[str, dict[str, Source]] = {}
+    for source in visible:
+        by_name.setdefault(source.name, {})[os.path.realpath(source.path)] = source
+    are_alone = len(sources) == len(visible) == 1 and os.path.isfile(paths[0]) and os.path.isfile(visible_paths[0])
+    pairs = []
+    for source in sources:
+        found = [one for ending in VISIBLE_ENDINGS for one in by_name.get(source.name + ending, {}).values()]
+        found = visible if are_alone else found
+        if not found:
+            given = ", ".join(repr(os.fspath(path)) for path in visible_paths)
+            raise ValueError(
+                f"{source.path!r} has no visible image in {given}: there is none with the name {source.name!r}."
+            )
+        if len(found) > 1:
+            names = " and ".join(repr(one.path) for one in found)
+            raise ValueError(f"{source.path!r} has several visible images, {names}: give one of them.")
+        if (found[0].kind, found[0].frame_rate) != (source.kind, source.frame_rate) or (
+            source.kind == "pages" and found[0].num_frames != source.num_frames
+        ):
+            raise ValueError(
+                f"{source.path!r} and {found[0].path!r} are no pair: one is {_described(source)}, the other "
+                f"{_described(found[0])}."
+            )
+        pairs.append(source._replace(visible=found[0]))
+    return pairs
+
+
+def _described(source: Source) -> str:
+    if source.kind == "video":
+        return f"a video with {float(source.frame_rate or 0):g} frames per second"
+    return "an image" if source.kind == "image" else f"a file of {source.num_frames} pages"
+
+
+def _find_all(
+    paths: Sequence[str | os.PathLike], exclude: str | os.PathLike | None, unreadable: list[str] | None
+) -> list[Source]:
     found: list[Source] = []
     for given in [os.fspath(path) for path in paths]:
         root, files = _find_files(given)
@@ -155,7 +221,7 @@ def find_sources(
                 raise ValueError(f"The pattern {given!r} goes up (..) after its first wildcard.")
             with collecting(unreadable):
                 found.append(_describe(Path(relative).with_suffix("").as_posix(), path))
-    return _without_repetition(found)
+    return found
 
 
 def _without_repetition(found: Sequence[Source]) -> list[Source]:
@@ -201,12 +267,19 @@ def read_frames(
     """
     for source in sources:
         with collecting(unreadable):
-            for name, place, load in _list_frames(source, every):
+            partners = itertools.repeat(None) if source.visible is None else _list_frames(source.visible, every)
+            for (name, place, load), partner in zip(_list_frames(source, every), partners):
                 if is_wanted(source, name):
                     with collecting(unreadable):
                         with _naming(place):
                             image = load()
-                        yield Frame(source, name, place, image)
+                        if partner is None:
+                            yield Frame(source, name, place, image)
+                            continue
+                        _, visible_place, load_visible = partner
+                        with _naming(visible_place):
+                            visible = load_visible()
+                        yield Frame(source, name, f"{place} with {visible_place}", image, visible)
 
 
 def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
@@ -228,4 +301,4 @@ def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callabl
                 yield source.frame_name(number), f"{source.path}, page {number}", partial(read_page, number)
 
 
-__all__ = ["DAMAGES", "Frame", "Source", "collecting", "find_sources", "read_frames"]
+__all__ = ["DAMAGES", "Frame", "Source", "collecting", "find_pairs", "find_sources", "read_frames"]

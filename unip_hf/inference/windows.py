@@ -220,6 +220,8 @@ def segment_image(
         frames["auxiliary_images"] = to_channels_last(read_image(auxiliary_image))
     _check_pair(model, auxiliary_image is not None, is_auxiliary_missing)
     if isinstance(model, EndToEndModel):
+        if is_auxiliary_missing:
+            raise ValueError("An end-to-end file takes both raw frames: export without end_to_end to go without one.")
         if settings.flip or settings.scales != (1.0,):
             raise ValueError("An end-to-end file takes the whole frame once: leave out flip and scales.")
         return model.scores(*frames.values())
