@@ -82,7 +82,7 @@ class VisibleCanvas:
     def photograph(self) -> np.ndarray:
         """The image, uint8 `(height, width, 3)`."""
         rows, columns = np.mgrid[: self.size[0], : self.size[1]].astype(np.float32)
-        light = np.full(self.size, self.daylight.light, np.float32)
+        light: np.ndarray = np.full(self.size, self.daylight.light, np.float32)
         for x, y, radius in self.lights:
             light += 0.08 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (0.5 * radius**2 + 1))
         light = light * (1 + 0.08 * smooth_noise(self.generator, *self.size, cell=10))

@@ -236,7 +236,7 @@ def training_transforms(
         ValueError: if an argument is invalid.
     """
     low, high = ratio_range
-    size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
     if min(size) < 1 or not 0 < low <= high or not 0 < max_category_ratio <= 1 or not 0 <= flip_probability <= 1:
         raise ValueError(
             "crop_size must be at least 1, ratio_range positive and rising, max_category_ratio above 0 and at most 1, "

@@ -78,10 +78,10 @@ def find_visible(
     for root, of_stem in visible.items():
         # Images that no list or JSON file names are not in use, and neither are their partners.
         infrared = by_stem(root)
-        for stem, paths in of_stem.items():
+        for stem, files in of_stem.items():
             partners = {stem.removesuffix(end) + ending for end in VISIBLE_ENDINGS for ending in ("", image_ending)}
-            if used.isdisjoint(paths) and infrared.keys().isdisjoint(partners):
-                problems.append(f"The visible image {str(paths[0])!r} has no infrared image.")
+            if used.isdisjoint(files) and infrared.keys().isdisjoint(partners):
+                problems.append(f"The visible image {str(files[0])!r} has no infrared image.")
     return found
 
 

@@ -167,7 +167,9 @@ def segment_dataset(
                 if is_of_pairs:
                     image, auxiliary = processor.by_role(sample.image, sample.visible)
                     auxiliary = fault.apply(auxiliary)
-                scores = segment_image(model, processor, image, settings, auxiliary, fault.is_missing)
+                scores = segment_image(
+                    model, processor, image, settings, auxiliary, is_auxiliary_missing=fault.is_missing
+                )
             except ValueError as error:
                 raise ValueError(f"{sample.name}: {error}") from error
         yield number, sample, scores

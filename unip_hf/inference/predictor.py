@@ -146,7 +146,8 @@ class Predictor:
                     ids, probabilities = read_mask(self.mask_path(frame.name)), None
                 else:
                     try:
-                        ids, probabilities = self.segment(frame.image, frame.visible)
+                        images = (frame.image,) if frame.visible is None else (frame.image, frame.visible)
+                        ids, probabilities = self.segment(*images)
                     except ValueError as error:
                         raise ValueError(f"{frame.place} cannot be used: {error}") from error
                 yield SegmentedFrame(frame, ids, probabilities)

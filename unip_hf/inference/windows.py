@@ -187,6 +187,7 @@ def segment_image(
     image: ImageLike,
     settings: InferenceSettings = DEFAULT_SETTINGS,
     auxiliary_image: ImageLike | None = None,
+    *,
     is_auxiliary_missing: bool = False,
 ) -> torch.Tensor:
     """
@@ -215,7 +216,7 @@ def segment_image(
         FileNotFoundError, ValueError: if an image cannot be used, or there are not as many as the model reads.
     """
     array = to_channels_last(read_image(image))  # (H, W, C)
-    frames = {"images": array}
+    frames: dict[str, Any] = {"images": array}
     if auxiliary_image is not None:
         frames["auxiliary_images"] = to_channels_last(read_image(auxiliary_image))
     _check_pair(model, auxiliary_image is not None, is_auxiliary_missing)
