@@ -32,8 +32,8 @@ def colour(seed: int = 0, format: str = "PNG") -> bytes:
 def load(tmp_path: Path) -> Callable[..., datasets.DatasetDict]:
     """Prepares a dataset; the rows hold encoded files."""
 
-    def load_encoded(benchmark: type[InfraredBenchmark], data_dir: Path, **options: Any) -> datasets.DatasetDict:
-        builder = benchmark(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), **options)
+    def load_encoded(benchmark_class: type[InfraredBenchmark], data_dir: Path, **options: Any) -> datasets.DatasetDict:
+        builder = benchmark_class(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), **options)
         builder.download_and_prepare()
         loaded = builder.as_dataset()
         for column in loaded[next(iter(loaded))].column_names:
@@ -55,20 +55,20 @@ PAIRED = {
 
 def paired_files(name: str) -> Files:
     """Two train and one test, with what else lies in the archives."""
-    benchmark, prefix, (thermal, rgb, annotations), (first, second, third) = PAIRED[name]
+    benchmark_class, prefix, (thermal, rgb, annotations), (first, second, third) = PAIRED[name]
     files = {f"{prefix}README.md": b"", f"{prefix}train/visualize/{first}.png": colour()}
     for seed, (split, stem) in enumerate((("train", second), ("train", first), ("test", third))):
         files[f"{prefix}{split}/{thermal}/{stem}.png"] = grey(seed)
         files[f"{prefix}{split}/{rgb}/{stem}.png"] = colour(seed)
-        files[f"{prefix}{split}/{annotations}/{stem}.png"] = mask(seed, tuple(range(len(benchmark.CLASSES))))
+        files[f"{prefix}{split}/{annotations}/{stem}.png"] = mask(seed, tuple(range(len(benchmark_class.CLASSES))))
     return files
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published counts become those of the archives here."""
-    for benchmark in (MSRS, PST900, FMB, NYUv2Depth, SUNRGBDDepth):
-        monkeypatch.setattr(benchmark, "NUM_EXAMPLES", {"train": 2, "test": 1})
+    for benchmark_class in (MSRS, PST900, FMB, NYUv2Depth, SUNRGBDDepth):
+        monkeypatch.setattr(benchmark_class, "NUM_EXAMPLES", {"train": 2, "test": 1})
     monkeypatch.setattr(ADE20K, "NUM_EXAMPLES", {"train": 2, "validation": 1})
 
 
@@ -76,7 +76,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("container", ["archive.zip", "unpacked"])
 @pytest.mark.parametrize("name", PAIRED)
 def test_paired(name: str, container: str, load: Callable, tmp_path: Path) -> None:
-    benchmark, prefix, (thermal, rgb, annotations), (first, second, third) = PAIRED[name]
+    benchmark_class, prefix, (thermal, rgb, annotations), (first, second, third) = PAIRED[name]
     files = paired_files(name)
     data_dir = write_files(tmp_path / container, files)
     for config, columns in {
@@ -85,7 +85,7 @@ def test_paired(name: str, container: str, load: Callable, tmp_path: Path) -> No
         "rgb": {"image": rgb},
         "both": {"image": thermal, "rgb": rgb},
     }.items():
-        loaded = load(benchmark, data_dir, config_name=config)
+        loaded = load(benchmark_class, data_dir, config_name=config)
         assert list(loaded) == ["train", "test"]
         for split, stems in {"train": [first, second], "test": [third]}.items():
             assert loaded[split].column_names == [*columns, "annotation"]
@@ -167,40 +167,40 @@ def test_one_modality_alone(lost: str, config: str, other: str, load: Callable, 
             load(MSRS, data_dir, config_name=needed)
 
 
-@pytest.mark.parametrize(("benchmark", "kinds", "counts"), [
+@pytest.mark.parametrize(("benchmark_class", "kinds", "counts"), [
     (MSRS, ("ir", "vi", "Segmentation_labels"), "1,083 train and 361 test"),
     (PST900, ("thermal", "rgb", "labels"), "597 train and 297 test"),
     (FMB, ("Infrared", "Visible", "Label"), "1,220 train and 280 test"),
 ])  # fmt: skip
 def test_truncated_pairs(
-    benchmark: type, kinds: tuple, counts: str, load: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    benchmark_class: type, kinds: tuple, counts: str, load: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     contents = dict(zip(kinds, (grey(), colour(), mask(0, (0, 1))), strict=True))
     data_dir = write_files(tmp_path / "data", {f"test/{kind}/a.png": content for kind, content in contents.items()})
     with pytest.raises(ValueError, match=f"has no folder 'train/{kinds[0]}'"):
-        load(benchmark, data_dir)
+        load(benchmark_class, data_dir)
     write_files(data_dir, {f"train/{kind}/{name}": b"" for kind in kinds for name in ("list.txt", ".hidden.png")})
     with pytest.raises(ValueError, match=f"has no image in the folder 'train/{kinds[0]}'"):
-        load(benchmark, data_dir)
-    assert load(benchmark, data_dir, allow_partial=True).num_rows == {"test": 1}
+        load(benchmark_class, data_dir)
+    assert load(benchmark_class, data_dir, allow_partial=True).num_rows == {"test": 1}
     assert f"should have {counts} examples, but has 0 train and 1 test. Results" in caplog.text
     write_files(data_dir, {f"train/{kind}/b.png": content for kind, content in contents.items()})
     with pytest.raises(ValueError, match=f"should have {counts} examples, but has 1 train and 1 test.*allow_partial"):
-        load(benchmark, data_dir)
+        load(benchmark_class, data_dir)
 
 
-@pytest.mark.parametrize("benchmark", [MSRS, PST900, FMB, NYUv2Depth, SUNRGBDDepth, ADE20K])
-def test_missing_and_wrong_folders(benchmark: type[InfraredBenchmark], load: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("benchmark_class", [MSRS, PST900, FMB, NYUv2Depth, SUNRGBDDepth, ADE20K])
+def test_missing_and_wrong_folders(benchmark_class: type[InfraredBenchmark], load: Callable, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
-        load(benchmark, tmp_path / "nothing")
-    for fact in (benchmark.TITLE, benchmark.HOMEPAGE, benchmark.LICENSE, benchmark.LAYOUT):
+        load(benchmark_class, tmp_path / "nothing")
+    for fact in (benchmark_class.TITLE, benchmark_class.HOMEPAGE, benchmark_class.LICENSE, benchmark_class.LAYOUT):
         assert fact in str(caught.value)
     wrong = write_files(tmp_path / "wrong", {"images/a.png": grey(), "masks/a.png": mask(0, (0,))})
     with pytest.raises(ValueError, match="has no folder") as caught:
-        load(benchmark, wrong)
-    assert benchmark.LAYOUT in str(caught.value)
+        load(benchmark_class, wrong)
+    assert benchmark_class.LAYOUT in str(caught.value)
     with pytest.raises(ValueError, match=r"holds no examples|has no"):
-        load(benchmark, wrong, allow_partial=True)
+        load(benchmark_class, wrong, allow_partial=True)
 
 
 # Four images, of which the lists name three; each pair is the content of train.txt and of test.txt.
@@ -229,7 +229,7 @@ def depth_files(
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    ("benchmark", "layout", "container"),
+    ("benchmark_class", "layout", "container"),
     [
         *((NYUv2Depth, {"lists": lists}, "data") for lists in LISTS),
         (NYUv2Depth, {"depth": "depth", "labels": "labels", "prefix": ""}, "nyu.zip"),
@@ -240,7 +240,12 @@ def depth_files(
     ],
 )
 def test_depth(
-    benchmark: type, layout: dict, container: str, load: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    benchmark_class: type,
+    layout: dict,
+    container: str,
+    load: Callable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     files = depth_files(**layout)
     data_dir = write_files(tmp_path / container, files)
@@ -249,7 +254,7 @@ def test_depth(
         None: {"image": depth}, "rgb": {"image": "RGB"}, "both": {"image": depth, "rgb": "RGB"}
     }.items():  # fmt: skip
         caplog.clear()
-        loaded = load(benchmark, data_dir, config_name=config)
+        loaded = load(benchmark_class, data_dir, config_name=config)
         assert "left out 1 images that no list names (such as 3)" in caplog.text
         for split, numbers in {"train": [0, 2], "test": [1]}.items():
             assert loaded[split].column_names == [*columns, "annotation"]
@@ -318,10 +323,10 @@ def test_matlab_files_are_named(load: Callable, tmp_path: Path) -> None:
     sun = write_files(
         tmp_path / "SUNRGBD.zip", {"kv1/b3dodata/img_1/seg.mat": b"", "kv1/b3dodata/img_1/depth/1.png": b""}
     )
-    for benchmark, data_dir in ((NYUv2Depth, path), (NYUv2Depth, path.parent), (SUNRGBDDepth, sun)):
+    for benchmark_class, data_dir in ((NYUv2Depth, path), (NYUv2Depth, path.parent), (SUNRGBDDepth, sun)):
         with pytest.raises(ValueError, match=r"\.mat' is a MATLAB file.*export images, depth images") as caught:
-            load(benchmark, data_dir)
-        assert benchmark.LAYOUT in str(caught.value)
+            load(benchmark_class, data_dir)
+        assert benchmark_class.LAYOUT in str(caught.value)
 
 
 ADE20K_STEMS = {"training": ("ADE_train_00000001", "ADE_train_00020210"), "validation": ("ADE_val_00000001",)}
@@ -352,7 +357,7 @@ def test_ade20k(container: str, load: Callable, tmp_path: Path) -> None:
         load(ADE20K, write_files(tmp_path / "ids.zip", files | {lost: encode(np.full((10, 20), 151, np.uint8))}))
 
 
-@pytest.mark.parametrize(("benchmark", "num_classes", "num_examples", "some"), [
+@pytest.mark.parametrize(("benchmark_class", "num_classes", "num_examples", "some"), [
     (MSRS, 9, {"train": 1083, "test": 361}, {0: "background", 1: "car", 8: "bump"}),
     (PST900, 5, {"train": 597, "test": 297}, {0: "background", 1: "fire-extinguisher", 4: "survivor"}),
     (FMB, 15, {"train": 1220, "test": 280}, {0: "background", 1: "road", 8: "person", 14: "pole"}),
@@ -363,10 +368,12 @@ def test_ade20k(container: str, load: Callable, tmp_path: Path) -> None:
         136: "traffic light", 149: "flag",
     }),
 ])  # fmt: skip
-def test_published_facts(benchmark: type[InfraredBenchmark], num_classes: int, num_examples: dict, some: dict) -> None:
-    assert len(benchmark.CLASSES) == len(set(benchmark.CLASSES)) == num_classes
-    assert {id: benchmark.CLASSES[id] for id in some} == some
-    assert num_examples == benchmark.NUM_EXAMPLES
-    assert benchmark.palette().shape == (num_classes, 3)
-    assert len(np.unique(benchmark.palette(), axis=0)) == num_classes
-    assert benchmark.CITATION.count("{") == benchmark.CITATION.count("}")
+def test_published_facts(
+    benchmark_class: type[InfraredBenchmark], num_classes: int, num_examples: dict, some: dict
+) -> None:
+    assert len(benchmark_class.CLASSES) == len(set(benchmark_class.CLASSES)) == num_classes
+    assert {id: benchmark_class.CLASSES[id] for id in some} == some
+    assert num_examples == benchmark_class.NUM_EXAMPLES
+    assert benchmark_class.palette().shape == (num_classes, 3)
+    assert len(np.unique(benchmark_class.palette(), axis=0)) == num_classes
+    assert benchmark_class.CITATION.count("{") == benchmark_class.CITATION.count("}")
