@@ -49,16 +49,16 @@ def add_lora(model: nn.Module, rank: int) -> None:
 
 def merged_lora(model: nn.Module) -> Any:
     """A copy of a model with the updates of [`add_lora`] in its weights; the model itself if there are none."""
+    if not hasattr(model, "peft_config"):  # which `peft` adds
+        return model
     from peft.tuners.lora import LoraLayer
 
-    if not any(isinstance(module, LoraLayer) for module in model.modules()):
-        return model
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
-    del model.peft_config  # which `peft` has left
+    del model.peft_config
     return model
 
 
