@@ -50,12 +50,12 @@ class UnipFusionModel(UnipModel):
 
     fusion: nn.Module
 
-    def feature_maps(
+    def feature_maps(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor,
         layers: Sequence[int],
         *,
-        auxiliary_pixel_values: torch.Tensor | None = None,
+        auxiliary_pixel_values: torch.Tensor,
         **kwargs: Any,
     ) -> list[torch.Tensor]:
         """

@@ -254,7 +254,7 @@ class UnipIVTuningModel(UnipFusionModel):
         pixel_values: torch.Tensor,
         layers: Sequence[int],
         *,
-        auxiliary_pixel_values: torch.Tensor | None = None,
+        auxiliary_pixel_values: torch.Tensor,
         **kwargs: Any,
     ) -> list[torch.Tensor]:
         check_pixel_values(auxiliary_pixel_values, self.config.auxiliary_num_channels, self.config.patch_size)

@@ -171,8 +171,9 @@ class UnipRGBIRModel(UnipFusionModel):
         super().__init__(config, num_layers=num_layers, add_final_norm=add_final_norm)
         self.has_own_attention = config.window_size is not None or config.relative_position_size is not None
         if self.has_own_attention:
-            for number, layer in enumerate(self.layers, start=1):
-                heads = layer.attention.num_attention_heads  # type: ignore[union-attr]
+            layers: Any = self.layers
+            for number, layer in enumerate(layers, start=1):
+                heads = layer.attention.num_attention_heads
                 layer.attention = UnipWindowAttention(config, heads, config.window_of(number))
         self.fusion = UnipRGBIRFusion(config, num_stages=-(-len(self.layers) // config.stage_depth))
         self.post_init()
@@ -199,7 +200,7 @@ class UnipRGBIRModel(UnipFusionModel):
             init.normal_(module.level_embeddings)
         elif isinstance(module, UnipWindowAttention) and module.relative_rows is not None:
             init.zeros_(module.relative_rows)
-            init.zeros_(module.relative_columns)
+            init.zeros_(module.relative_columns)  # type: ignore[arg-type]
 
     def freeze_backbone(self) -> None:
         """Leaves only `fusion` to be trained, and relative positions, which no checkpoint of a plain ViT has."""
@@ -222,11 +223,9 @@ class UnipRGBIRModel(UnipFusionModel):
         pixel_values: torch.Tensor,
         layers: Sequence[int],
         *,
-        auxiliary_pixel_values: torch.Tensor | None = None,
+        auxiliary_pixel_values: torch.Tensor,
         **kwargs: Any,
     ) -> list[torch.Tensor]:
-        if auxiliary_pixel_values is None:
-            raise ValueError("auxiliary_pixel_values, the other image of each pair, is missing.")
         check_pixel_values(auxiliary_pixel_values, self.config.auxiliary_num_channels, self.config.patch_size)
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D), without CLS (B, N, D)
         padded_size = self.padded_size(pixel_values)

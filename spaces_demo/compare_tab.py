@@ -62,11 +62,11 @@ def compare_tab(models: Models) -> None:
             raise error_message("Choose an image first.")
         image, visible = read_upload(path), None
         if has_pairs:
-            visible_path, *values = values
-            visible = None if visible_path is None else read_upload(visible_path)
+            visible = None if values[0] is None else read_upload(values[0])
+            values = values[1:]
         else:
             values = (*values[:4], BOTH, *values[4:], BOTH)
-        first, second = segment_twice(image, visible, tuple(values[:5]), tuple(values[5:]))
+        first, second = segment_twice(image, visible, values[:5], values[5:])
         is_different = differing_pixels(first, second)
         where = None if is_different is None else difference_picture(image, is_different)
         shown = gr.update(value=where, visible=where is not None)

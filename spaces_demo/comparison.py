@@ -85,7 +85,7 @@ def segment(
             raise ValueError("This model reads pairs: send the visible image of the same scene, too.")
         main, auxiliary = processor.by_role(image, visible)
         auxiliary = None if is_main_alone else auxiliary
-        scores = segment_image(model, processor, main, settings, auxiliary, is_main_alone)  # (classes, H, W)
+        scores = segment_image(model, processor, main, settings, auxiliary, is_auxiliary_missing=is_main_alone)
     else:
         scores = segment_image(model, processor, image, settings)  # (classes, H, W)
     ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)

@@ -368,5 +368,3 @@ def test_what_does_not_fit_together_says_what_to_do(make_pair_config: Callable) 
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match=r'set_attn_implementation\("sdpa"\)'):
         model(**images(64, 64))
-    with pytest.raises(ValueError, match="auxiliary_pixel_values, the other image of each pair, is missing"):
-        model.unip.feature_maps(torch.zeros(1, 3, 64, 64), [4])

@@ -338,7 +338,8 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
             model.config.last_layer_num_attention_heads,
         )
     back = [(new, old) for old, new in _names_for(type(model), model.config.fusion)]
-    encoder, head = {}, {}
+    encoder: dict[str, torch.Tensor] = {}
+    head: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
         renamed = rename(name, back)
         if renamed is None:
