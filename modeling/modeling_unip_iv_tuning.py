@@ -249,7 +249,7 @@ class UnipIVTuningModel(UnipFusionModel):
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
 
-    def feature_maps(
+    def feature_maps(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor,
         layers: Sequence[int],

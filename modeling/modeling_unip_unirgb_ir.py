@@ -218,7 +218,7 @@ class UnipRGBIRModel(UnipFusionModel):
         y, x = torch.meshgrid(y, x, indexing="ij")
         return torch.stack([x, y], dim=-1).flatten(0, 1)[None, :, None]
 
-    def feature_maps(
+    def feature_maps(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor,
         layers: Sequence[int],
