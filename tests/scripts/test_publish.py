@@ -170,6 +170,7 @@ def test_the_lines_of_the_cards_run_without_this_library(home: Path, work: Path)
         "samples.png",
         "image_processing_unip.py",
         "image_reading_unip.py",
+        "image_settings_unip.py",
         "intensities_unip.py",
     }
     Path("your-image.png").write_bytes((home / "yard" / "images" / "validation" / "0.png").read_bytes())
