@@ -140,7 +140,8 @@ def export_model(
         inputs = {f"{role}frames": torch.from_numpy(np.stack(part)) for role, part in zip(roles, zip(*frames))}
     else:
         channels = [getattr(model.config, f"{role}num_channels", 3) for role in roles]
-        examples = [np.zeros((1, count, *(image_size or (512, 512))), np.float32) for count in channels]
+        timed_size = image_size or whole_patches((512, 512), size_divisor)
+        examples = [np.zeros((1, count, *timed_size), np.float32) for count in channels]
         network = LogitsOnly(model)
         size = image_size or (12 * size_divisor, 16 * size_divisor)
         inputs = {f"{role}pixel_values": torch.zeros(2, count, *size) for role, count in zip(roles, channels)}
