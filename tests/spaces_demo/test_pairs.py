@@ -64,8 +64,9 @@ def test_a_page_for_pairs(main_modality: str, make_config: Callable, tmp_path: P
     *_, folder = functions["segment_example"](name, 1, 50, request)
     assert (Path(folder) / "masks" / "scene-2.png").is_file()
     # With one of the two images, nothing is computed yet.
-    hint = functions["segment_pair"](name, files[0], 50, None, request)[2]
+    _, _, hint, *_, latest, _ = functions["segment_pair"](name, files[0], 50, None, request)
     assert hint == "This model reads pairs: now upload the visible image of the same scene."
+    assert functions["segment_again"](single, latest, 50, request)[0] is not None, "another model needs no more"
     assert "the infrared image" in functions["segment_pair"](name, [], 50, files[1], request)[2]
 
     compare, side = functions["compare"], (name, AS_CONFIGURED, 0, 100)
