@@ -61,7 +61,7 @@ def compare_tab(models: Models) -> None:
             raise error_message("Choose an image first.")
         if not has_pairs:  # then the page has neither the second image nor the choice of the images
             values = (None, *values[:4], BOTH, *values[4:], BOTH)
-        image, visible = (None if given is None else read_upload(given) for given in (path, values[0]))
+        image, visible = read_upload(path), None if values[0] is None else read_upload(values[0])
         first, second = segment_twice(image, visible, values[1:6], values[6:])
         is_different = differing_pixels(first, second)
         where = None if is_different is None else difference_picture(image, is_different)

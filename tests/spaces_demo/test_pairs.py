@@ -48,6 +48,8 @@ def test_a_page_for_pairs(main_modality: str, make_config: Callable, tmp_path: P
     components = {block.elem_id: block for block in blocks.blocks.values() if block.elem_id}
     assert components["segmentation"].value is not None, "the page opens with an example"
     functions = {function.name: function.fn for function in blocks.fns.values()}
+    fills = [function.fn for function in blocks.fns.values() if function.outputs == [components["uploads"]]]
+    assert [fill(["a.png"]) for fill in fills] == [["a.png"]], "a folder waits in the field for its visible images"
 
     counts, visible, _ = draw_scene_pair(3, 120, 160)
     paths = tmp_path / "frame.png", tmp_path / "frame-of-the-other-camera.png"
