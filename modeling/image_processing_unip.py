@@ -19,8 +19,7 @@ from .image_settings_unip import (
     RESAMPLING_MODES,
     UnipImageProcessorKwargs,
     check_settings,
-    default_statistics,
-    statistic,
+    normalisation,
 )
 from .intensities_unip import for_channels, luminance, percentiles, scale_between
 
@@ -129,25 +128,23 @@ class UnipImageProcessor(BaseImageProcessor):
         self.intensity_range = None if intensity_range is None else list(intensity_range)
         self.counts_to_celsius = None if counts_to_celsius is None else list(counts_to_celsius)
         self.do_normalize = do_normalize
-        default = default_statistics(main_modality, num_channels)
-        self.image_mean = statistic(image_mean, default["mean"])
-        self.image_std = statistic(image_std, default["std"])
+        self.image_mean, self.image_std = normalisation(main_modality, num_channels, image_mean, image_std)
         self.do_reduce_labels = do_reduce_labels
         self.main_modality = main_modality
         self.auxiliary_num_channels = auxiliary_num_channels
-        default = default_statistics(OTHER_MODALITY[main_modality], auxiliary_num_channels)
-        self.auxiliary_image_mean = statistic(auxiliary_image_mean, default["mean"])
-        self.auxiliary_image_std = statistic(auxiliary_image_std, default["std"])
+        self.auxiliary_image_mean, self.auxiliary_image_std = normalisation(
+            OTHER_MODALITY[main_modality], auxiliary_num_channels, auxiliary_image_mean, auxiliary_image_std
+        )
         check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary. Defaults of pairs are left out, so that files for single images stay as they are."""
-        default = default_statistics(OTHER_MODALITY[self.main_modality], self.auxiliary_num_channels)
+        mean, std = normalisation(OTHER_MODALITY[self.main_modality], self.auxiliary_num_channels)
         unused: dict[str, Any] = {
             "main_modality": "infrared",
             "auxiliary_num_channels": 3,
-            "auxiliary_image_mean": default["mean"],
-            "auxiliary_image_std": default["std"],
+            "auxiliary_image_mean": mean,
+            "auxiliary_image_std": std,
         }
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in unused or value != unused[name]}

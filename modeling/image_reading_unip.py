@@ -21,7 +21,7 @@ def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
 
     Args:
         image: Path of a file that Pillow reads (the first of several pages), `PIL.Image.Image` of mode 1, L, P, RGB,
-            I, I;16 or F, `np.ndarray` or `torch.Tensor`.
+            I, I;16 or F, `np.ndarray` or `torch.Tensor`. An alpha channel is dropped if nothing is transparent.
         keep_palette_ids (`bool`, *optional*, defaults to `False`): Whether to return the ids of a palette or
             black-and-white image instead of its colours, as masks need it.
 
@@ -67,17 +67,18 @@ def _read_pil_image(image: Image.Image, name: str, keep_palette_ids: bool) -> np
             f"{name} has 16 bits in each of several channels, which Pillow would cut to 8. Read it with another "
             "library (tifffile, imageio, OpenCV) and pass the array."
         )
-    if image.mode not in (*GREY_MODES, "RGB", "P", "1", "YCbCr", "LAB", "HSV"):
+    is_opaque = image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255)
+    if image.mode not in (*GREY_MODES, "RGB", "P", "1", "YCbCr", "LAB", "HSV") and not is_opaque:
         raise ValueError(
             f"{name} has the mode {image.mode}. Its last channel may be transparency or, as in MFNet, the thermal "
             "image. Save it without transparency, or pass the array of the channels you mean, e.g. "
             "np.asarray(image)[..., 3] for MFNet."
         )
     image = ImageOps.exif_transpose(image)
-    if image.mode == "1" and not keep_palette_ids:
+    if image.mode == "LA" or (image.mode == "1" and not keep_palette_ids):
         image = image.convert("L")
     elif image.mode not in (*GREY_MODES, "RGB", "1") and not (image.mode == "P" and keep_palette_ids):
-        image = image.convert("RGB")  # palettes and 8-bit colour spaces
+        image = image.convert("RGB")  # palettes, 8-bit colour spaces, and opaque colours
     array = np.asarray(image)
     stored = {1: "u", 2: "i"}.get(sample_format)
     if tags and stored and array.dtype.kind in "ui" and max(bits) == 8 * array.dtype.itemsize:

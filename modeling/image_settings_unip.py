@@ -13,11 +13,8 @@ RESAMPLING_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL.Imag
 OTHER_MODALITY = {"infrared": "visible", "visible": "infrared"}
 
 # Mean and standard deviation of InfMix, on which UNIP is pre-trained, and of ImageNet in colour and in grey.
-INFRARED_STATISTICS = {"mean": [0.3801], "std": [0.1871]}
-VISIBLE_STATISTICS = {
-    3: {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
-    1: {"mean": [0.459], "std": [0.226]},
-}
+INFRARED_STATISTICS = ([0.3801], [0.1871])
+VISIBLE_STATISTICS = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.459], [0.226])}
 
 
 class UnipImageProcessorKwargs(ImagesKwargs, total=False):
@@ -36,20 +33,26 @@ class UnipImageProcessorKwargs(ImagesKwargs, total=False):
     auxiliary_image_std: float | list[float] | None
 
 
-def default_statistics(modality: str, num_channels: int) -> dict[str, list[float]]:
-    """The `mean` and `std` with which images of a modality are normalised where nothing else is given."""
+def normalisation(
+    modality: str,
+    num_channels: int,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+) -> tuple[list[float], list[float]]:
+    """
+    Mean and standard deviation as lists: one value for all channels, or one for each. Where they are `None`, they are
+    those of the modality.
+    """
     if modality not in OTHER_MODALITY:
         raise ValueError(f'main_modality must be "infrared" or "visible", got {modality!r}.')
-    if modality == "infrared":
-        return INFRARED_STATISTICS
-    return VISIBLE_STATISTICS.get(num_channels, VISIBLE_STATISTICS[3])
+    visible = VISIBLE_STATISTICS.get(num_channels, VISIBLE_STATISTICS[3])
+    defaults = INFRARED_STATISTICS if modality == "infrared" else visible
 
+    def as_list(given: Sequence[float] | float | None, default: list[float]) -> list[float]:
+        given = default if given is None else given
+        return [given] if isinstance(given, (int, float)) else list(given)
 
-def statistic(given: Sequence[float] | float | None, default: list[float]) -> list[float]:
-    """A mean or standard deviation as a list: one value for all channels, or one for each."""
-    if given is None:
-        return list(default)
-    return [given] if isinstance(given, (int, float)) else list(given)
+    return as_list(mean, defaults[0]), as_list(std, defaults[1])
 
 
 def check_settings(processor: Any) -> None:
@@ -107,6 +110,5 @@ __all__ = [
     "RESAMPLING_MODES",
     "UnipImageProcessorKwargs",
     "check_settings",
-    "default_statistics",
-    "statistic",
+    "normalisation",
 ]

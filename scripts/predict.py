@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"No frame could be read: {(unreadable or [''])[0]}")
     there = f" ({already} more were there already)" if already else ""
     speed = f", {(time.monotonic() - started) / segmented:.3f} s a frame" if segmented else ""
-    print(f"{segmented} frames{there}{speed}: {options.output_dir}")
+    print(f"{segmented} frame{'s' * (segmented != 1)}{there}{speed}: {options.output_dir}")
     if unreadable:
         print(f"{len(unreadable)} could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
 

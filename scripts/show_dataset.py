@@ -10,6 +10,7 @@ of pairs are drawn.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ from unip_hf.scripts.options import (
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
     from unip_hf import UnipImageProcessor
 
@@ -80,19 +80,17 @@ def main(arguments: Sequence[str]) -> None:
     id2label = load_id2label(options.dataset, options.data_dir)
     processor = make_image_processor(options, options.checkpoint)
     transform = make_transform(options, processor)
-    infrared, visible = processor.by_role(processor, processor.auxiliary)  # the processor of each
+    is_of_pairs = has_pairs(dataset)
+    processors = processor.by_role(processor, processor.auxiliary) if is_of_pairs else (processor,)
+    overlay = partial(overlay_picture, id2label=id2label, opacity=0.35)
 
     torch.manual_seed(options.seed)
     rows = []
     for number in np.random.default_rng(options.seed).permutation(len(dataset))[: options.num_samples].tolist():
-        sample = read_sample(dataset[number], number, has_pairs(dataset))
+        sample = read_sample(dataset[number], number, is_of_pairs)
         assert sample.ids is not None  # these datasets have masks
         check_ids(sample.ids, id2label, sample.name)
         images = [sample.image] if sample.visible is None else [sample.image, sample.visible]
-
-        def overlay(image: np.ndarray, ids: np.ndarray, with_legend: bool = False) -> "Image.Image":
-            return overlay_picture(image, ids, id2label, opacity=0.35, with_legend=with_legend)
-
         panels = []
         for title, image in zip((Path(sample.name).name, "visible"), images):
             original = overlay(image, sample.ids, with_legend=image is sample.image)
@@ -100,10 +98,10 @@ def main(arguments: Sequence[str]) -> None:
             panels.append((title, original))
         for variant in range(1, options.num_variants + 1):
             main, labels, *auxiliary = transform(sample.image, sample.ids, *images[1:])  # (C, h, w), (h, w)
-            by_modality = processor.by_role(main, *auxiliary) if auxiliary else (main,)
-            for title, pixels, normalised_by in zip(("", ", visible"), by_modality, (infrared, visible)):
-                pixels = to_picture(pixels.numpy(), normalised_by if auxiliary else processor)
-                panels.append((f"variant {variant}{title}", overlay(pixels, labels.numpy())))
+            by_modality = processor.by_role(main, *auxiliary) if is_of_pairs else (main,)
+            for title, pixels, normalised_by in zip(("", ", visible"), by_modality, processors):
+                picture = to_picture(pixels.numpy(), normalised_by)
+                panels.append((f"variant {variant}{title}", overlay(picture, labels.numpy())))
         rows.append(side_by_side(panels))
 
     with write_whole(options.output_file) as staged:

@@ -12,7 +12,8 @@ import gradio as gr
 from torch import nn
 from transformers.utils import cached_file
 
-from ..hub.model_card import describe_intensities
+from ..hub.model_card import describe_images
+from ..inference import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .components import QUIET, model_choice, swatch
 from .models import Models
@@ -58,9 +59,10 @@ def describe_model(name: str, model: nn.Module, processor: UnipImageProcessor) -
     size = f", {parameters / 1e6:.1f} million parameters" if parameters > 1000 else ""  # an exported file shows none
     labels = config.id2label
     classes = "".join(f"<li>{swatch(index, labels)}{html.escape(labels[index])}</li>" for index in sorted(labels))
+    images = describe_images(processor, reads_pairs(model))
     kind = html.escape((getattr(config, "architectures", None) or [config.model_type])[0])
     return (
-        f"<p><b>{html.escape(name)}</b>: {kind}{size}.</p><p>{html.escape(describe_intensities(processor))}</p>"
+        f"<p><b>{html.escape(name)}</b>: {kind}{size}.</p><p>{html.escape(images)}</p>"
         f'<p>{len(labels)} classes:</p><ul class="classes">{classes}</ul>'
     )
 

@@ -47,7 +47,6 @@ tr, th, td { border: none; padding: 0.15rem 1.5rem 0.15rem 0; font-variant-numer
 
 def compare_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
-
     has_pairs = models.any_reads_pairs
 
     @on_gpu
@@ -60,26 +59,25 @@ def compare_tab(models: Models) -> None:
     def compare(path: str | None, *values: Any) -> tuple:
         if path is None:
             raise error_message("Choose an image first.")
-        image, visible = read_upload(path), None
-        if has_pairs:
-            visible = None if values[0] is None else read_upload(values[0])
-            values = values[1:]
-        else:
-            values = (*values[:4], BOTH, *values[4:], BOTH)
-        first, second = segment_twice(image, visible, values[:5], values[5:])
+        if not has_pairs:  # then the page has neither the second image nor the choice of the images
+            values = (None, *values[:4], BOTH, *values[4:], BOTH)
+        image, visible = read_upload(path), None if values[0] is None else read_upload(values[0])
+        first, second = segment_twice(image, visible, values[1:6], values[6:])
         is_different = differing_pixels(first, second)
         where = None if is_different is None else difference_picture(image, is_different)
         shown = gr.update(value=where, visible=where is not None)
         return first.picture, second.picture, agreement(is_different), share_table(first, second), shown
 
-    second_scaling = AS_CONFIGURED if len(models.names) > 1 or has_pairs else "percentiles"
+    is_single = len(models.names) == 1
+    second_scaling = "percentiles" if is_single and not has_pairs else AS_CONFIGURED
+    first_seen = MAIN_ALONE if is_single else BOTH
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             what = "Compare two models, or two scalings of the intensities, on one infrared image."
             gr.Markdown(f"{what} Or see what a second camera adds." if has_pairs else what)
             files = pair_input() if has_pairs else (image_input(),)
             settings = [
-                *_side("First", models, models.names[0], AS_CONFIGURED, files[0], MAIN_ALONE),
+                *_side("First", models, models.names[0], AS_CONFIGURED, files[0], first_seen),
                 *_side("Second", models, models.names[-1], second_scaling, files[0], BOTH),
             ]
             button = gr.Button("Compare", variant="primary")
@@ -121,8 +119,17 @@ def _side(title: str, models: Models, name: str, scaling: str, file: gr.File, se
             numbers = [gr.Number(value, label=label) for value, label in zip((0, 100), NUMBERS["percentiles"])]
         seen_images: list[Component] = []
         if models.any_reads_pairs:
-            choices = _seen_images(models)
-            seen_images = [gr.Dropdown(choices, value=seen, label=f"{title}: images", interactive=True)]
+            seen_images = [
+                gr.Dropdown(
+                    _seen_images(models),
+                    value=seen,
+                    label=f"{title}: images",
+                    info="One alone: as if the other camera had failed.",
+                    visible=models.reads_pairs(name),
+                    interactive=True,
+                )
+            ]
+            model.input(lambda name: gr.update(visible=models.reads_pairs(name)), model, seen_images, **QUIET)
     scales.input(show_numbers, [scales, file], [row, *numbers], **QUIET)
     return [model, scales, *numbers, *seen_images]
 
@@ -131,7 +138,7 @@ def _seen_images(models: Models) -> list[tuple[str, str]]:
     """The choice of the images that models of pairs see."""
     main = {models.get(name)[1].main_modality for name in models.names if models.reads_pairs(name)}
     alone = f"{main.pop()} alone" if len(main) == 1 else "the main image alone"
-    return [("infrared and visible", BOTH), (f"{alone}, as if the other camera had failed", MAIN_ALONE)]
+    return [("infrared and visible", BOTH), (alone, MAIN_ALONE)]
 
 
 def _processor(models: Models, name: str, scaling: str, low: float | None, high: float | None) -> UnipImageProcessor:

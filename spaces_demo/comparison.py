@@ -90,7 +90,7 @@ def segment(
         scores = segment_image(model, processor, image, settings)  # (classes, H, W)
     ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
     id2label = {int(index): name for index, name in model.config.id2label.items()}
-    of_infrared = processor if processor.main_modality == "infrared" else processor.auxiliary
+    of_infrared, _ = processor.by_role(processor, processor.auxiliary)
     if processor.do_rescale:  # what the network sees
         image = np.rint(of_infrared.scale_intensities(image) * 255).astype(np.uint8)
     return SegmentedImage(overlay_picture(image, ids, id2label, ignore_index=-1), ids, id2label)

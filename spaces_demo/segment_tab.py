@@ -45,7 +45,7 @@ LIMITS = (
     "after half an hour."
 )
 OPACITY = 50  # of the classes at first, in percent
-Upload = tuple[list[str], list[str]]
+Upload = tuple[list[str], list[str]]  # paths of infrared files, and of visible ones where there are any
 NOTHING: Upload = ([], [])
 CLICK = "click on the picture for the class and the value there."
 
@@ -59,22 +59,22 @@ def legend(shares: Mapping[int, float], labels: Mapping[int, str]) -> str:
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
-def example_uploads() -> tuple[list[np.ndarray], list[str]]:
-    """Pictures and paths of the examples: scenes, and at the end a TIFF file of them all."""
+def example_uploads() -> tuple[list[np.ndarray], list[Upload]]:
+    """Pictures and paths of the examples for models of one image: scenes, and at the end a TIFF file of them all."""
     scenes, pictures = examples(), example_pictures()
     pages = temporary_folder() / "examples" / "scenes.tif"
     images = [Image.open(path) for path in scenes]
     images[0].save(pages, save_all=True, append_images=images[1:])
     sheet = np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:4])])
-    return [*pictures, sheet], [*scenes, str(pages)]
+    return [*pictures, sheet], [([path], []) for path in (*scenes, str(pages))]
 
 
-def example_pair_uploads() -> tuple[list[np.ndarray], list[tuple[str, str]]]:
-    """Pictures, and paths of the infrared and the visible images, of the example pairs."""
-    return example_pair_pictures(), example_pairs()
+def example_pair_uploads() -> tuple[list[np.ndarray], list[Upload]]:
+    """Pictures and paths of the examples where there are models of pairs."""
+    return example_pair_pictures(), [([infrared], [visible]) for infrared, visible in example_pairs()]
 
 
-def segment_at_start(models: Models, path: str, visible_path: str | None = None) -> Segmentation | None:
+def segment_at_start(models: Models, upload: Upload) -> Segmentation | None:
     """
     Segments an example with the first model, once for all visitors, so that the page does not open empty.
 
@@ -83,9 +83,9 @@ def segment_at_start(models: Models, path: str, visible_path: str | None = None)
     """
     folder = Path(tempfile.mkdtemp(prefix="at-start-", dir=temporary_folder()))
     try:
-        sources = [describe_upload(path)]
-        if visible_path is not None and models.reads_pairs(models.names[0]):
-            sources = pair_sources(sources, [describe_upload(visible_path)])
+        sources, visible = ([describe_upload(path) for path in paths] for paths in upload)
+        if models.reads_pairs(models.names[0]):
+            sources = pair_sources(sources, visible)
         in_one_thread(segment_sources)(*models.first_at_start(), sources, folder)
         segmentation = Segmentation(folder)
         segmentation.overlay(0, OPACITY / 100)  # whether it can be drawn
@@ -99,17 +99,9 @@ def segment_at_start(models: Models, path: str, visible_path: str | None = None)
 def segment_tab(models: Models) -> None:
     """Builds the tab inside the page under construction."""
     has_pairs = models.any_reads_pairs
-    # Of each upload the paths of the infrared files, and of the visible ones where there are any.
-    example_arrays: list[np.ndarray]
-    example_paths: list[Upload]
-    if has_pairs:
-        example_arrays, pairs = example_pair_uploads()
-        example_paths = [([infrared], [visible]) for infrared, visible in pairs]
-    else:
-        example_arrays, paths_of_examples = example_uploads()
-        example_paths = [([path], []) for path in paths_of_examples]
+    example_arrays, example_paths = example_pair_uploads() if has_pairs else example_uploads()
     # Values that components have from the start cannot replace what a quick visitor has uploaded.
-    first = segment_at_start(models, *(paths[0] for paths in example_paths[0] if paths))
+    first = segment_at_start(models, example_paths[0])
     mask_file, overlay_file = (first.write_masks(), first.write_overlays(OPACITY / 100)) if first else (None, None)
 
     @on_gpu
@@ -139,7 +131,8 @@ def segment_tab(models: Models) -> None:
         if models.reads_pairs(name) and bool(paths) != bool(visible_paths):
             other = "visible" if paths else "infrared"
             hint = f"This model reads pairs: now upload the {other} image of the same scene."
-            return [None, "", hint, *clear()[3:]]
+            picture, classes, _, *others, _, folder = clear()
+            return [picture, classes, hint, *others, upload, folder]  # another model may need no more
         if not paths:
             raise error_message("Upload an image first.")
         # Each result has a folder of its own, because another event of the page may still read the previous one.
@@ -217,13 +210,18 @@ def segment_tab(models: Models) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             gr.Markdown("Upload infrared images, 16-bit TIFF files, a zip archive or a video, or choose an example.")
+            if has_pairs:
+                gr.Markdown(
+                    "A model of pairs also needs the visible image of each. Of several files, those of the same name "
+                    "belong together."
+                )
             model = model_choice(models)
             kinds = "mages, TIFF, zip, video"
             label = f"Infrared i{kinds}" if has_pairs else f"I{kinds}"
             files = gr.File(file_count="multiple", label=label, height=150, elem_id="uploads")
             directory = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
             if has_pairs:
-                label = f"Visible i{kinds}, for models of pairs. Of several, those of the same name belong together."
+                label = f"Visible i{kinds}"
                 visible = gr.File(file_count="multiple", label=label, height=150, elem_id="visible-uploads")
             label = "Examples by day and by night" if has_pairs else "Examples, the last one a TIFF file of four pages"
             dataset = example_gallery(example_arrays, label, elem_id="examples")
@@ -251,7 +249,9 @@ def segment_tab(models: Models) -> None:
     public = {**heavy, "api_visibility": "public", "api_name": "segment"}
     if has_pairs:
         files.upload(**cleared).then(segment_pair, [model, files, opacity, visible], **public)
-        directory.upload(**cleared).then(segment_pair, [model, directory, opacity, visible], **heavy)
+        # The field takes the files of the folder, too, where they wait for the visible ones.
+        filled = directory.upload(lambda paths: paths, directory, files, **QUIET).then(**cleared)
+        filled.then(segment_pair, [model, files, opacity, visible], **heavy)
         visible.upload(**cleared).then(segment_pair, [model, files, opacity, visible], **heavy)
     else:
         files.upload(**cleared).then(segment, [model, files, opacity], **public)

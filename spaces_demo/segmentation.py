@@ -66,8 +66,9 @@ def segment_sources(
         np.save(folder / "frames" / f"{len(names):06d}.npy", result.frame.image)
         names.append(result.frame.name)
         on_frame(len(names), max(len(names), min(total, MAX_FRAMES)))
-    for source in sources:  # a visitor knows the names of files, not where they lie here
-        notes = [note.replace(f"{Path(source.path).parent}/", "") for note in notes]
+    for source in [*sources, *(source.visible for source in sources if source.visible is not None)]:
+        # A visitor knows the names of files, not where they lie here.
+        notes = [note.replace(source.path, Path(source.path).name) for note in notes]
     if not names:
         raise error_message(notes[0])
     described = {"names": names, "labels": predictor.id2label, "counts_to_celsius": processor.counts_to_celsius}

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ..data import draw_scene, draw_scene_pair
 from ..data.visible import VISIBLE_ENDINGS
 from ..files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from ..inference.sources import DAMAGES, Source, read_frames
+from ..inference.sources import DAMAGES, Source, describe_source, read_frames
 from ..inference.video import describe_video
 from .temporary import temporary_folder
 
@@ -236,7 +236,7 @@ def pair_sources(sources: Sequence[Source], visible: Sequence[Source]) -> list[S
     names are the same, apart from an ending such as `_visible`.
 
     Raises:
-        gr.Error: if a visible source is missing, or is of another kind or has another number of frames.
+        gr.Error: if a visible source is missing, or is of another kind, number of pages or frame rate.
     """
     by_name = {source.name: source for source in visible}
     pairs = []
@@ -246,10 +246,10 @@ def pair_sources(sources: Sequence[Source], visible: Sequence[Source]) -> list[S
         found = visible[0] if len(sources) == len(visible) == 1 else found
         if found is None:
             raise error_message(f"{source.name!r} has no visible image: send one of this name.")
-        if found.kind != source.kind or (source.kind == "pages" and found.num_frames != source.num_frames):
+        if describe_source(found) != describe_source(source):
             raise error_message(
-                f"{source.name!r} and {found.name!r} are no pair: both must be images, videos, or TIFF files of as "
-                "many pages."
+                f"{source.name!r} and {found.name!r} are no pair: one is {describe_source(source)}, the other "
+                f"{describe_source(found)}."
             )
         pairs.append(source._replace(visible=found))
     return pairs

@@ -83,6 +83,18 @@ def test_colour_images_keep_their_channels_or_become_grey_by_luminance() -> None
     np.testing.assert_allclose(scaled(colours), np.asarray(Image.fromarray(colours).convert("L")) / 255, atol=1 / 255)
 
 
+def test_an_alpha_channel_is_dropped_where_nothing_is_transparent(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    for image in (Image.fromarray(colours), Image.fromarray(colours[..., 0])):
+        opaque = image.convert({"RGB": "RGBA", "L": "LA"}[image.mode])
+        opaque.save(tmp_path / "opaque.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "opaque.png"), np.asarray(image))
+        opaque.putpixel((0, 0), (*opaque.getpixel((0, 0))[:-1], 254))
+        opaque.save(tmp_path / "transparent.png")
+        with pytest.raises(ValueError, match=f"transparent.png has the mode {opaque.mode}"):
+            read_image(tmp_path / "transparent.png")
+
+
 def test_normalisation_is_that_of_unip_and_accepts_one_value_or_one_for_each_channel(counts: np.ndarray) -> None:
     pixels = UnipImageProcessor(do_resize=False)(counts, return_tensors="np").pixel_values
     np.testing.assert_allclose(pixels[0, 0], (scaled(counts) - 0.3801) / 0.1871, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import SCENE_CLASSES, draw_scene_pair
 from unip_hf.data.alignment import find_shift
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
+from unip_hf.inference.sources import find_pairs, read_frames
+from unip_hf.inference.video import write_video
 from unip_hf.scripts import check_dataset, evaluate, predict, show_dataset
 from unip_hf.scripts.cli import run
 
@@ -174,6 +177,22 @@ def test_wrong_pairs_end_in_a_sentence(street: Path, save_model: Callable, capsy
     assert "frame-0_rgb.png cannot be used: Image and auxiliary image number 0 differ in size" in message
     (visible / "frame-0_rgb.png").unlink()
     assert "there is none with the name 'frame-0'" in error(fused, images, "--auxiliary", visible)
+    arguments = [fused, images, "--auxiliary", str(visible), "-o", "out", "--whole_image", "--skip_unreadable"]
+    assert run(predict.main, arguments) == 0
+    printed = capsys.readouterr()
+    assert "2 frames, " in printed.out and "there is none with the name 'frame-0'" in printed.err
+
+
+def test_a_visible_video_that_ends_early_is_named(tmp_path: Path) -> None:
+    for name, count in (("thermal.mp4", 3), ("visible.mp4", 2)):
+        with write_video(tmp_path / name, Fraction(10)) as append:
+            for _ in range(count):
+                append(Image.new("RGB", (64, 48)))
+    pairs = find_pairs([tmp_path / "thermal.mp4"], [tmp_path / "visible.mp4"])
+    frames = read_frames(pairs)
+    assert [next(frames).name for _ in range(2)] == ["thermal/000000", "thermal/000001"]
+    with pytest.raises(ValueError, match=r"thermal\.mp4, frame 2 has no visible image: .*visible\.mp4 ends before it"):
+        next(frames)
 
 
 @pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="real images are not at hand")

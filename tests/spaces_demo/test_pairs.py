@@ -14,6 +14,7 @@ from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.data import draw_scene_pair
 from unip_hf.inference import InferenceSettings, segment_image
 from unip_hf.modeling.image_reading_unip import read_image
+from unip_hf.spaces_demo.about_tab import describe_model
 from unip_hf.spaces_demo.attention import measure_attention
 from unip_hf.spaces_demo.compare_tab import AS_CONFIGURED, BOTH, MAIN_ALONE
 from unip_hf.spaces_demo.comparison import segment
@@ -47,6 +48,8 @@ def test_a_page_for_pairs(main_modality: str, make_config: Callable, tmp_path: P
     components = {block.elem_id: block for block in blocks.blocks.values() if block.elem_id}
     assert components["segmentation"].value is not None, "the page opens with an example"
     functions = {function.name: function.fn for function in blocks.fns.values()}
+    fills = [function.fn for function in blocks.fns.values() if function.outputs == [components["uploads"]]]
+    assert [fill(["a.png"]) for fill in fills] == [["a.png"]], "a folder waits in the field for its visible images"
 
     counts, visible, _ = draw_scene_pair(3, 120, 160)
     paths = tmp_path / "frame.png", tmp_path / "frame-of-the-other-camera.png"
@@ -64,9 +67,14 @@ def test_a_page_for_pairs(main_modality: str, make_config: Callable, tmp_path: P
     *_, folder = functions["segment_example"](name, 1, 50, request)
     assert (Path(folder) / "masks" / "scene-2.png").is_file()
     # With one of the two images, nothing is computed yet.
-    hint = functions["segment_pair"](name, files[0], 50, None, request)[2]
+    _, _, hint, *_, latest, _ = functions["segment_pair"](name, files[0], 50, None, request)
     assert hint == "This model reads pairs: now upload the visible image of the same scene."
+    assert functions["segment_again"](single, latest, 50, request)[0] is not None, "another model needs no more"
     assert "the infrared image" in functions["segment_pair"](name, [], 50, files[1], request)[2]
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "elsewhere" / "small.png")
+    with pytest.raises(gr.Error, match=r"^'frame\.png with small\.png cannot be used: Image and auxiliary"):
+        functions["segment_pair"](name, files[0], 50, [str(tmp_path / "elsewhere" / "small.png")], request)
 
     compare, side = functions["compare"], (name, AS_CONFIGURED, 0, 100)
     alone, both = compare(str(paths[0]), str(paths[1]), *side, MAIN_ALONE, *side, BOTH)[:2]
@@ -78,6 +86,8 @@ def test_a_page_for_pairs(main_modality: str, make_config: Callable, tmp_path: P
     assert (missing != ids).any()
     with pytest.raises(gr.Error, match="send the visible image of the same scene, too"):
         compare(str(paths[0]), None, *side, BOTH, *side, BOTH)
+    facts = describe_model(name, model, processor)
+    assert facts.index("Infrared images: ") < facts.index("Visible images: ")
     with pytest.raises(ValueError, match="reads pairs of images"):
         measure_attention(model, processor, counts)
 

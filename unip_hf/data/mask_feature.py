@@ -169,11 +169,10 @@ def read_ids(value: dict[str, Any], name: str, size: tuple[int, int] | None = No
 
 def _read_file(value: dict[str, Any], name: str, ids: dict[str, int] | None, source: str) -> np.ndarray:
     with open_encoded(value, name) as opened:
-        image = _without_alpha(opened)
-        pixels = read_image(image, keep_palette_ids=True)  # (H, W) or (H, W, 3)
-        if ids is not None and is_of_colours(ids) and image.mode == "P":
+        pixels = read_image(opened, keep_palette_ids=True)  # (H, W) or (H, W, 3)
+        if ids is not None and is_of_colours(ids) and opened.mode == "P":
             palette = np.zeros((256, 3), np.uint8)
-            colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            colours = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
             palette[: len(colours)] = colours
             pixels = palette[pixels]  # (H, W, 3)
     if ids is not None and is_of_colours(ids):
@@ -187,14 +186,6 @@ def _read_file(value: dict[str, Any], name: str, ids: dict[str, int] | None, sou
         raise MaskError(message, "colour_mask", found[:MAX_COLOURS])
     pixels = read_mask(pixels)
     return pixels if ids is None else to_ids(pixels, ids, name, source)
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    """Drops an alpha channel if nothing is transparent."""
-    is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    if image.mode in ("RGBA", "LA") and not is_deep and image.getchannel("A").getextrema() == (255, 255):
-        return image.convert(image.mode[:-1])
-    return image
 
 
 def _size(opened: Image.Image) -> tuple[int, int]:

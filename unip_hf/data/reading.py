@@ -104,7 +104,7 @@ def read_sample(row: dict[str, Any], number: int | None = None, with_visible: bo
             )
     if with_visible:
         if row.get(VISIBLE_COLUMN) is None:
-            raise ValueError(f"{name} has no visible image, but the model reads pairs. {HOW_TO_GET_PAIRS}")
+            raise ValueError(f"{name} has no visible image, and pairs are needed. {HOW_TO_GET_PAIRS}")
         name_of_visible = visible_name(row, number)
         visible = to_channels_last(read_encoded(row[VISIBLE_COLUMN], name_of_visible))  # (H, W, C)
         if visible.shape[:2] != image.shape[:2]:

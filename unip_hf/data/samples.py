@@ -60,8 +60,8 @@ class TrainingSamples(Dataset):
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
             visible = () if sample.visible is None else (sample.visible,)
-            pixel_values, labels, *auxiliary = self.transform(sample.image, sample.ids, *visible, *class_ids)
-        return {"pixel_values": pixel_values, "labels": labels, **dict(zip(["auxiliary_pixel_values"], auxiliary))}
+            tensors = self.transform(sample.image, sample.ids, *visible, *class_ids)
+        return dict(zip(("pixel_values", "labels", "auxiliary_pixel_values"), tensors))
 
     def __getitems__(self, keys: list[tuple[int, ...]]) -> list[dict[str, torch.Tensor]] | Exception:
         try:

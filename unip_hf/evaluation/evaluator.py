@@ -142,14 +142,14 @@ def segment_dataset(
     Raises:
         OSError, ValueError: if a file cannot be used; the message names it.
     """
-    is_of_pairs = reads_pairs(model if accelerator is None else accelerator.unwrap_model(model))
-    if is_of_pairs:
-        check_pairs(dataset)
     rank, world = 0, 1
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
         # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
         model = accelerator.unwrap_model(model).to(accelerator.device)
+    is_of_pairs = reads_pairs(model)
+    if is_of_pairs:
+        check_pairs(dataset)
     loader: DataLoader = DataLoader(
         range(rank, len(dataset), world) if numbers is None else numbers,  # type: ignore[arg-type]
         batch_size=None,

@@ -118,12 +118,10 @@ def _plain_table(table: Table) -> str:
 def example_picture(example: Example, id2label: Mapping[int, str]) -> Picture:
     """Image (of a pair both), truth and prediction in a row."""
     nothing = np.full(example.ids.shape, IGNORE_INDEX)
-    images = (
-        {"image": example.image}
-        if example.visible is None
-        else {"infrared": example.image, "visible": example.visible}
-    )
-    panels = [(title, overlay_picture(image, nothing, id2label)) for title, image in images.items()]
+    images = [("image", example.image)]
+    if example.visible is not None:
+        images = [("infrared", example.image), ("visible", example.visible)]
+    panels = [(title, overlay_picture(image, nothing, id2label)) for title, image in images]
     for title, ids in (("truth", example.ids), ("prediction", example.predicted_ids)):
         panels.append((title, overlay_picture(example.image, ids, id2label, with_legend=True)))
     picture = side_by_side(panels)

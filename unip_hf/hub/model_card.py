@@ -101,7 +101,7 @@ def make_model_card(
         is_infrared=is_infrared,
         facts={**_architecture(model), "Started from": origin},
         notes=notes.strip(),
-        intensities=_describe_images(processor, is_of_pairs),
+        intensities=describe_images(processor, is_of_pairs),
         scales_each_image=processor.do_rescale and processor.intensity_scaling in (None, "percentiles"),
         trained="" if run is None else trained_on(run),
         training=describe_training(run),
@@ -171,19 +171,14 @@ def _describe_channels(processor: UnipImageProcessor) -> str:
     return "Three channels, which are equal for grey images."
 
 
-def _describe_images(processor: UnipImageProcessor, is_of_pairs: bool) -> str:
+def describe_images(processor: UnipImageProcessor, is_of_pairs: bool) -> str:
+    """How the images of a model are scaled, in one or more sentences; of pairs, both images."""
     if not is_of_pairs:
         return describe_intensities(processor)
-    infrared = processor if processor.main_modality == "infrared" else processor.auxiliary
-    return f"Infrared images: {describe_intensities(infrared)} {describe_visible(processor)}"
-
-
-def describe_visible(processor: UnipImageProcessor) -> str:
-    """The same for visible images, which keep their colours, beside infrared ones."""
-    visible = processor if processor.main_modality == "visible" else processor.auxiliary
-    parts = ["Visible images: the full range of the file's type becomes 0..1; the size is that of the infrared one."]
-    if visible.do_normalize:
-        parts.append(_describe_statistics(visible))
+    infrared, visible = processor.by_role(processor, processor.auxiliary)  # the processor of each
+    parts = [f"Infrared images: {describe_intensities(infrared)}"]
+    parts += ["Visible images: the full range of the file's type becomes 0..1; the size is that of the infrared one."]
+    parts += [_describe_statistics(visible)] if visible.do_normalize else []
     return " ".join([*parts, _describe_channels(visible)])
 
 
@@ -228,4 +223,4 @@ def _architecture(model: PreTrainedModel) -> dict[str, str]:
     return rows
 
 
-__all__ = ["describe_intensities", "describe_visible", "make_model_card"]
+__all__ = ["describe_images", "describe_intensities", "make_model_card"]

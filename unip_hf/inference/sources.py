@@ -164,7 +164,8 @@ def find_pairs(
 
     Args:
         paths, visible_paths: Files, folders and patterns with infrared images, and with visible ones.
-        exclude, unreadable: As for [`find_sources`].
+        exclude: As for [`find_sources`].
+        unreadable (`list[str]`, *optional*): As for [`find_sources`]; also takes the messages on pairs that are none.
 
     Raises:
         FileNotFoundError, ValueError: see [`find_sources`]; also if a visible file is missing, there are several, or
@@ -174,33 +175,33 @@ def find_pairs(
     by_name: dict[str, dict[str, Source]] = {}
     for source in visible:
         by_name.setdefault(source.name, {})[os.path.realpath(source.path)] = source
-    are_alone = len(sources) == len(visible) == 1 and os.path.isfile(paths[0]) and os.path.isfile(visible_paths[0])
+    are_alone = len(paths) == len(visible_paths) == 1 and os.path.isfile(paths[0]) and os.path.isfile(visible_paths[0])
     pairs = []
     for source in sources:
-        found = [one for ending in VISIBLE_ENDINGS for one in by_name.get(source.name + ending, {}).values()]
-        found = visible if are_alone else found
-        if not found:
-            given = ", ".join(repr(os.fspath(path)) for path in visible_paths)
-            raise ValueError(
-                f"{source.path!r} has no visible image in {given}: there is none with the name {source.name!r}."
-            )
-        if len(found) > 1:
-            names = " and ".join(repr(one.path) for one in found)
-            raise ValueError(f"{source.path!r} has several visible images, {names}: give one of them.")
-        if (found[0].kind, found[0].frame_rate) != (source.kind, source.frame_rate) or (
-            source.kind == "pages" and found[0].num_frames != source.num_frames
-        ):
-            raise ValueError(
-                f"{source.path!r} and {found[0].path!r} are no pair: one is {_described(source)}, the other "
-                f"{_described(found[0])}."
-            )
-        pairs.append(source._replace(visible=found[0]))
+        with collecting(unreadable):
+            found = [one for ending in VISIBLE_ENDINGS for one in by_name.get(source.name + ending, {}).values()]
+            found = visible if are_alone else found
+            if not found:
+                given = ", ".join(repr(os.fspath(path)) for path in visible_paths)
+                raise ValueError(
+                    f"{source.path!r} has no visible image in {given}: there is none with the name {source.name!r}."
+                )
+            if len(found) > 1:
+                names = " and ".join(repr(one.path) for one in found)
+                raise ValueError(f"{source.path!r} has several visible images, {names}: give one of them.")
+            if describe_source(found[0]) != describe_source(source):
+                raise ValueError(
+                    f"{source.path!r} and {found[0].path!r} are no pair: one is {describe_source(source)}, the other "
+                    f"{describe_source(found[0])}."
+                )
+            pairs.append(source._replace(visible=found[0]))
     return pairs
 
 
-def _described(source: Source) -> str:
+def describe_source(source: Source) -> str:
+    """What two files must have in common to be a pair. The number of frames of a video is only an estimate."""
     if source.kind == "video":
-        return f"a video with {float(source.frame_rate or 0):g} frames per second"
+        return f"a video with {float(source.frame_rate or 0):.6g} frames per second"
     return "an image" if source.kind == "image" else f"a file of {source.num_frames} pages"
 
 
@@ -267,8 +268,11 @@ def read_frames(
     """
     for source in sources:
         with collecting(unreadable):
-            partners = itertools.repeat(None) if source.visible is None else _list_frames(source.visible, every)
-            for (name, place, load), partner in zip(_list_frames(source, every), partners):
+            partners = iter(()) if source.visible is None else _list_frames(source.visible, every)
+            for name, place, load in _list_frames(source, every):
+                partner = next(partners, None)
+                if partner is None and source.visible is not None:
+                    raise ValueError(f"{place} has no visible image: {source.visible.path} ends before it.")
                 if is_wanted(source, name):
                     with collecting(unreadable):
                         with _naming(place):
@@ -301,4 +305,4 @@ def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callabl
                 yield source.frame_name(number), f"{source.path}, page {number}", partial(read_page, number)
 
 
-__all__ = ["DAMAGES", "Frame", "Source", "collecting", "find_pairs", "find_sources", "read_frames"]
+__all__ = ["DAMAGES", "Frame", "Source", "collecting", "describe_source", "find_pairs", "find_sources", "read_frames"]

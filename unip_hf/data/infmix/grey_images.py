@@ -34,7 +34,7 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
-            array = read_image(_without_further_channels(opened))  # (H, W) or (H, W, 3)
+            array = read_image(opened.convert("RGB") if opened.mode == "CMYK" else opened)  # (H, W) or (H, W, 3)
         if not np.isfinite(array).all():
             raise ValueError("it holds NaN or infinite values")
     except UnidentifiedImageError as error:
@@ -50,16 +50,6 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
     if min(height, width) <= 2 * crop_border:
         raise ValueError(f"crop_border {crop_border} leaves nothing of the image {name!r} of {width}x{height} pixels.")
     return array[crop_border : height - crop_border, crop_border : width - crop_border]
-
-
-def _without_further_channels(image: Image.Image) -> Image.Image:
-    """Converts print colours to RGB, and drops an alpha channel if nothing is transparent."""
-    is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    if image.mode == "CMYK":
-        return image.convert("RGB")
-    if image.mode in ("RGBA", "LA") and not is_deep and image.getchannel("A").getextrema() == (255, 255):
-        return image.convert(image.mode[:-1])
-    return image
 
 
 @functools.cache
