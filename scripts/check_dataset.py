@@ -177,7 +177,7 @@ def write_html(path: Path, title: str, report: "DatasetReport", dataset: Any) ->
     write_report(path, title, blocks)
 
 
-def training_command(options: argparse.Namespace) -> str:
+def training_command(options: argparse.Namespace, is_of_pairs: bool) -> str:
     """The command that trains on this dataset with what is recommended."""
     from unip_hf.data.advice import RARE_CLASS_OPTIONS
 
@@ -188,6 +188,7 @@ def training_command(options: argparse.Namespace) -> str:
             words.append(f"--{name}")
         elif value and (name, value) != ("dataset", "folder"):
             words += [f"--{name}", str(value)]
+    words += ["--fusion", "iv_tuning"] if is_of_pairs else []
     return f"{shlex.join([*words, '--output_dir', 'outputs/small'])} \\\n    {RARE_CLASS_OPTIONS}"
 
 
@@ -195,6 +196,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     from unip_hf.data import check_dataset, load_id2label
     from unip_hf.data.parquet import parquet_files
+    from unip_hf.data.reading import has_pairs
     from unip_hf.files import write_whole
 
     if options.dataset == "folder" and options.data_dir is not None and not parquet_files(options.data_dir):
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str]) -> None:
         write_html(options.write_report, f"Dataset {options.data_dir or options.dataset}", report, dataset)
         print(f"Wrote {options.write_report}")
     if report.recommendations and not report.has_errors:
-        print(training_command(options))
+        print(training_command(options, has_pairs(next(iter(dataset.values())))))
     if report.has_errors:
         count = len(report.errors)
         raise ValueError(f"The dataset cannot be used for training: {count} error{'s' * (count > 1)}, listed above.")

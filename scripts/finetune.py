@@ -290,6 +290,8 @@ def main(arguments: Sequence[str]) -> None:
         model.config.main_modality if reads_pairs else None,
     )
     start = describe_trained(model)
+    if has_pairs(rows) and not reads_pairs:
+        start = f"{start}\nOf each pair only the infrared image is read. Fine-tuning with --fusion reads both.".lstrip()
     if weights is not None:
         start = f"{weights.describe()}\n{start}"
         run.setdefault("found", {})["weights_license"] = weights.license

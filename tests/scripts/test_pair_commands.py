@@ -77,6 +77,7 @@ def test_sound_pairs_pass_the_check_and_both_intensities_are_shown(
     assert run(check_dataset.main, options) == 0
     text = capsys.readouterr().out
     assert "visible   uint8, 3 channels (3)" in text and "do not lie on each other" not in text
+    assert "--fusion iv_tuning" in text  # in the recommended command
     found = json.loads(Path("report.json").read_text())["splits"]["train"]
     assert list(found["intensities"]) == ["uint16"] and list(found["visible_intensities"]) == ["uint8"]
     assert "Raw intensities of the visible images" in Path("report.html").read_text()
