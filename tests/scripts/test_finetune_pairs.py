@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,16 +101,22 @@ def test_a_frozen_backbone_learns_from_pairs(
     assert config["backbone_checkpoint"] == str(student) and config["fusion"] == fusion
 
 
-def test_the_visible_image_can_be_the_main_one_and_the_backbone_be_trained(
-    student: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict = {}
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What a run would train with, and its first batch: it stops there."""
+    found: dict = {}
 
     def run(loop: TrainingLoop, resume_from_checkpoint: None) -> dict:
-        seen.update(vars(loop), batch=next(iter(loop.batches(0))))
+        found.update(vars(loop), batch=next(iter(loop.batches(0))))
         return {"best": None}
 
     monkeypatch.setattr(TrainingLoop, "run", run)
+    return found
+
+
+def test_the_visible_image_can_be_the_main_one_and_the_backbone_be_trained(
+    student: Path, frames: Path, tmp_path: Path, seen: dict
+) -> None:
     options = [*PAIRS, "--fusion", "iv_tuning", "--num_steps", 10, "--no_photometric_distortion"]
     assert cli.main(command(student, frames, tmp_path / "infrared", *options)) == 0
     infrared, optimizer = seen["batch"], seen["optimizer"]
@@ -155,27 +162,27 @@ def test_lora_is_merged_into_an_ordinary_model(
     fusion: str | None, student: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    seen: dict = {}
+    networks: list = []
     run = TrainingLoop.run
 
     def record(loop: TrainingLoop, *args: object) -> dict:
-        seen["model"] = loop.model
+        networks.append(loop.model)
         return run(loop, *args)
 
     monkeypatch.setattr(TrainingLoop, "run", record)
-    options = ["--lora_rank", 2, "--num_steps", 3, "--learning_rate", "1e-2", "--num_warmup_steps", 0]
-    options += [] if fusion is None else [*PAIRS, "--fusion", fusion]
+    options = [*PAIRS, "--lora_rank", 2, "--num_steps", 3, "--learning_rate", "1e-2", "--num_warmup_steps", 0]
+    options += [] if fusion is None else ["--fusion", fusion]
     assert cli.main(command(student, frames, tmp_path / "out", *options)) == 0
-    network = seen["model"].eval()
+    (network,) = (model.eval() for model in networks)
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     of_lora = {name for name in trained if "lora_" in name}
     assert len(of_lora) == 2 * 4 * 4  # two matrices for each of four layers in four blocks
     others = {name.split(".")[0] if not name.startswith("unip") else name.split(".")[1] for name in trained - of_lora}
     assert others == {"pyramid", "decode_head", "auxiliary_head", *([] if fusion is None else ["fusion"])}
-    assert (
-        f"Trained: {sum(p.numel() for n, p in network.named_parameters() if n in trained and n[:4] == 'unip'):,}"
-        in (capsys.readouterr().out)
-    )
+    printed = capsys.readouterr().out
+    of_encoder = sum(p.numel() for n, p in network.named_parameters() if n in trained and n[:4] == "unip")
+    assert f"Trained: {of_encoder:,}" in printed
+    assert ("Of each pair only the infrared image is read" in printed) == (fusion is None)
     model, _ = load_segmentation_model(tmp_path / "out" / "last")
     assert not any("lora" in name or "base_layer" in name for name in model.state_dict())
     before = load_file(student / "model.safetensors")["unip.layers.1.mlp.fc1.weight"]
@@ -187,15 +194,8 @@ def test_lora_is_merged_into_an_ordinary_model(
 
 
 def test_the_published_recipe_of_unirgb_ir_is_followed(
-    student: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Path, frames: Path, tmp_path: Path, seen: dict
 ) -> None:
-    seen: dict = {}
-
-    def run(loop: TrainingLoop, resume_from_checkpoint: None) -> dict:
-        seen.update(vars(loop), batch=next(iter(loop.batches(0))))
-        return {"best": None}
-
-    monkeypatch.setattr(TrainingLoop, "run", run)
     class_weights = [1.5, 15.8, 30.1, 41.7, 38.3, 39.8, 47.0, 46.5, 44.2]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -215,6 +215,14 @@ def test_the_published_recipe_of_unirgb_ir_is_followed(
     assert rates == pytest.approx([0.01, (0.01 - 1e-4) * 0.5**0.9 + 1e-4, 1e-4])
     assert seen["compute_loss"].class_weights == class_weights and seen["model"].config.loss_average == "all_pixels"
     assert seen["batch"]["pixel_values"].shape == (4, 3, 48, 48) and (seen["batch"]["labels"] != 255).all()
+
+
+def test_lora_names_what_has_to_be_installed(
+    student: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert cli.main(command(student, frames, tmp_path / "out", "--num_steps", 1, "--lora_rank", 2)) == 2
+    assert 'pip install ".[lora]"' in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..inference.exported import require_package
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 
 
@@ -20,16 +21,15 @@ def add_lora(model: nn.Module, rank: int) -> None:
         rank (`int`): Rank of the updates, at least 1. They are not scaled (`lora_alpha` is the rank).
 
     Raises:
-        ValueError: if the rank is below 1, or the model has no encoder to adapt.
+        ValueError: if the rank is below 1, `peft` is not installed, or the model has no encoder to adapt.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     if rank < 1:
         raise ValueError(f"--lora_rank must be at least 1, got {rank}.")
     if not isinstance(model, UnipSegmentationModel):
         raise ValueError(f"--lora_rank is for UNIP's heads on an encoder, not for {type(model).__name__}.")
     if model.freezes_encoder:
         raise ValueError(f"--lora_rank adapts the encoder, which the task {model.task} keeps as it is.")
+    peft: Any = require_package("peft", extra="lora")
     linear = [
         f"unip.{name}"
         for name, module in model.unip.named_modules()
@@ -42,7 +42,8 @@ def add_lora(model: nn.Module, rank: int) -> None:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and (name.startswith("unip.fusion.") or not name.startswith("unip."))
     ]
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=linear), model)  # freezes all else
+    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
+    peft.inject_adapter_in_model(settings, model)  # freezes all else
     for parameter in trained:
         parameter.requires_grad_(True)
 

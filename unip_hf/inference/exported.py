@@ -26,9 +26,9 @@ DESCRIPTION = "export.json"
 Run = Callable[..., np.ndarray]  # takes one array for each input of the file, in their order
 
 
-def require_package(name: str) -> ModuleType:
+def require_package(name: str, extra: str = "export") -> ModuleType:
     """
-    Imports an optional package.
+    Imports an optional package, one of the requirements that `extra` adds.
 
     Raises:
         ValueError: if it is not installed; the message says how to install it.
@@ -39,7 +39,7 @@ def require_package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f'The package {name} is needed and cannot be imported ({error}). Run pip install ".[export]" in the '
+            f'The package {name} is needed and cannot be imported ({error}). Run pip install ".[{extra}]" in the '
             f"folder of this project, or pip install {name}."
         ) from error
 
