@@ -235,12 +235,12 @@ def main(arguments: Sequence[str]) -> None:
         ModalityDropout,
         UnipForLayerwiseProbing,
         Validation,
-        describe_trained,
         load_model,
         merged_lora,
         set_training_mode,
     )
     from unip_hf.finetuning.backbones import describe_backbone
+    from unip_hf.hub.pairs import describe_trained
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
@@ -289,11 +289,13 @@ def main(arguments: Sequence[str]) -> None:
         weights,
         model.config.main_modality if reads_pairs else None,
     )
-    start = describe_trained(model)
+    start = []
     if has_pairs(rows) and not reads_pairs:
-        start += "Of each pair only the infrared image is read. Fine-tuning with --fusion reads both.\n"
+        start.append("Of each pair only the infrared image is read. Fine-tuning with --fusion reads both.")
+    if (trained := describe_trained(model)) != "":
+        start.append(f"Trained: {trained}")
     if weights is not None:
-        start = f"{weights.describe()}\n{start}"
+        start.append(weights.describe())
         run.setdefault("found", {})["weights_license"] = weights.license
         del vit, weights  # which are in the model now
     settings = make_window_settings(options, model, window_size=options.crop_size)
@@ -344,9 +346,12 @@ def main(arguments: Sequence[str]) -> None:
             with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
                 np.save(file, class_pixels)
         print(
-            f"{start}{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
+            *start,
+            f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"on {accelerator.device.type}\n" + division.describe(num_steps, len(rows)),
+            f"on {accelerator.device.type}",
+            division.describe(num_steps, len(rows)),
+            sep="\n",
             flush=True,
         )
     accelerator.wait_for_everyone()

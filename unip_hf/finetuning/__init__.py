@@ -4,7 +4,7 @@
 from .lora import add_lora, merged_lora
 from .losses import SegmentationLoss, make_class_weights
 from .modality_dropout import ModalityDropout
-from .models import describe_trained, load_model, set_training_mode
+from .models import load_model, set_training_mode
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 from .validation import Validation
 
@@ -15,7 +15,6 @@ __all__ = [
     "UnipForLayerwiseProbing",
     "Validation",
     "add_lora",
-    "describe_trained",
     "load_model",
     "make_class_weights",
     "merged_lora",

@@ -220,26 +220,4 @@ def set_training_mode(model: nn.Module, freezes_batch_norm: bool = False) -> Non
             module.eval()
 
 
-def describe_trained(model: PreTrainedModel) -> str:
-    """
-    What is trained beside a frozen backbone, as a line with counts and the share of the backbone. Empty where the
-    backbone is trained, or nothing in it.
-    """
-    encoder = getattr(model, "unip", None)
-    if encoder is None:
-        return ""
-    counts = {True: 0, False: 0}
-    for parameter in encoder.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    trained, frozen = counts[True], counts[False]
-    has_frozen_layers = any(isinstance(m, nn.Linear) and not m.weight.requires_grad for m in encoder.modules())
-    if not trained or not has_frozen_layers:
-        return ""
-    head = sum(p.numel() for p in model.parameters() if p.requires_grad) - trained
-    return (
-        f"Trained: {trained:,} parameters in the encoder, {trained / frozen:.2%} of its {frozen:,} frozen ones, and "
-        f"{head:,} of the head\n"
-    )
-
-
-__all__ = ["TASKS", "describe_trained", "load_model", "set_training_mode"]
+__all__ = ["TASKS", "load_model", "set_training_mode"]
