@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What encoders of aligned pairs of images share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,12 +44,33 @@ class UnipFusionModel(UnipModel):
     """
     UNIP's encoder of one image, and a part beside it, `fusion`, through which the other image of a pair comes in.
 
-    A subclass builds `fusion` and overrides `_block_outputs`, through which `feature_maps` then reads both images:
-    `auxiliary_pixel_values`, `(batch_size, auxiliary_num_channels, height, width)`, are the other ones. The backbone
-    keeps its names, so that its weights load from any checkpoint of the encoder alone.
+    A subclass builds `fusion` and overrides `feature_maps`. The backbone keeps its names, so that its weights load
+    from any checkpoint of the encoder alone.
     """
 
     fusion: nn.Module
+
+    def feature_maps(  # type: ignore[override]
+        self,
+        pixel_values: torch.Tensor,
+        layers: Sequence[int],
+        *,
+        auxiliary_pixel_values: torch.Tensor,
+        **kwargs: Any,
+    ) -> list[torch.Tensor]:
+        """
+        Outputs of some blocks as maps, both images considered.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The main images.
+            layers (`Sequence[int]`): Block numbers from 1.
+            auxiliary_pixel_values (`torch.Tensor` of shape `(batch_size, auxiliary_num_channels, height, width)`):
+                The other images.
+
+        Returns:
+            A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
+        """
+        raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """

@@ -3,7 +3,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from .configuration_unip import UnipConfig
 from .modeling_unip_fusion import UnipFusionModel
-from .modeling_unip_layers import UnipLayer, UnipPatchEmbeddings, normalize_batch, pad_to, to_maps
+from .modeling_unip_layers import UnipLayer, UnipPatchEmbeddings, check_pixel_values, normalize_batch, pad_to
 
 
 def simple_attention(maps: torch.Tensor, regularisation: float = 1e-4) -> torch.Tensor:
@@ -26,6 +26,11 @@ def simple_attention(maps: torch.Tensor, regularisation: float = 1e-4) -> torch.
     variance = squares.sum((2, 3), keepdim=True) / others.clamp(min=1)  # of a single value: 0
     energy = squares / (4 * (variance + regularisation)) + 0.5
     return maps * torch.sigmoid(energy).to(maps.dtype)
+
+
+def to_maps(tokens: torch.Tensor, rows: int) -> torch.Tensor:
+    """Tokens `(batch_size, rows * columns, channels)` to maps `(batch_size, channels, rows, columns)`."""
+    return tokens.transpose(1, 2).unflatten(2, (rows, -1))
 
 
 def to_tokens(maps: torch.Tensor) -> torch.Tensor:
@@ -98,8 +103,9 @@ class UnipInternalPromptAdapter(nn.Module):
         self.transform_after = UnipFeatureTransform(hidden_size, add_norm=False)
 
     def forward(self, prompt: torch.Tensor, rows: int) -> torch.Tensor:
-        maps = to_maps(self.down(self.transform_before(prompt)), rows)  # (B, channels, rows, columns)
-        maps = simple_attention(maps)
+        maps = simple_attention(
+            to_maps(self.down(self.transform_before(prompt)), rows)
+        )  # (B, channels, rows, columns)
         return nn.functional.gelu(self.transform_after(self.up(to_tokens(nn.functional.gelu(maps)))))
 
 
@@ -243,20 +249,32 @@ class UnipIVTuningModel(UnipFusionModel):
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
 
-    def _block_outputs(  # type: ignore[override]
-        self, pixel_values: torch.Tensor, num_layers: int, *, auxiliary_pixel_values: torch.Tensor, **kwargs: Any
+    def feature_maps(  # type: ignore[override]
+        self,
+        pixel_values: torch.Tensor,
+        layers: Sequence[int],
+        *,
+        auxiliary_pixel_values: torch.Tensor,
+        **kwargs: Any,
     ) -> list[torch.Tensor]:
+        check_pixel_values(auxiliary_pixel_values, self.config.auxiliary_num_channels, self.config.patch_size)
+        padded_size = self.padded_size(pixel_values)
         patches = self.embeddings.embed_patches(pixel_values)  # (B, D, rows, columns)
-        padded = pad_to(auxiliary_pixel_values, self.padded_size(pixel_values))
-        prompt = self.fusion.first_prompt(patches, padded)
-        outputs = [self.embeddings.add_positions(patches + prompt)]  # (B, 1+N, D)
+        prompt = self.fusion.first_prompt(patches, pad_to(auxiliary_pixel_values, padded_size))
+        hidden_states = self.embeddings.add_positions(patches + prompt)  # (B, 1+N, D)
         prompt = to_tokens(prompt)  # (B, N, D)
-        for layer, adapters in zip(self.layers[:num_layers], self.fusion.layers):
+        rows, first = padded_size[0] // self.config.patch_size, self.config.num_special_tokens
+        outputs = {0: hidden_states}
+        for number, (layer, adapters) in enumerate(zip(self.layers, self.fusion.layers), start=1):
+            if number > max(layers):
+                break
             repeats = self.training and layer.gradient_checkpointing and not torch.compiler.is_compiling()
             calls: list[int] | None = [] if repeats else None
-            outputs.append(layer(outputs[-1], prompt, adapters, patches.shape[2], calls, **kwargs))
-            prompt = outputs[-1][:, self.config.num_special_tokens :]
-        return outputs
+            hidden_states = layer(hidden_states, prompt, adapters, rows, calls, **kwargs)
+            prompt = hidden_states[:, first:]
+            outputs[number] = hidden_states
+        maps = {number: to_maps(outputs[number][:, first:], rows).contiguous() for number in set(layers)}
+        return [maps[number] for number in layers]
 
 
 __all__ = ["UnipIVTuningModel"]

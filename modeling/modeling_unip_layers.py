@@ -92,11 +92,6 @@ def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return nn.functional.pad(pixel_values, (0, size[1] - width, 0, size[0] - height))
 
 
-def to_maps(tokens: torch.Tensor, rows: int) -> torch.Tensor:
-    """Tokens `(batch_size, rows * columns, channels)` to maps `(batch_size, channels, rows, columns)`."""
-    return tokens.transpose(1, 2).unflatten(2, (rows, -1))
-
-
 def normalize_batch(maps: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
     """
     Batch norm of maps `(batch_size, channels, height, width)`.
@@ -332,6 +327,5 @@ __all__ = [
     "pad_to",
     "resize_position_embeddings",
     "sine_cosine_position_embeddings",
-    "to_maps",
     "whole_patches",
 ]
