@@ -29,6 +29,7 @@ def main(arguments):
     accelerator = Accelerator()
     found = f"process {accelerator.process_index} of {accelerator.num_processes} on {accelerator.device.type}\\n"
     sys.stdout.write(found)  # at once, or the lines of two processes mix
+    accelerator.wait_for_everyone()  # one that ends while the other still connects would make it fail
     accelerator.end_training()
     return 7 if "--fail" in arguments else 0
 
