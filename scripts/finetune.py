@@ -291,7 +291,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     start = describe_trained(model)
     if has_pairs(rows) and not reads_pairs:
-        start = f"{start}\nOf each pair only the infrared image is read. Fine-tuning with --fusion reads both.".lstrip()
+        start += "Of each pair only the infrared image is read. Fine-tuning with --fusion reads both.\n"
     if weights is not None:
         start = f"{weights.describe()}\n{start}"
         run.setdefault("found", {})["weights_license"] = weights.license
