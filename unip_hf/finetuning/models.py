@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
 from ..hub.conversion import adapt_input_channels
+from ..hub.pairs import count_trained
 from ..hub.plain_vits import find_plain_vit
 from ..hub.pretrained import Pretrained
 from ..inference.loading import is_random_start, load_config
@@ -58,11 +59,11 @@ def load_model(
             [`find_plain_vit`] has loaded.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
-            model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
+            model: `"fine_tuning"`, `"mla"`, `"segformer"`, `"linear_probe"` or `"layerwise_probe"`.
         image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
         feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default those of the paper: the
-            last one for fine-tuning, four for the linear probe, all for the layer-wise probe. Of backbones with stages
-            such as Swin, the stages: the last four for fine-tuning, all for the probes.
+            last one for fine-tuning, four for the other heads and the linear probe, all for the layer-wise probe. Of
+            backbones with stages such as Swin, the stages: the last four for fine-tuning, all for the probes.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
         decoder_channels (`int`, *optional*): Channels of a new head; by default as the configuration
@@ -228,18 +229,9 @@ def describe_trained(model: PreTrainedModel) -> str:
     encoder = getattr(model, "unip", None)
     if encoder is None:
         return ""
-    counts = {True: 0, False: 0}
-    for parameter in encoder.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    trained, frozen = counts[True], counts[False]
+    is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
     has_frozen_layers = any(isinstance(m, nn.Linear) and not m.weight.requires_grad for m in encoder.modules())
-    if not trained or not has_frozen_layers:
-        return ""
-    head = sum(p.numel() for p in model.parameters() if p.requires_grad) - trained
-    return (
-        f"Trained: {trained:,} parameters in the encoder, {trained / frozen:.2%} of its {frozen:,} frozen ones, and "
-        f"{head:,} of the head\n"
-    )
+    return f"Trained: {count_trained(model)}\n" if is_trained and has_frozen_layers else ""
 
 
 __all__ = ["TASKS", "describe_trained", "load_model", "set_training_mode"]

@@ -106,8 +106,6 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
         fields["prompt_channels"] = tensors["empg_ivt.conv1x1.weight"].shape[1]
     if is_detection and "cls_token" not in tensors:
         fields["use_cls_token"] = False
-        if "pos_embed" in tensors:
-            tensors["pos_embed"] = tensors["pos_embed"][:, 1:]
         if _TRANSPOSED in tensors:
             tensors[_TRANSPOSED] = tensors[_TRANSPOSED].transpose(2, 3)
     return tensors, fields
@@ -120,9 +118,7 @@ def write(tensors: dict[str, torch.Tensor], config: UnipConfig) -> dict[str, tor
         tensors = {**tensors, AUXILIARY_PATCHES: weight.repeat(1, 3, 1, 1) / 3}
     if config.use_cls_token:
         return tensors
-    table = tensors["pos_embed"]
-    with_cls = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
-    tensors = {**tensors, "pos_embed": with_cls, _TRANSPOSED: tensors[_TRANSPOSED].transpose(2, 3).contiguous()}
+    tensors = {**tensors, _TRANSPOSED: tensors[_TRANSPOSED].transpose(2, 3).contiguous()}
     back = [(new, old) for old, new in _DETECTION_NAMES]
     return {_rename_beginning(name, back): tensor for name, tensor in tensors.items()}
 

@@ -7,6 +7,19 @@ from ..modeling.image_settings_unip import OTHER_MODALITY
 from ..paper import FUSION_PAPERS
 
 
+def count_trained(model: PreTrainedModel) -> str:
+    """A phrase: how many parameters are trained in an encoder, a part of which is frozen, and in the head."""
+    encoder = {True: 0, False: 0}
+    for parameter in model.base_model.parameters():
+        encoder[parameter.requires_grad] += parameter.numel()
+    trained, frozen = encoder[True], encoder[False]
+    head = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) - trained
+    return (
+        f"{trained:,} parameters in the encoder, {trained / frozen:.2%} of its {frozen:,} frozen ones, and {head:,} "
+        "in the head"
+    )
+
+
 def pair_facts(model: PreTrainedModel) -> dict[str, str]:
     """
     Rows of a table: the method, which image is which, what was trained, and how large the files are.
@@ -25,17 +38,9 @@ def pair_facts(model: PreTrainedModel) -> dict[str, str]:
         f"and the {other} one, aligned with it and of the same size, comes in beside it",
         "Input": f"{main} image with {of_main}, {other} image with {of_other}, {size}",
     }
-    encoder: dict[bool, int] = {True: 0, False: 0}
-    for parameter in model.base_model.parameters():
-        encoder[parameter.requires_grad] += parameter.numel()
-    trained, frozen = encoder[True], encoder[False]
-    head = model.num_parameters() - trained - frozen
     whole = sum(tensor.nbytes for tensor in model.state_dict().values())
     if config.freeze_backbone:
-        rows["Trained"] = (
-            f"{trained:,} parameters in the encoder, {trained / frozen:.2%} of its {frozen:,} frozen ones, and "
-            f"{head:,} in the head"
-        )
+        rows["Trained"] = count_trained(model)
         left_out = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
         rows["Size on disk"] = (
             f"{_megabytes(whole)}; {_megabytes(whole - left_out)} without the frozen backbone, as "
@@ -51,4 +56,4 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-__all__ = ["pair_facts"]
+__all__ = ["count_trained", "pair_facts"]
