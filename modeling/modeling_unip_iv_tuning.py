@@ -103,10 +103,9 @@ class UnipInternalPromptAdapter(nn.Module):
         self.transform_after = UnipFeatureTransform(hidden_size, add_norm=False)
 
     def forward(self, prompt: torch.Tensor, rows: int) -> torch.Tensor:
-        maps = simple_attention(
-            to_maps(self.down(self.transform_before(prompt)), rows)
-        )  # (B, channels, rows, columns)
-        return nn.functional.gelu(self.transform_after(self.up(to_tokens(nn.functional.gelu(maps)))))
+        maps = to_maps(self.down(self.transform_before(prompt)), rows)  # (B, channels, rows, columns)
+        tokens = to_tokens(nn.functional.gelu(simple_attention(maps)))
+        return nn.functional.gelu(self.transform_after(self.up(tokens)))
 
 
 class UnipExternalPromptGenerator(nn.Module):
