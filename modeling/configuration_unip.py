@@ -18,6 +18,13 @@ UNIP_SIZES = {
     "large": (1024, 24, 16),
 }
 NUM_UNIRGB_IR_STAGES = 4
+# Left out of a file where they have their defaults.
+NEWER_FIELDS = (
+    *("backbone_config", "use_distillation_token", "use_final_norm"),
+    *("fusion", "main_modality", "auxiliary_num_channels", "freeze_backbone"),
+    *("backbone_checkpoint", "backbone_fingerprint", "use_cls_token", "prompt_channels", "fusion_channels"),
+    *("window_size", "global_layers", "relative_position_size"),
+)
 
 
 @strict
@@ -312,25 +319,9 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary. Newer fields are left out where they are not used, so that older files stay as they are."""
-        unused: dict[str, Any] = {
-            "backbone_config": None,
-            "use_distillation_token": False,
-            "use_final_norm": True,
-            "fusion": None,
-            "main_modality": "infrared",
-            "auxiliary_num_channels": 3,
-            "freeze_backbone": True,
-            "backbone_checkpoint": None,
-            "backbone_fingerprint": None,
-            "use_cls_token": True,
-            "prompt_channels": 8,
-            "fusion_channels": 64,
-            "window_size": None,
-            "global_layers": None,
-            "relative_position_size": None,
-        }
         values = super().to_dict()
-        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
+        unused = [name for name in NEWER_FIELDS if name in values and values[name] == getattr(UnipConfig, name)]
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 def check_layers(layers: Sequence[int], what: str, count: int, field: str = "feature_layers") -> None:

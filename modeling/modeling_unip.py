@@ -256,16 +256,18 @@ class UnipModel(UnipPreTrainedModel):
         Returns:
             A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
         """
-        hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D)
-        padded_height, _ = self.padded_size(pixel_values)
-        rows = padded_height // self.embeddings.patch_size
-        outputs = {0: hidden_states}
-        for number, layer in enumerate(self.layers[: max(layers)], start=1):
-            hidden_states = layer(hidden_states, **kwargs)
-            outputs[number] = hidden_states
+        outputs = self.block_outputs(pixel_values, max(layers), **kwargs)
+        rows = self.padded_size(pixel_values)[0] // self.embeddings.patch_size
         first = self.embeddings.num_special_tokens
         maps = {n: outputs[n][:, first:].transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for n in set(layers)}
         return [maps[number] for number in layers]
+
+    def block_outputs(self, pixel_values: torch.Tensor, num_layers: int, **kwargs: Any) -> list[torch.Tensor]:
+        """The embeddings and the outputs of the first blocks, each `(batch_size, num_tokens, hidden_size)`."""
+        outputs = [self.embeddings(pixel_values)]  # (B, 1+N, D)
+        for layer in self.layers[:num_layers]:
+            outputs.append(layer(outputs[-1], **kwargs))
+        return outputs
 
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """

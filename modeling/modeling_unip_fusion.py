@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What encoders of aligned pairs of images share."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ def check_pair(
     repeated for each that is read.
 
     Raises:
-        ValueError: if it is missing, or does not belong to `pixel_values` by its shape.
+        ValueError: if it is missing, holds raw intensities, or does not belong to `pixel_values` by its shape.
     """
     main = config.main_modality
     other = "visible" if main == "infrared" else "infrared"
@@ -32,6 +31,11 @@ def check_pair(
     if auxiliary_pixel_values.ndim == 4 and auxiliary_pixel_values.shape[1] == 1:
         auxiliary_pixel_values = auxiliary_pixel_values.expand(-1, channels, -1, -1)
     expected = (pixel_values.shape[0], channels, *pixel_values.shape[-2:])
+    if not auxiliary_pixel_values.is_floating_point():
+        raise ValueError(
+            f"auxiliary_pixel_values is {auxiliary_pixel_values.dtype}: scale raw intensities first, see "
+            "UnipImageProcessor."
+        )
     if tuple(auxiliary_pixel_values.shape) != expected:
         raise ValueError(
             f"auxiliary_pixel_values, the {other} images, is of shape {tuple(auxiliary_pixel_values.shape)}, but "
@@ -44,31 +48,26 @@ class UnipFusionModel(UnipModel):
     """
     UNIP's encoder of one image, and a part beside it, `fusion`, through which the other image of a pair comes in.
 
-    A subclass builds `fusion` and overrides `feature_maps`. The backbone keeps its names, so that its weights load
-    from any checkpoint of the encoder alone.
+    A subclass builds `fusion` and overrides `block_outputs`. The backbone keeps its names, so that its weights load
+    from any checkpoint of the encoder alone. `feature_maps` takes the other images as `auxiliary_pixel_values`.
     """
 
     fusion: nn.Module
 
-    def feature_maps(  # type: ignore[override]
-        self,
-        pixel_values: torch.Tensor,
-        layers: Sequence[int],
-        *,
-        auxiliary_pixel_values: torch.Tensor,
-        **kwargs: Any,
+    def block_outputs(  # type: ignore[override]
+        self, pixel_values: torch.Tensor, num_layers: int, *, auxiliary_pixel_values: torch.Tensor, **kwargs: Any
     ) -> list[torch.Tensor]:
         """
-        Outputs of some blocks as maps, both images considered.
+        The embeddings and the outputs of the first blocks, both images considered.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The main images.
-            layers (`Sequence[int]`): Block numbers from 1.
+            num_layers: How many blocks.
             auxiliary_pixel_values (`torch.Tensor` of shape `(batch_size, auxiliary_num_channels, height, width)`):
                 The other images.
 
         Returns:
-            A list in the order of `layers`, each of shape `(batch_size, hidden_size, rows, columns)`.
+            `1 + num_layers` tensors of shape `(batch_size, num_tokens, hidden_size)`.
         """
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from .configuration_unip import UnipConfig
 from .modeling_unip_fusion import UnipFusionModel
-from .modeling_unip_layers import UnipLayer, UnipPatchEmbeddings, check_pixel_values, normalize_batch, pad_to
+from .modeling_unip_layers import UnipLayer, UnipPatchEmbeddings, normalize_batch, pad_to
 
 
 def simple_attention(maps: torch.Tensor, regularisation: float = 1e-4) -> torch.Tensor:
@@ -103,10 +103,9 @@ class UnipInternalPromptAdapter(nn.Module):
         self.transform_after = UnipFeatureTransform(hidden_size, add_norm=False)
 
     def forward(self, prompt: torch.Tensor, rows: int) -> torch.Tensor:
-        maps = simple_attention(
-            to_maps(self.down(self.transform_before(prompt)), rows)
-        )  # (B, channels, rows, columns)
-        return nn.functional.gelu(self.transform_after(self.up(to_tokens(nn.functional.gelu(maps)))))
+        maps = to_maps(self.down(self.transform_before(prompt)), rows)  # (B, channels, rows, columns)
+        tokens = to_tokens(nn.functional.gelu(simple_attention(maps)))
+        return nn.functional.gelu(self.transform_after(self.up(tokens)))
 
 
 class UnipExternalPromptGenerator(nn.Module):
@@ -249,32 +248,21 @@ class UnipIVTuningModel(UnipFusionModel):
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
 
-    def feature_maps(  # type: ignore[override]
-        self,
-        pixel_values: torch.Tensor,
-        layers: Sequence[int],
-        *,
-        auxiliary_pixel_values: torch.Tensor,
-        **kwargs: Any,
+    def block_outputs(  # type: ignore[override]
+        self, pixel_values: torch.Tensor, num_layers: int, *, auxiliary_pixel_values: torch.Tensor, **kwargs: Any
     ) -> list[torch.Tensor]:
-        check_pixel_values(auxiliary_pixel_values, self.config.auxiliary_num_channels, self.config.patch_size)
         padded_size = self.padded_size(pixel_values)
         patches = self.embeddings.embed_patches(pixel_values)  # (B, D, rows, columns)
         prompt = self.fusion.first_prompt(patches, pad_to(auxiliary_pixel_values, padded_size))
-        hidden_states = self.embeddings.add_positions(patches + prompt)  # (B, 1+N, D)
+        outputs = [self.embeddings.add_positions(patches + prompt)]  # (B, 1+N, D)
         prompt = to_tokens(prompt)  # (B, N, D)
         rows, first = padded_size[0] // self.config.patch_size, self.config.num_special_tokens
-        outputs = {0: hidden_states}
-        for number, (layer, adapters) in enumerate(zip(self.layers, self.fusion.layers), start=1):
-            if number > max(layers):
-                break
+        for layer, adapters in zip(self.layers[:num_layers], self.fusion.layers):
             repeats = self.training and layer.gradient_checkpointing and not torch.compiler.is_compiling()
             calls: list[int] | None = [] if repeats else None
-            hidden_states = layer(hidden_states, prompt, adapters, rows, calls, **kwargs)
-            prompt = hidden_states[:, first:]
-            outputs[number] = hidden_states
-        maps = {number: to_maps(outputs[number][:, first:], rows).contiguous() for number in set(layers)}
-        return [maps[number] for number in layers]
+            outputs.append(layer(outputs[-1], prompt, adapters, rows, calls, **kwargs))
+            prompt = outputs[-1][:, first:]
+        return outputs
 
 
 __all__ = ["UnipIVTuningModel"]

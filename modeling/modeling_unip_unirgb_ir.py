@@ -18,7 +18,7 @@ from transformers import initialization as init
 from .configuration_unip import UnipConfig
 from .modeling_unip_deformable import UnipDeformableAttention, UnipPointWeights, UnipSamplingOffsets
 from .modeling_unip_fusion import UnipFusionModel
-from .modeling_unip_layers import UnipConvModule, UnipPatchEmbeddings, check_pixel_values, pad_to, whole_patches
+from .modeling_unip_layers import UnipConvModule, UnipPatchEmbeddings, pad_to, whole_patches
 from .modeling_unip_windows import UnipWindowAttention
 
 
@@ -218,15 +218,9 @@ class UnipRGBIRModel(UnipFusionModel):
         y, x = torch.meshgrid(y, x, indexing="ij")
         return torch.stack([x, y], dim=-1).flatten(0, 1)[None, :, None]
 
-    def feature_maps(  # type: ignore[override]
-        self,
-        pixel_values: torch.Tensor,
-        layers: Sequence[int],
-        *,
-        auxiliary_pixel_values: torch.Tensor,
-        **kwargs: Any,
+    def block_outputs(  # type: ignore[override]
+        self, pixel_values: torch.Tensor, num_layers: int, *, auxiliary_pixel_values: torch.Tensor, **kwargs: Any
     ) -> list[torch.Tensor]:
-        check_pixel_values(auxiliary_pixel_values, self.config.auxiliary_num_channels, self.config.patch_size)
         hidden_states = self.embeddings(pixel_values)  # (B, 1+N, D), without CLS (B, N, D)
         padded_size = self.padded_size(pixel_values)
         rows, columns = (length // self.embeddings.patch_size for length in padded_size)
@@ -239,18 +233,17 @@ class UnipRGBIRModel(UnipFusionModel):
             kwargs["grid"] = (rows, columns)
 
         first = self.config.num_special_tokens
-        outputs = {0: hidden_states}
+        outputs = [hidden_states]
         prompt = None
-        for number, layer in enumerate(self.layers[: max(layers)], start=1):
-            stage, block = divmod(number - 1, self.config.stage_depth)
+        for index, layer in enumerate(self.layers[:num_layers]):
+            stage, block = divmod(index, self.config.stage_depth)
             if block == 0:
                 special, patches = hidden_states[:, :first], hidden_states[:, first:]
                 prompt = self.fusion.prompt(stage, prompt, patches, pool, centres, sizes)
                 hidden_states = torch.cat([special, patches + prompt], dim=1)
             hidden_states = layer(hidden_states, **kwargs)
-            outputs[number] = hidden_states
-        maps = {n: outputs[n][:, first:].transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for n in set(layers)}
-        return [maps[number] for number in layers]
+            outputs.append(hidden_states)
+        return outputs
 
 
 __all__ = ["UnipRGBIRModel"]

@@ -244,6 +244,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
+    from unip_hf.inference.windows import reads_pairs
     from unip_hf.training import TrainingLoop, TrainingSettings, polynomial_schedule
 
     vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str]) -> None:
         main_modality=options.main_modality,
         freeze_backbone=not options.unfreeze,
     )
-    reads_pairs = getattr(model.config, "fusion", None) is not None
+    is_of_pairs = reads_pairs(model)
     prepare_parts(options, model, has_pairs(rows))
     if options.loss_average is not None:
         if model.config.model_type != "unip":
@@ -287,10 +288,10 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint,
         getattr(model.config, "num_channels", 3),
         weights,
-        model.config.main_modality if reads_pairs else None,
+        model.config.main_modality if is_of_pairs else None,
     )
     start = []
-    if has_pairs(rows) and not reads_pairs:
+    if has_pairs(rows) and not is_of_pairs:
         start.append("Of each pair only the infrared image is read. Fine-tuning with --fusion reads both.")
     if (trained := describe_trained(model)) != "":
         start.append(f"Trained: {trained}")
@@ -312,7 +313,7 @@ def main(arguments: Sequence[str]) -> None:
     evaluate_every = options.evaluate_every or max(1, num_steps // 18)
     final = options.final_learning_rate / options.learning_rate
     samples: Any = TrainingSamples(
-        rows, make_transform(options, processor), len(id2label), options.seed, with_pairs=reads_pairs
+        rows, make_transform(options, processor), len(id2label), options.seed, with_pairs=is_of_pairs
     )
     if options.modality_dropout is not None:
         samples = ModalityDropout(samples, options.modality_dropout, options.seed)

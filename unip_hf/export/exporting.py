@@ -27,7 +27,7 @@ from ..inference.exported import (
     require_package,
 )
 from ..inference.loading import load_segmentation_model
-from ..inference.windows import InferenceSettings, segment_image
+from ..inference.windows import InferenceSettings, reads_pairs, segment_image
 from ..modeling.modeling_unip_layers import whole_patches
 from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from .checks import compare_ids, compare_logits, compare_mean_iou, milliseconds, sample_frames, sample_pairs
@@ -127,7 +127,7 @@ def export_model(
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     network: nn.Module
     dynamic_shapes: dict[int, Any] = {0: batch}
-    is_pair = getattr(model.config, "fusion", None) is not None
+    is_pair = reads_pairs(model)
     roles = ("", "auxiliary_") if is_pair else ("",)
     frames: list[tuple[np.ndarray, ...]] = []
     if end_to_end:

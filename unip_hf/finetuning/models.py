@@ -58,11 +58,11 @@ def load_model(
             [`find_plain_vit`] has loaded.
         id2label (`dict[int, str]`): The classes.
         task (`str`, *optional*, defaults to `"fine_tuning"`): Which head is trained, the `task` of a segmentation
-            model: `"fine_tuning"`, `"linear_probe"` or `"layerwise_probe"`.
+            model: `"fine_tuning"`, `"mla"`, `"segformer"`, `"linear_probe"` or `"layerwise_probe"`.
         image_size (`int`, *optional*, defaults to 512): Side of the training crops in pixels.
         feature_layers (`Sequence[int]`, *optional*): Blocks that are read, from 1. By default those of the paper: the
-            last one for fine-tuning, four for the linear probe, all for the layer-wise probe. Of backbones with stages
-            such as Swin, the stages: the last four for fine-tuning, all for the probes.
+            last one for fine-tuning, four for the other heads and the linear probe, all for the layer-wise probe. Of
+            backbones with stages such as Swin, the stages: the last four for fine-tuning, all for the probes.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth rate of the last block.
         last_layer_num_attention_heads (`int`, *optional*): Heads of the last block; by default as in all others.
         decoder_channels (`int`, *optional*): Channels of a new head; by default as the configuration

@@ -106,9 +106,9 @@ def find_segmentation_model(names: Iterable[str]) -> type[UnipSegmentationModel]
     return min(fitting, key=lambda kind: len(kind.published_names))
 
 
-def find_fusion(tensors: Mapping[str, torch.Tensor]) -> str | None:
+def find_fusion(tensors: dict[str, torch.Tensor]) -> str | None:
     """The method for pairs of images whose tensors a published file holds, as in `UnipConfig.fusion`, or `None`."""
-    return next((name for name, method in FUSION_METHODS.items() if method.read(dict(tensors)) is not None), None)
+    return next((name for name, method in FUSION_METHODS.items() if method.read(tensors) is not None), None)
 
 
 def adapt_input_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
@@ -255,7 +255,7 @@ def convert_checkpoint(
     model = model_class(config).eval()
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
     special, patches = config.num_special_tokens, math.prod(config.grid_size)
-    if special == 0 and table.shape[1] == 1 + side**2:
+    if special == 0 and table.shape[1] in (1 + side**2, 1 + patches):
         table = table[:, 1:]  # the row of CLS
     rows = table.shape[1]
     if rows == patches != special + side**2 or rows == side**2 != special + patches:
@@ -350,6 +350,9 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
     if is_segmentation or model.config.use_final_norm:
         encoder.setdefault("norm.weight", torch.ones(model.config.hidden_size))
         encoder.setdefault("norm.bias", torch.zeros(model.config.hidden_size))
+    if not model.config.use_cls_token:  # published tables have a row of CLS, which is not read
+        table = encoder["pos_embed"]
+        encoder["pos_embed"] = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
     if model.config.fusion is not None:
         encoder = FUSION_METHODS[model.config.fusion].write(encoder, model.config)
     return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head

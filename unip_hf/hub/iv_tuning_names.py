@@ -56,7 +56,7 @@ NAMES = [
         for old, new in pairs
     ],
 ]
-AUXILIARY_PATCHES = "patch_embed_ivt.proj.weight"
+_AUXILIARY_PATCHES = "patch_embed_ivt.proj.weight"
 
 # Beginnings of names in the detection network, and beside a plain ViT.
 _DETECTION_NAMES = [
@@ -95,19 +95,17 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
     """
     is_detection = "patch_embed_prompt.proj.weight" in tensors
     tensors = {_rename_beginning(name, _DETECTION_NAMES): tensor for name, tensor in tensors.items()}
-    if AUXILIARY_PATCHES not in tensors:
+    if _AUXILIARY_PATCHES not in tensors:
         return None
     fields: dict[str, Any] = {
         "fusion": "iv_tuning",
         "main_modality": "visible",
-        "auxiliary_num_channels": tensors[AUXILIARY_PATCHES].shape[1],
+        "auxiliary_num_channels": tensors[_AUXILIARY_PATCHES].shape[1],
     }
     if "empg_ivt.conv1x1.weight" in tensors:
         fields["prompt_channels"] = tensors["empg_ivt.conv1x1.weight"].shape[1]
     if is_detection and "cls_token" not in tensors:
         fields["use_cls_token"] = False
-        if "pos_embed" in tensors:
-            tensors["pos_embed"] = tensors["pos_embed"][:, 1:]
         if _TRANSPOSED in tensors:
             tensors[_TRANSPOSED] = tensors[_TRANSPOSED].transpose(2, 3)
     return tensors, fields
@@ -115,16 +113,14 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
 
 def write(tensors: dict[str, torch.Tensor], config: UnipConfig) -> dict[str, torch.Tensor]:
     """Back: the other image with three channels, and the names of the detection network for a model without CLS."""
-    weight = tensors[AUXILIARY_PATCHES]
+    weight = tensors[_AUXILIARY_PATCHES]
     if weight.shape[1] == 1:  # on three equal channels the same
-        tensors = {**tensors, AUXILIARY_PATCHES: weight.repeat(1, 3, 1, 1) / 3}
+        tensors = {**tensors, _AUXILIARY_PATCHES: weight.repeat(1, 3, 1, 1) / 3}
     if config.use_cls_token:
         return tensors
-    table = tensors["pos_embed"]
-    with_cls = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
-    tensors = {**tensors, "pos_embed": with_cls, _TRANSPOSED: tensors[_TRANSPOSED].transpose(2, 3).contiguous()}
+    tensors = {**tensors, _TRANSPOSED: tensors[_TRANSPOSED].transpose(2, 3).contiguous()}
     back = [(new, old) for old, new in _DETECTION_NAMES]
     return {_rename_beginning(name, back): tensor for name, tensor in tensors.items()}
 
 
-__all__ = ["AUXILIARY_PATCHES", "NAMES", "read", "write"]
+__all__ = ["NAMES", "read", "write"]

@@ -42,9 +42,8 @@ NAMES = [
 
 def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """
-    Tensors of a published network without the position of CLS, which it does not have, and what they say of the
-    configuration; `None` if this is not UniRGB-IR. The image that goes through the published backbone is the visible
-    one.
+    Tensors of a published network, and what they say of the configuration; `None` if this is not UniRGB-IR. The image
+    that goes through the published backbone is the visible one.
 
     Windows stand in no tensor. With relative positions, blocks whose tables are of another length than that of the
     last block, which attends to the whole image, have windows.
@@ -59,8 +58,6 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
     }
     if "adapter_spm.stem_vis.0.weight" in tensors:
         fields["fusion_channels"] = tensors["adapter_spm.stem_vis.0.weight"].shape[0]
-    if not fields["use_cls_token"] and "pos_embed" in tensors:
-        tensors = {**tensors, "pos_embed": tensors["pos_embed"][:, 1:]}
     tables = {
         int(name.split(".")[1]) + 1: (len(table) + 1) // 2
         for name, table in tensors.items()
@@ -77,15 +74,8 @@ def read(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dic
 
 
 def write(tensors: dict[str, torch.Tensor], config: UnipConfig) -> dict[str, torch.Tensor]:
-    """
-    Back: without a final norm, which the published network has not. For a model without CLS, the position table gets a
-    row for it again, of zeros, which is not read.
-    """
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
-    if config.use_cls_token:
-        return tensors
-    table = tensors["pos_embed"]
-    return {**tensors, "pos_embed": torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)}
+    """Back: without a final norm, which the published network has not."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
 
 
 __all__ = ["NAMES", "read", "write"]
