@@ -82,7 +82,8 @@ def prepare_parts(options: argparse.Namespace, model: Any, has_pairs: bool) -> N
     from unip_hf.modeling.trained_weights_unip import without_backbone
 
     if getattr(model.config, "fusion", None) is None:
-        given = [name for name in ("main_modality", "unfreeze", "modality_dropout") if getattr(options, name)]
+        names = ("main_modality", "unfreeze", "modality_dropout", "auxiliary_image_mean", "auxiliary_image_std")
+        given = [name for name in names if getattr(options, name)]
         if given:
             raise ValueError(f"--{given[0]} is for pairs of images: add --fusion, or choose a model that reads pairs.")
     elif not has_pairs:

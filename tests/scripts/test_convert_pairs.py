@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.hub import convert_checkpoint, to_published_state_dict
 from unip_hf.scripts import cli
 
 
@@ -32,9 +33,22 @@ def test_a_network_of_pairs_goes_to_a_published_file_and_back(
     expected = model(images, auxiliary_pixel_values=others).logits
     torch.testing.assert_close(again(images, auxiliary_pixel_values=others).logits, expected, atol=1e-5, rtol=0)
     assert UnipImageProcessor.from_pretrained(folder).main_modality == "visible"
+    assert "swap the two images" not in caplog.text
     assert ("does not say how its images were normalised" in caplog.text) == (config.fusion == "iv_tuning")
 
     assert (
         cli.main(["convert", file, str(tmp_path / "encoder"), "--num_attention_heads", "4", "--model", "encoder"]) == 2
     )
     assert "--model must be a segmentation model" in capfd.readouterr().err
+
+
+def test_a_network_with_the_infrared_image_in_front_says_so_in_a_published_file(
+    make_config: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = UnipForSemanticSegmentation(make_config(fusion="iv_tuning", num_attention_heads=4))
+    published = to_published_state_dict(model)
+    assert "swap the two images there" in caplog.text
+    fields = {"main_modality": "infrared", "num_attention_heads": 4}
+    again = convert_checkpoint(published, UnipForSemanticSegmentation, **fields)
+    assert again.config.main_modality == "infrared"
+    assert torch.equal(again.unip.fusion.norm.weight, model.unip.fusion.norm.weight)

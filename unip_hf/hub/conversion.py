@@ -355,6 +355,11 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
         encoder["pos_embed"] = torch.cat([table.new_zeros(1, 1, table.shape[2]), table], dim=1)
     if model.config.fusion is not None:
         encoder = FUSION_METHODS[model.config.fusion].write(encoder, model.config)
+        if model.config.main_modality == "infrared":
+            logger.warning(
+                "The published code puts the visible image through the backbone, this model the infrared one: swap "
+                'the two images there, and convert the file back with main_modality="infrared".'
+            )
     return {"backbone." * is_segmentation + name: tensor for name, tensor in encoder.items()} | head
 
 
