@@ -1,6 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Built-in infrared street scenes. They are drawn, not recorded, so that everything runs offline."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -46,7 +48,7 @@ class _Canvas:
     def paint(
         self,
         shape: str,
-        points: list[tuple[float, float]],
+        points: Sequence[tuple[float, float]],
         name: str,
         temperature: float,
         emissivity: float = 0.95,

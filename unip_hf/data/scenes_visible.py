@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """How a camera of visible light sees the drawn scenes, by day and by night."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class VisibleCanvas:
         change = VARIATION[name] * self.generator.uniform(-1, 1, 3)
         self.colours[name] = tuple((np.array(COLOURS[name]) + change).clip(0.03, 0.95))
 
-    def paint(self, shape: str, points: list[tuple[float, float]], part: str) -> None:
+    def paint(self, shape: str, points: Sequence[tuple[float, float]], part: str) -> None:
         is_shining = self.daylight.are_lights_on and part in SHINING
         for pen, value in zip(self.pens, (self._levels(part), 0.5 * is_shining)):
             getattr(pen, shape)(points, fill=value)

@@ -255,7 +255,7 @@ def convert_checkpoint(
     model = model_class(config).eval()
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
     special, patches = config.num_special_tokens, math.prod(config.grid_size)
-    if special == 0 and table.shape[1] in (1 + side**2, 1 + patches):
+    if special == 0 and table.shape[1] != patches and table.shape[1] in (1 + side**2, 1 + patches):
         table = table[:, 1:]  # the row of CLS
     rows = table.shape[1]
     if rows == patches != special + side**2 or rows == side**2 != special + patches:
