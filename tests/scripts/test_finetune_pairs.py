@@ -232,6 +232,7 @@ def test_lora_names_what_has_to_be_installed(
     (["--unfreeze"], "--unfreeze is for pairs of images"),
     (["--auxiliary_image_std", "0.2"], "--auxiliary_image_std is for pairs of images"),
     ([*PAIRS, "--fusion", "iv_tuning", "--modality_dropout", "1"], "--modality_dropout must be between 0 and 1"),
+    (["--lora_rank", "1000"], "--lora_rank must be at most 32, the highest rank in the encoder, got 1000"),
     (["--lora_rank", "0"], "--lora_rank must be above 0, got 0"),
     (["--lora_rank", "2", "--only_trained"], "--lora_rank freezes the backbone, and is merged into it"),
     (["--lora_rank", "2", "--linear_probe"], "leave out --unfreeze, --only_trained and the probes"),

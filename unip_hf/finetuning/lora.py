@@ -18,10 +18,11 @@ def add_lora(model: nn.Module, rank: int) -> None:
 
     Args:
         model: A segmentation model of this library. It is changed.
-        rank (`int`): Rank of the updates, at least 1. They are not scaled (`lora_alpha` is the rank).
+        rank (`int`): Rank of the updates, at least 1 and at most that of the layers. They are not
+            scaled (`lora_alpha` is the rank).
 
     Raises:
-        ValueError: if the rank is below 1, `peft` is not installed, or the model has no encoder to adapt.
+        ValueError: if there is no such rank, `peft` is not installed, or the model has no encoder to adapt.
     """
     if rank < 1:
         raise ValueError(f"--lora_rank must be at least 1, got {rank}.")
@@ -30,19 +31,22 @@ def add_lora(model: nn.Module, rank: int) -> None:
     if model.freezes_encoder:
         raise ValueError(f"--lora_rank adapts the encoder, which the task {model.task} keeps as it is.")
     peft: Any = require_package("peft", extra="lora")
-    linear = [
-        f"unip.{name}"
+    linear = {
+        f"unip.{name}": module.weight
         for name, module in model.unip.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith("fusion.")
-    ]
+    }
     if not linear:
         raise ValueError(f"--lora_rank needs linear layers, and {model.unip.name} has none.")
+    highest = max(min(weight.shape) for weight in linear.values())
+    if rank > highest:
+        raise ValueError(f"--lora_rank must be at most {highest}, the highest rank in the encoder, got {rank}.")
     trained = [
         parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and (name.startswith("unip.fusion.") or not name.startswith("unip."))
     ]
-    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
+    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linear))
     peft.inject_adapter_in_model(settings, model)  # freezes all else
     for parameter in trained:
         parameter.requires_grad_(True)
