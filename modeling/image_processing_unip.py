@@ -45,7 +45,7 @@ class UnipImageProcessor(BaseImageProcessor):
     Replace them first, by the median rather than by zero.
 
     A model of pairs reads a main and an auxiliary image, of which one is infrared and one visible. What is said above
-    is for infrared images. Visible ones keep their colours, and are always scaled by `"dtype_range"`.
+    is for infrared images. Visible ones have 8 bits, keep their colours, and are always scaled by `"dtype_range"`.
 
     Args:
         num_channels (`int`, *optional*, defaults to 3):
@@ -113,8 +113,7 @@ class UnipImageProcessor(BaseImageProcessor):
     ):
         super().__init__(**kwargs)
         not_ours = {"auto_map", "image_processor_type", "processor_class", "feature_extractor_type"}
-        unknown = sorted(set(kwargs) - not_ours)
-        if unknown:
+        if unknown := sorted(set(kwargs) - not_ours):
             logger.warning(f"{type(self).__name__} has no settings {unknown}. They are ignored.")
         self.num_channels = num_channels
         self.do_resize = do_resize
@@ -175,9 +174,11 @@ class UnipImageProcessor(BaseImageProcessor):
 
     def _scaling(self, dtype: np.dtype) -> str:
         """How intensities of a dtype are scaled."""
-        if self.main_modality == "visible":
-            return "dtype_range"
-        return self.intensity_scaling or ("dtype_range" if dtype == np.uint8 else "percentiles")
+        if self.main_modality == "infrared":
+            return self.intensity_scaling or ("dtype_range" if dtype == np.uint8 else "percentiles")
+        if dtype.kind != "f" and dtype != np.uint8:
+            raise ValueError(f"A visible image must have 8 bits, got {dtype}: is it the infrared one?")
+        return "dtype_range"
 
     def intensity_limits(
         self, dtype: np.dtype, percentiles: Callable[[list[float]], Sequence[float] | torch.Tensor]

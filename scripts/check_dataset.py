@@ -199,7 +199,9 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.data.reading import has_pairs
     from unip_hf.files import write_whole
 
-    if options.dataset == "folder" and options.data_dir is not None and not parquet_files(options.data_dir):
+    # With a configuration, which a folder does not have, `load_dataset` says so.
+    is_folder = options.dataset == "folder" and options.data_dir is not None and options.dataset_config is None
+    if is_folder and not parquet_files(options.data_dir):
         dataset, report = check_folder(options.data_dir, options.num_workers, folder_options(options))
     else:
         dataset = load_dataset(options)

@@ -273,7 +273,7 @@ def main(arguments: Sequence[str]) -> None:
         freeze_backbone=not options.unfreeze,
     )
     is_of_pairs = reads_pairs(model)
-    prepare_parts(options, model, has_pairs(rows))
+    prepare_parts(options, model)
     if options.loss_average is not None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")

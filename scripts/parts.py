@@ -66,17 +66,16 @@ def check_parts(options: argparse.Namespace) -> None:
         raise ValueError("--only_trained leaves out a frozen backbone: leave out --unfreeze and --layerwise_probe.")
 
 
-def prepare_parts(options: argparse.Namespace, model: Any, has_pairs: bool) -> None:
+def prepare_parts(options: argparse.Namespace, model: Any) -> None:
     """
     Adds LoRA to a model that was loaded, if it is wanted.
 
     Args:
         options: What [`add_parts_options`] were given.
         model: The model. It is changed.
-        has_pairs: Whether the dataset has pairs.
 
     Raises:
-        ValueError: if the options do not go with the model or the dataset, or saving would not work.
+        ValueError: if the options do not go with the model, or saving would not work.
     """
     from unip_hf.finetuning import add_lora
     from unip_hf.modeling.trained_weights_unip import without_backbone
@@ -86,10 +85,6 @@ def prepare_parts(options: argparse.Namespace, model: Any, has_pairs: bool) -> N
         given = [name for name in names if getattr(options, name)]
         if given:
             raise ValueError(f"--{given[0]} is for pairs of images: add --fusion, or choose a model that reads pairs.")
-    elif not has_pairs:
-        from unip_hf.data.reading import HOW_TO_GET_PAIRS
-
-        raise ValueError(f"The model reads pairs, but the dataset has no visible images. {HOW_TO_GET_PAIRS}")
     if options.lora_rank is not None:
         add_lora(model, options.lora_rank)
     if options.only_trained:

@@ -99,6 +99,7 @@ def test_the_auxiliary_processor_has_the_roles_exchanged_and_back_again() -> Non
         ({"auxiliary_image_std": 0}, BLACK, "auxiliary_image_std must be positive"),
         ({}, np.zeros((48, 60, 3), np.uint8), r"Image and auxiliary image number 0 differ in size: .*\(48, 60\)"),
         ({}, [BLACK] * 2, "There are 1 images but 2 auxiliary images"),
+        ({}, np.zeros((48, 64), np.uint16), "must have 8 bits, got uint16: is it the infrared one"),
         ({}, np.full((48, 64, 3), 2.0), "as visible ones are, must lie in 0..1"),
         ({}, "nowhere.png", "There is no file 'nowhere.png'"),
     ],

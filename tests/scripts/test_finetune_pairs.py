@@ -65,20 +65,28 @@ def command(student: Path, frames: Path, output_dir: Path, *options: object) -> 
     return list(map(str, fixed))
 
 
-@pytest.mark.parametrize(("fusion", "task", "kind"), [
-    ("iv_tuning", "segformer", UnipForSegformerSegmentation),
-    ("unirgb_ir", "mla", UnipForMlaSegmentation),
+@pytest.mark.parametrize(("fusion", "main", "task", "kind"), [
+    ("iv_tuning", "infrared", "segformer", UnipForSegformerSegmentation),
+    ("unirgb_ir", "visible", "mla", UnipForMlaSegmentation),
 ])  # fmt: skip
 def test_a_frozen_backbone_learns_from_pairs(
-    fusion: str, task: str, kind: type, student: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    fusion: str,
+    main: str,
+    task: str,
+    kind: type,
+    student: Path,
+    frames: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     out = tmp_path / "out"
-    options = [*PAIRS, "--fusion", fusion, "--task", task, "--num_steps", 3, "--only_trained", "--ema_decay", "0.5"]
+    options = [*PAIRS, "--fusion", fusion, "--main_modality", main, "--task", task]
+    options += ["--num_steps", 3, "--only_trained", "--ema_decay", "0.5"]
     options += ["--learning_rate", "1e-2", "--num_warmup_steps", 0, "--decoder_channels", 8, "--modality_dropout", 0.3]
     assert cli.main(command(student, frames, out, *options)) == 0
     printed = capsys.readouterr().out
     model, processor = load_segmentation_model(out / "last")
-    assert type(model) is kind and processor.main_modality == "infrared"
+    assert type(model) is kind and processor.main_modality == main
     assert (model.config.fusion, model.config.backbone_checkpoint) == (fusion, str(student))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     of_encoder = sum(p.numel() for name, p in model.named_parameters() if name in trained and name.startswith("unip."))
@@ -95,10 +103,11 @@ def test_a_frozen_backbone_learns_from_pairs(
     assert 0 <= metrics(out)[-1]["mean_iou"] <= 1 and (out / "predictions").is_dir()
 
     # The same model goes on, with its own method and backbone.
-    more = [*PAIRS, "--num_steps", 1, "--task", task, "--only_trained"]
+    more = [*PAIRS, "--fusion", fusion, "--num_steps", 1, "--task", task, "--only_trained"]
     assert cli.main(command(out / "last", frames, tmp_path / "more", *more)) == 0
-    config = json.loads((tmp_path / "more" / "last" / "config.json").read_text())
-    assert config["backbone_checkpoint"] == str(student) and config["fusion"] == fusion
+    again, _ = load_segmentation_model(tmp_path / "more" / "last")
+    assert again.config.backbone_checkpoint == str(student)
+    assert (again.config.fusion, again.config.main_modality) == (fusion, main)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The commands on pairs of images: check, show, evaluate, predict, with real files and wrong ones."""
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -87,12 +88,18 @@ def test_what_is_wrong_with_pairs_is_listed(street: Path, capsys: pytest.Capture
     write_pair(street, "moved", DAYS[0], shift=6)
     Image.new("RGB", (150, 128)).save(street / "visible" / "frame-1.jpg")
     (street / "visible" / "frame-2.jpg").unlink()
+    write_pair(street, "deep", NIGHT)
+    shutil.copy(street / "images" / "deep.png", street / "visible" / "deep.png")
+    (street / "visible" / "deep.jpg").unlink()
     assert run(check_dataset.main, ["--data_dir", str(street)]) == 2
     text = capsys.readouterr().out
     assert "frame-2.png' has no visible image" in text
     assert "Infrared and visible images of different sizes" in text and "frame-1.jpg: 150x128" in text
     assert "moved.png: the visible image lies +6 pixels to the right, +0 down" in text
     assert "frame-0.png: the visible" not in text
+    assert "Visible images of more than 8 bits" in text and "deep.png: uint16" in text
+    assert run(check_dataset.main, ["--data_dir", str(street), "--dataset_config", "both"]) == 2
+    assert 'It holds pairs if a folder "visible" lies beside "images"' in capsys.readouterr().err
 
 
 def test_samples_of_pairs_are_drawn_side_by_side(street: Path) -> None:
@@ -171,6 +178,7 @@ def test_wrong_pairs_end_in_a_sentence(street: Path, save_model: Callable, capsy
     assert "reads pairs: give infrared images as inputs" in error(fused, images)
     assert "reads one image at a time: leave out --auxiliary" in error(single, images, "--auxiliary", visible)
     assert "There is no file or folder 'nowhere'" in error(fused, images, "--auxiliary", "nowhere")
+    assert "A visible image must have 8 bits, got uint16" in error(fused, visible, "--auxiliary", images)
     Image.new("RGB", (9, 9)).save(visible / "frame-0_rgb.png")
     assert "frame-0.png' has several visible images" in error(fused, images, "--auxiliary", visible)
     (visible / "frame-0.jpg").unlink()

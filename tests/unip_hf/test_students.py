@@ -25,6 +25,9 @@ def test_a_checkpoint_is_trained_further_with_the_teachers_heads(make_config: Ca
     torch.testing.assert_close(student.unip.layers[0].mlp.fc1.weight, start.layers[0].mlp.fc1.weight)
     with pytest.raises(ValueError, match="last_layer_num_attention_heads=5 does not divide"):
         load_student(str(tmp_path), 5)
+    make_config(fusion="iv_tuning").save_pretrained(tmp_path / "fused")
+    with pytest.raises(ValueError, match="fused' reads pairs of images"):
+        load_student(str(tmp_path / "fused"), 8)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 30)
     with pytest.raises(ValueError, match="damaged"):
         load_student(str(tmp_path), 8)

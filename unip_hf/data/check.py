@@ -40,6 +40,10 @@ FILE_PROBLEMS = {
     "constant": ("warning", "Images that have one value everywhere"),
     "no_visible": ("error", "Infrared images without a visible one, where others have one"),
     "pair_size": ("error", "Infrared and visible images of different sizes (width x height). Align them first"),
+    "visible_depth": (
+        "error",
+        "Visible images of more than 8 bits. Exchange the folders if these are the infrared ones",
+    ),
     "misaligned": (
         "warning",
         "Pairs that do not lie on each other, judged by their edges. Look at them (`unip show-dataset`), and align "
@@ -140,6 +144,8 @@ def _examine_visible(row: dict[str, Any], number: int, infrared: np.ndarray | No
         return
     _examine_image(image, visible)
     found.problems += [problem for problem in visible.problems if problem[0] != "small"]  # of both images, or of sizes
+    if image.dtype.kind != "f" and image.dtype != np.uint8:
+        found.problems.append(("visible_depth", f"{visible.name}: {image.dtype}"))
     if visible.size != (found.size or visible.size):
         found.problems.append(("pair_size", f"{found.name}: {found.size}, {visible.name}: {visible.size}"))
     elif infrared is not None and found.histogram is not None and visible.histogram is not None:

@@ -48,11 +48,13 @@ def load_student(
         if is_random_start(name):
             config = UnipConfig.from_size(name, image_size=image_size, num_channels=num_channels, **fields)
             return UnipForPreTraining(config)
-        found = load_config(name).model_type
-        if found != "unip":
+        found: Any = load_config(name)
+        if found.model_type != "unip":
             raise ValueError(
-                f"The student {name!r} is a {found} model: choose {', '.join(UNIP_SIZES)}, or a UNIP model."
+                f"The student {name!r} is a {found.model_type} model: choose {', '.join(UNIP_SIZES)}, or a UNIP model."
             )
+        if found.fusion is not None:
+            raise ValueError(f"The student {name!r} reads pairs of images: choose a model that reads one.")
         config = UnipConfig.from_pretrained(name, **fields)
         config.validate()  # from_pretrained validates before it changes the fields
         model, loading = UnipForPreTraining.from_pretrained(name, config=config, output_loading_info=True)

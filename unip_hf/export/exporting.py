@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .._version import __version__
+from ..data.reading import check_pairs
 from ..files import write_whole
 from ..hardware import cpu_name
 from ..inference.exported import (
@@ -128,6 +129,8 @@ def export_model(
     network: nn.Module
     dynamic_shapes: dict[int, Any] = {0: batch}
     is_pair = reads_pairs(model)
+    if is_pair and dataset is not None:
+        check_pairs(dataset)
     roles = ("", "auxiliary_") if is_pair else ("",)
     frames: list[tuple[np.ndarray, ...]] = []
     if end_to_end:

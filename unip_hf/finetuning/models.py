@@ -154,7 +154,8 @@ def load_model(
         for name, value in (("fusion", fusion), ("main_modality", main_modality)):
             if value is not None and value != getattr(config, name):
                 raise ValueError(f"{checkpoint!r} was trained with {name}={getattr(config, name)}, not {value}.")
-        fields.pop("backbone_checkpoint", None)  # it says its own
+        for name in ("main_modality", "backbone_checkpoint"):
+            fields.pop(name, None)  # it says its own
     if has_head:  # what is not given stays as it is
         fields |= {name: value for name, value in of_head.items() if value is not None}
     else:
