@@ -11,6 +11,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import datasets
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from unip_hf import UnipConfig, UnipImageProcessor
+from unip_hf.data.scenes_builder import InfraredScenes
 from unip_hf.modeling.modeling_unip_unirgb_ir import UnipInjector
 
 
@@ -114,6 +116,22 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         monkeypatch.setenv("HF_DATASETS_CACHE", str(folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager]:
+    """A context in which there are few drawn scenes, in a cache of their own: to draw all of them takes long."""
+    folder = tmp_path_factory.mktemp("few-scenes")
+
+    @contextmanager
+    def draw_few() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            few = {split: seeds[:4] for split, seeds in InfraredScenes.SEEDS.items()}
+            monkeypatch.setattr(InfraredScenes, "SEEDS", few)
+            monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+            yield
+
+    return draw_few
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -87,26 +86,23 @@ def small_quickstart() -> None:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_ins(few_scenes: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files under the names that the pages use."""
     folder = tmp_path_factory.mktemp("stand-ins")
-    for split, seeds in (("train", range(3)), ("validation", range(3, 5))):
-        for seed in seeds:
-            for kind, array in zip(("images", "masks"), draw_scene(seed, 96, 128)):
-                (folder / "my-images" / kind / split).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(folder / "my-images" / kind / split / f"{seed}.png")
-    for split, seeds in (("train", range(3)), ("validation", range(3, 5))):
-        for seed in seeds:
-            kinds = zip(("images/{}/{}.png", "visible/{}/{}.jpg", "masks/{}/{}.png"), draw_scene_pair(seed, 96, 128))
-            for name, array in kinds:
-                path = folder / "my-pairs" / name.format(split, seed)
+    drawn = {
+        "my-images": (draw_scene, ("images/{}/{}.png", "masks/{}/{}.png")),
+        "my-pairs": (draw_scene_pair, ("images/{}/{}.png", "visible/{}/{}.jpg", "masks/{}/{}.png")),
+    }
+    names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(SCENE_CLASSES))
+    for data_dir, (draw, files) in drawn.items():
+        for seed in range(5):
+            for file, array in zip(files, draw(seed, 96, 128)):
+                path = folder / data_dir / file.format("train" if seed < 3 else "validation", seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
+        (folder / data_dir / "id2label.json").write_text(f"{{{names}}}")
     shutil.copy(folder / "my-pairs" / "images" / "train" / "0.png", folder / "thermal.png")
     shutil.copy(folder / "my-pairs" / "visible" / "train" / "0.jpg", folder / "visible.jpg")
-    names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(SCENE_CLASSES))
-    (folder / "my-pairs" / "id2label.json").write_text(f"{{{names}}}")
-    (folder / "my-images" / "id2label.json").write_text(f"{{{names}}}")
     shutil.copytree(folder / "my-images", folder / "my-labelled-images")
     save_masks(folder / "binary-masks", lambda ids: Image.fromarray(np.uint8(255) * (ids > 0)))
     (folder / "binary-masks" / "id2label.json").write_text('{"0": "background", "1": "person"}')
@@ -147,9 +143,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mfnet.config.id2label = dict(enumerate(BENCHMARKS["mfnet"].CLASSES))
     mfnet.save_pretrained(folder / "outputs" / "mfnet" / "best")
     UnipImageProcessor(size=64).save_pretrained(folder / "outputs" / "mfnet" / "best")
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, few_scenes():
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         small_quickstart()
     shutil.copytree(folder / "outputs" / "quickstart", folder / "outputs" / "small")
     shutil.copytree(folder / "unip-small", folder / "outputs" / "small" / "last", dirs_exist_ok=True)
@@ -157,11 +152,13 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(
+    stand_ins: Path, few_scenes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     shutil.copytree(stand_ins, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "work" / "cache")
-    yield tmp_path / "work"
+    with few_scenes():
+        yield tmp_path / "work"
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -1,8 +1,9 @@
 """One contract that every model class keeps, on a tiny network."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,18 @@ def test_the_contract_covers_every_head() -> None:
     assert len({model_class.task for model_class in SEGMENTATION_MODELS}) == len(SEGMENTATION_MODELS)
 
 
+def every_batch() -> Iterator[Any]:
+    """Size, batch size, channels and dtype. In the fast tier each pair of their values occurs, in the slow one all."""
+    for row, size in enumerate([(64, 64), (61, 83), (16, 16)]):
+        for column, dtype in enumerate([torch.float32, torch.bfloat16, torch.float16]):
+            fast = (1, 3)[(row + column) % 2], (1, 3)[(row + column) // 2 % 2]
+            for batch_size, channels in product((1, 3), repeat=2):
+                marks = () if (batch_size, channels) == fast else pytest.mark.slow
+                yield pytest.param(size, batch_size, channels, dtype, marks=marks)
+
+
 @every_class
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("size", [(64, 64), (61, 83), (16, 16)])
+@pytest.mark.parametrize(("size", "batch_size", "channels", "dtype"), list(every_batch()))
 def test_trains_on_any_size_and_every_trainable_parameter_gets_a_gradient(
     model_class: type, size: tuple[int, int], batch_size: int, channels: int, dtype: torch.dtype, make_config: Callable
 ) -> None:

@@ -132,10 +132,11 @@ def test_every_job_has_help(job: str, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_quickstart_leaves_a_page_and_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    few_scenes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["quickstart", "--steps", "2"]) == 0
+    with few_scenes():
+        assert cli.main(["quickstart", "--steps", "2"]) == 0
     printed = capsys.readouterr().out
     page = "outputs/quickstart/evaluation/report.html"
     assert printed.splitlines()[-1] == f"The page with numbers and pictures: {page}"
