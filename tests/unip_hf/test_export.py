@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,12 +77,12 @@ def end_to_end(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factor
     return folder
 
 
-@pytest.fixture(scope="module")
-def small_export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is exported fastest: one size."""
-    folder = tmp_path_factory.mktemp("export") / "small"
-    export_model(checkpoint, folder, **SMALL)
-    return folder
+@pytest.fixture
+def smallest(tmp_path: Path) -> Path:
+    """What is exported fastest, with `SMALL`."""
+    tiny_model(UnipForLinearSegmentation, num_channels=1, num_hidden_layers=1).save_pretrained(tmp_path / "smallest")
+    UnipImageProcessor(num_channels=1).save_pretrained(tmp_path / "smallest")
+    return tmp_path / "smallest"
 
 
 @pytest.mark.parametrize(
@@ -202,30 +201,29 @@ def test_end_to_end_files_equal_processor_and_model(end_to_end: Path, checkpoint
 
 
 def test_an_export_that_disagrees_is_not_left_behind(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smallest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ExportedModel.run
     monkeypatch.setattr(ExportedModel, "run", lambda self, array: (run(self, array) + 1) % 5)
     with pytest.raises(ValueError, match=r"differs from PyTorch by .* at 1x61x75: nothing was written"):
-        export_model(checkpoint, tmp_path / "exported", **SMALL)
-    assert not list(tmp_path.iterdir())
+        export_model(smallest, tmp_path / "exported", **SMALL)
+    assert list(tmp_path.iterdir()) == [smallest]
 
 
-def test_folders_that_are_not_free(checkpoint: Path, small_export: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
+def test_folders_that_are_not_free(smallest: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds other files"):
-        export_model(checkpoint, tmp_path)
+        export_model(smallest, tmp_path)
     folder = tmp_path / "exported"
-    shutil.copytree(small_export, folder)
+    export_model(smallest, folder, **SMALL)
     with pytest.raises(ValueError, match="holds an earlier export"):
-        export_model(checkpoint, folder)
+        export_model(smallest, folder)
     with pytest.raises(ValueError, match="is an exported model"):
         export_model(folder, tmp_path / "again")
     # What an earlier export of another format left goes away.
     (folder / "model.onnx").rename(folder / "model.xml")
     description = json.loads((folder / "export.json").read_text())
     (folder / "export.json").write_text(json.dumps({**description, "bytes": {"model.xml": 1}}))
-    export_model(checkpoint, folder, overwrite=True, **SMALL)
+    export_model(smallest, folder, overwrite=True, **SMALL)
     assert (folder / "model.onnx").is_file() and not (folder / "model.xml").exists()
 
 
