@@ -126,7 +126,7 @@ def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Abstrac
     @contextmanager
     def draw_few() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            few = {split: seeds[:4] for split, seeds in InfraredScenes.SEEDS.items()}
+            few = {split: seeds[:8] for split, seeds in InfraredScenes.SEEDS.items()}
             monkeypatch.setattr(InfraredScenes, "SEEDS", few)
             monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
             yield

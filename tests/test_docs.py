@@ -35,9 +35,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
-# These commands are parsed but not run: they need a network, or serve a page. tests/scripts/test_cli.py runs the
-# quickstart.
-ONLY_PARSED = ("demo", "publish-space", "quickstart")
+# These commands are parsed but not run: they need a network, or serve a page. Tests of their own run the comparison and
+# the quickstart, which take long.
+ONLY_PARSED = ("compare-layers", "demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
 # Its commands need published files of many gigabytes; tests/scripts/test_recipes.py checks each of them.
 NOT_RUN = ("reproduce.md",)
@@ -47,7 +47,6 @@ LONG = ("README", "deploy", "fusion")
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"
 SHORTER = {
     "check-dataset": "",
-    "compare-layers": "--teacher teacher --teacher_layers 1 --seeds 0",
     "convert": "--num_attention_heads 2 --overwrite",
     "distill": f"{SMALL} --teacher teacher --teacher_layer 1 --students unip-small --num_sample_images 2",
     "evaluate": "--num_workers 0 --overwrite",
@@ -133,11 +132,8 @@ def stand_ins(few_scenes: Callable, tmp_path_factory: pytest.TempPathFactory) ->
     torch.save({"state_dict": segmentation, "meta": {"CLASSES": tuple("abcde")}}, folder / "iter_14400.pth")
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
     ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(folder / "teacher")
-    recipe = "num_steps: 1\nbatch_size: 2\ncrop_size: 32\nnum_workers: 0\nreport_to: [none]\ndata_dir: my-images\n"
     backbone = Dinov2WithRegistersConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=28)
     save_checkpoint(Dinov2WithRegistersModel(backbone), folder / "dinov2-small")
-    (folder / "distil.yaml").write_text(recipe + "students: [unip-small]\nnum_sample_images: 2\npictures_every: 0\n")
-    (folder / "finetune.yaml").write_text(recipe + "shortest_edge: 32\nwindow_size: 32\nstride: 32\n")
 
     mfnet = UnipForSemanticSegmentation(tiny_config(num_labels=9))
     mfnet.config.id2label = dict(enumerate(BENCHMARKS["mfnet"].CLASSES))
