@@ -35,8 +35,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
-# These commands are parsed but not run: they need a network, or serve a page. Tests of their own run the comparison and
-# the quickstart, which take long.
+# These commands are parsed but not run: they need a network, or serve a page. Tests of their own run the comparison
+# and the quickstart, which take long.
 ONLY_PARSED = ("compare-layers", "demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
 # Its commands need published files of many gigabytes; tests/scripts/test_recipes.py checks each of them.
