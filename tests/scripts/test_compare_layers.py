@@ -89,7 +89,7 @@ def test_a_run_is_made_once_and_one_that_fails_ends_the_comparison(
     student = UnipForPreTraining.from_pretrained(tmp_path / "run" / "last")
     assert student.config.last_layer_num_attention_heads == 4
     with pytest.raises(SystemExit) as ended:
-        compare_layers.run_once("distill", [*options, "--drop_path_rate", 1], tmp_path / "wrong")
+        compare_layers.run_once("distill", [*options, "--batch_size", 0], tmp_path / "wrong")
     assert ended.value.code == 2 and not (tmp_path / "wrong").exists()
     monkeypatch.setattr(compare_layers, "run_job", None)
     compare_layers.run_once("distill", options, tmp_path / "run")

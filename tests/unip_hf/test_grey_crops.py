@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ..conftest import PATIENCE
 
 
 ENCODED = datasets.Features({"image": datasets.Image(decode=False)})
+slow_param = partial(pytest.param, marks=pytest.mark.slow)  # many workers take long to start
 
 
 def encode(array: np.ndarray, image_format: str = "PNG", **settings: object) -> dict:
@@ -230,7 +232,9 @@ def stream(tmp_path: Path) -> datasets.IterableDataset:
 
 
 # three processes do not divide the shards; nine workers are more than there are shards
-@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 0), (1, 2), (2, 9), (3, 0), (3, 2)])
+@pytest.mark.parametrize(
+    ("num_processes", "num_workers"), [(1, 0), (1, 2), (3, 0), slow_param(2, 9), slow_param(3, 2)]
+)
 def test_a_stream_gives_every_image_once_in_an_epoch(
     stream: datasets.IterableDataset, num_processes: int, num_workers: int
 ) -> None:
@@ -249,8 +253,10 @@ def test_a_stream_gives_every_image_once_in_an_epoch(
     assert all(Counter(images) == Counter(range(20)) for images in seen.values())
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("settings", [{}, {"num_processes": 2, "process_index": 1}, {"num_processes": 3}])
+@pytest.mark.parametrize(("settings", "num_workers"), [
+    ({}, 0), ({"num_processes": 2, "process_index": 1}, 0), ({"num_processes": 3}, 0), ({}, 2),
+    slow_param({"num_processes": 2, "process_index": 1}, 2), slow_param({"num_processes": 3}, 2),
+])  # fmt: skip
 def test_a_stream_goes_on_where_it_was(
     stream: datasets.IterableDataset, settings: dict[str, int], num_workers: int
 ) -> None:
