@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unip_hf import UnipForSegformerSegmentation, UnipImageProcessor
+from unip_hf import UnipForSegformerSegmentation, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.evaluation import SENSOR_FAULTS, evaluate_dataset
 from unip_hf.export.checks import sample_pairs
 from unip_hf.export.exporting import export_model
@@ -39,7 +39,8 @@ def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", 
         decoder_channels=16,
         **channels,
     )
-    model = UnipForSegformerSegmentation(config)  # the head of the smallest graph
+    # one has the head of the smallest graph, the other the paper's
+    model = (UnipForSegformerSegmentation if fusion == "iv_tuning" else UnipForSemanticSegmentation)(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("gamma"):  # of UniRGB-IR: else the other image has no part yet
