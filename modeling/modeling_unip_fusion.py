@@ -54,23 +54,6 @@ class UnipFusionModel(UnipModel):
 
     fusion: nn.Module
 
-    def block_outputs(  # type: ignore[override]
-        self, pixel_values: torch.Tensor, num_layers: int, *, auxiliary_pixel_values: torch.Tensor, **kwargs: Any
-    ) -> list[torch.Tensor]:
-        """
-        The embeddings and the outputs of the first blocks, both images considered.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The main images.
-            num_layers: How many blocks.
-            auxiliary_pixel_values (`torch.Tensor` of shape `(batch_size, auxiliary_num_channels, height, width)`):
-                The other images.
-
-        Returns:
-            `1 + num_layers` tensors of shape `(batch_size, num_tokens, hidden_size)`.
-        """
-        raise NotImplementedError
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """
         Raises:

@@ -251,6 +251,8 @@ def test_the_other_image_counts_and_its_absence_is_said(make_config: Callable) -
         model(images)
     with pytest.raises(ValueError, match="of the same size"):
         model(images, auxiliary_pixel_values=others[..., :-1])
+    with pytest.raises(ValueError, match=r"auxiliary_pixel_values is torch\.uint8: scale raw intensities first"):
+        model(images, auxiliary_pixel_values=others.to(torch.uint8))
     with pytest.raises(ValueError, match="reads pairs of images"):
         model.unip(images)
     with pytest.raises(Exception, match="use_cls_token=False needs fusion"):

@@ -52,3 +52,17 @@ def test_a_network_with_the_infrared_image_in_front_says_so_in_a_published_file(
     again = convert_checkpoint(published, UnipForSemanticSegmentation, **fields)
     assert again.config.main_modality == "infrared"
     assert torch.equal(again.unip.fusion.norm.weight, model.unip.fusion.norm.weight)
+
+
+def test_a_table_without_cls_keeps_every_row_of_a_grid_that_is_not_square(make_config: Callable) -> None:
+    size = {"image_size": (32, 80)}  # 2x5 patches: as many rows as 3x3 and CLS
+    model = UnipForSemanticSegmentation(make_config(fusion="iv_tuning", use_cls_token=False, **size))
+    torch.nn.init.normal_(model.unip.embeddings.position_embeddings)
+    published = to_published_state_dict(model)
+    table = model.unip.embeddings.position_embeddings
+    assert published["backbone.pos_embed"].shape[1] == 11
+    for row in (0, 1):  # with the row of CLS that is not read, and without
+        tensors = {**published, "backbone.pos_embed": published["backbone.pos_embed"][:, row:]}
+        fields = {"num_attention_heads": 2, "use_cls_token": False, **size}
+        again = convert_checkpoint(tensors, UnipForSemanticSegmentation, **fields)
+        assert torch.equal(again.unip.embeddings.position_embeddings, table)
