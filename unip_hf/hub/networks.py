@@ -2,15 +2,19 @@
 """Encoders by every name that users give, with the normalisation that they were trained with."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
+from ..inference.loading import is_random_start, load_config, load_processor, load_segmentation_model
+from ..modeling.configuration_unip import UnipConfig
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
 from .checkpoint_files import read_checkpoint
 from .conversion import convert_checkpoint
-from .pretrained import Triple, is_published_file, load_pretrained, three_channels
+from .pretrained import TIMM_PREFIX, Triple, is_published_file, load_pretrained, three_channels
 
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,37 @@ def load_encoder(
     return found.model, found.image_mean, found.image_std
 
 
+def load_network(name: str, own_normalisation: bool = False) -> tuple[nn.Module, UnipImageProcessor]:
+    """
+    Loads any network that can be analysed, on the CPU, with the image processor for it.
+
+    Args:
+        name (`str`): A folder or Hub name of a segmentation model, of a UNIP model, or of another encoder; a size
+            (`"tiny"`, `"small"`, ...) for random weights; or another name that [`load_teacher`] takes.
+        own_normalisation (`bool`, *optional*, defaults to `False`): Whether encoders of other libraries see images
+            with the mean and deviation that they were trained with, instead of those of infrared images.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it cannot be loaded, or its tensors do not match the model.
+    """
+    if is_random_start(name):
+        return UnipModel(UnipConfig.from_size(name)).eval(), UnipImageProcessor()
+    if not is_published_file(name) and not name.startswith(TIMM_PREFIX):
+        config = load_config(name)
+        kind = (config.architectures or [""])[0]
+        if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING and "Segmentation" in kind:
+            model: Any
+            model, processor = load_segmentation_model(name)
+            return model, processor
+        if config.model_type == "unip":
+            return load_pretrained(name).model, load_processor(name)
+    encoder, mean, std = load_encoder(name)
+    if own_normalisation:
+        return encoder, UnipImageProcessor(image_mean=list(mean), image_std=list(std))
+    return encoder, UnipImageProcessor()
+
+
 def _load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Module, Triple, Triple]:
     tensors, beside = read_checkpoint(path)
     heads = {} if num_attention_heads is None else {"num_attention_heads": num_attention_heads}
@@ -57,4 +92,4 @@ def _load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Modu
     return model, mean, std
 
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "load_encoder"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "load_encoder", "load_network"]
