@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WIDTH = 3.9  # inches: on a screen of 390 pixels, text of 9.5 points is then 11.5 pixels high
 FONT_SIZE = 9.5
+MOST_TICKS = 13  # every block of small networks
+MOST_WITH_HEADS = 3  # networks in a figure with a dot for each head
 MANY_DOTS = 1000  # as vectors they would make the page large
 MOST_NUMBERS = 10  # rows of a heat map with a number in each cell
 
@@ -33,7 +35,7 @@ PLACES = {
     "near": ("near the query", "#56B4E9"),
     "own_object": ("own object", "#D55E00"),
     "other_foreground": ("other foreground", "#333333"),
-    "background": ("background", "#DDDDDD"),
+    "background": ("background", "#CFCFCF"),
 }
 
 
@@ -54,20 +56,20 @@ def figure_style() -> AbstractContextManager:
     )
 
 
-def block_axis(axes: "Axes", first: int, last: int) -> None:
+def block_axis(axes: "Axes", first: int, last: int, most_numbers: int = 16) -> None:
     """Makes the horizontal axis one of block numbers, and draws light lines behind the values."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(first - 0.5, last + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=most_numbers, integer=True, min_n_ticks=1))
     axes.set_xlabel("block")
     axes.grid(axis="y", alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def hybrid_band(axes: "Axes", hybrid: Sequence[float], target: float) -> None:
+def hybrid_band(axes: "Axes", hybrid: Sequence[float], target: float, label: str = "{:g} ... {:g}") -> None:
     """Marks the values of hybrid attention, and the one that the choice of a block aims at."""
-    axes.axhspan(*hybrid, color="tab:green", alpha=0.15, linewidth=0, label="{:g} ... {:g}".format(*hybrid))
+    axes.axhspan(*hybrid, color="tab:green", alpha=0.15, linewidth=0, label=label.format(*hybrid))
     axes.axhline(target, color="tab:green", linestyle="--", linewidth=1, label=f"target {target:g}")
 
 
@@ -91,8 +93,8 @@ def measure_figure(
     target: float | None = None,
 ) -> "Figure":
     """
-    A measure of attention over blocks: a line for each network, a dot for each head, and a band of one standard
-    deviation over images where it is known.
+    A measure of attention over blocks: a line for each network, a dot for each head unless there are many networks,
+    and a band of one standard deviation over images where it is known.
 
     Args:
         models: Networks of a report. Each block holds the measure, its values of heads under `MEASURE_of_heads`, and
@@ -105,8 +107,7 @@ def measure_figure(
     """
     figure, axes = _panel()
     if hybrid is not None and target is not None:
-        hybrid_band(axes, hybrid, target)
-        axes.patches[-1].set_label("hybrid {:g} to {:g}".format(*hybrid))
+        hybrid_band(axes, hybrid, target, "hybrid {:g} to {:g}")
     heads = [
         [(block["block"], value) for block in model["blocks"] for value in block.get(f"{measure}_of_heads") or ()]
         for model in models
@@ -119,10 +120,10 @@ def measure_figure(
         deviations = _values(model["blocks"], f"{measure}_deviation")
         band = (np.maximum(values - deviations, 0), values + deviations)
         axes.fill_between(numbers, *band, color=style["color"], alpha=0.15, linewidth=0)
-        if heads[index]:
+        if heads[index] and len(models) <= MOST_WITH_HEADS:
             x, y = np.array(heads[index], dtype=float).T
             x = x + 0.4 * ((index + 0.5) / len(models) - 0.5)  # beside those of other networks
-            axes.plot(x, y, ".", color=style["color"], markersize=3, alpha=0.5, mew=0, rasterized=are_many)
+            axes.plot(x, y, "o", color=style["color"], markersize=2.2, alpha=0.4, mew=0, rasterized=are_many)
         axes.plot(numbers, values, label=label, **style)
     _block_limits(axes, models)
     axes.set_ylim(bottom=0)
@@ -145,7 +146,7 @@ def object_figure(shares: Sequence[Mapping[str, Any]], areas: Mapping[str, float
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, width_ratios=[9, 1]) if areas else [figure.subplots()]
     numbers = np.array([block["block"] for block in shares])
-    block_axis(panels[0], numbers.min(), numbers.max())
+    block_axis(panels[0], numbers.min(), numbers.max(), MOST_TICKS)
     bars = [(panels[0], numbers, shares)]
     if areas:
         bars.append((panels[1], np.array([0]), [areas]))
@@ -194,7 +195,7 @@ def texture_figure(features: Mapping[str, Sequence[float]]) -> "Figure":
     for index, (change, cosines) in enumerate(features.items()):
         values = np.array(cosines, dtype=float)
         axes.plot(range(1, len(values) + 1), values, label=in_words(change), **line_style(index))
-    block_axis(axes, 1, max(map(len, features.values())))
+    block_axis(axes, 1, max(map(len, features.values())), MOST_TICKS)
     axes.set_ylim(min(0, axes.get_ylim()[0]), 1.02)
     axes.set_ylabel("cosine of features")
     _legend_below(figure, axes)
@@ -224,11 +225,11 @@ def mean_iou_figure(drops: Mapping[str, Mapping[str, float | None]]) -> "Figure"
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(x=0.18)
     axes.set_yticks(range(len(changes)), [in_words(change) for change in changes])
-    axes.invert_yaxis()
+    axes.set_ylim(len(changes) - 0.5, -0.5)  # the first at the top
     axes.set_xlabel("drop of mean IoU, percentage points")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(drops) > 1:
-        _legend_below(figure, axes)
+    if len(drops) > 1:  # even if only one was measured: which?
+        _legend_below(figure, axes, fewest=1)
     return figure
 
 
@@ -281,7 +282,7 @@ def cka_figure(values: Sequence[Sequence[float]], models: Sequence[int], labels:
     return figure
 
 
-def as_svg(figure: "Figure", description: str) -> str:
+def as_svg(figure: "Figure", description: str, dpi: float = 200) -> str:
     """
     A figure for a page of HTML. It fills the width that it gets; a wide one asks for enough to be legible.
 
@@ -289,17 +290,18 @@ def as_svg(figure: "Figure", description: str) -> str:
         figure (`Figure`): The figure.
         description (`str`): What it shows, for readers who cannot see it. It must differ from that of other figures
             on the page, because names inside the figure are made from it.
+        dpi (`float`, *optional*, defaults to 200): Pixels per inch of images inside the figure.
     """
     from matplotlib import rc_context
 
     text = io.StringIO()
     with rc_context({"svg.hashsalt": description}):  # the same names every time
-        figure.savefig(text, format="svg", dpi=200, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(text, format="svg", dpi=dpi, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     inside = text.getvalue().partition("<svg")[2].partition(">")[2]
     # Names that nothing refers to; every figure has them, and a page must not have any twice.
     inside = re.sub(r' id="[A-Za-z.0-9]+_\d+"', "", inside)
     width, height = (72 * float(side) for side in figure.get_size_inches())
-    smallest = f' style="min-width: {width:.0f}px"' if width > 72 * (WIDTH + 1) else ""
+    smallest = f' style="min-width: {1.15 * width:.0f}px"' if width > 72 * (WIDTH + 1) else ""
     start = f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 {width:g} {height:g}"{smallest}>'
     return start + inside.strip()
 
@@ -338,12 +340,14 @@ def _values(blocks: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
 
 def _block_limits(axes: "Axes", models: Sequence[Mapping[str, Any]]) -> None:
     numbers = [block["block"] for model in models for block in model["blocks"]]
-    block_axis(axes, min(numbers), max(numbers))
+    block_axis(axes, min(numbers), max(numbers), MOST_TICKS)
 
 
-def _legend_below(figure: "Figure", axes: "Axes", **options: Any) -> None:
+def _legend_below(figure: "Figure", axes: "Axes", fewest: int = 2, **options: Any) -> None:
     """A legend below the axes, in two columns where the texts are short, for which the figure grows."""
     handles, texts = axes.get_legend_handles_labels()
+    if len(texts) < fewest:
+        return
     columns = 2 if max(map(len, texts)) <= 19 else 1
     rows = math.ceil(len(texts) / columns)
     figure.set_figheight(figure.get_figheight() + 0.19 * rows)
@@ -359,6 +363,7 @@ def _legend_below(figure: "Figure", axes: "Axes", **options: Any) -> None:
 
 
 __all__ = [
+    "MOST_WITH_HEADS",
     "PLACES",
     "WIDTH",
     "as_svg",

@@ -22,9 +22,10 @@ def summary(model: Model, target: float) -> list[str]:
     }
     patterns = [f"{pattern} in {block_ranges(numbers)}" for pattern, numbers in of_pattern.items() if numbers]
     missing = [pattern for pattern, numbers in of_pattern.items() if not numbers]
-    sentences = [f"Attention is {_listed(patterns)}."]
-    if missing:
-        sentences[0] = f"{sentences[0][:-1]}; no block is {' or '.join(missing)}."
+    sentences = []
+    if patterns:
+        no_block = f"; no block is {' or '.join(missing)}" if missing else ""
+        sentences.append(f"Attention is {_listed(patterns)}{no_block}.")
     known = _known(blocks, "nmi")
     if known:
         nearest = min(known, key=lambda block: abs(block["nmi"] - target))
@@ -98,13 +99,13 @@ def texture_findings(model: Model) -> list[str]:
     last = {change: cosine for change, cosine in last.items() if cosine is not None}
     if last:
         worst = min(last, key=last.__getitem__)
-        sentences.append(f"Features of the last block change most under {in_words(worst)} (cosine {last[worst]:.2f}).")
+        sentences.append(f"Largest change of the last block's features: {in_words(worst)} (cosine {last[worst]:.2f}).")
     drops = {change: drop for change, drop in mean_iou_drops(model).items() if drop is not None}
     if drops:
         worst = max(drops, key=drops.__getitem__)
         sentences.append(
-            f"Mean IoU drops most under {in_words(worst)}: by {100 * drops[worst]:.1f} points from "
-            f"{model['texture']['mean_iou']['clean']:.1%}."
+            f"Largest drop of mean IoU: {in_words(worst)} ({100 * drops[worst]:.1f} points, from "
+            f"{model['texture']['mean_iou']['clean']:.1%})."
         )
     return sentences
 
@@ -120,18 +121,17 @@ def mean_iou_drops(model: Model) -> dict[str, float | None]:
     }
 
 
-def cka_finding(values: Sequence[Sequence[float | None]], models: Sequence[int], labels: Sequence[str]) -> str:
+def cka_finding(values: Sequence[Sequence[float | None]], models: Sequence[int]) -> str:
     """
     Which blocks are least alike, and which blocks of different networks are most alike.
 
     Args:
         values: CKA of each block with each.
         models: The network of each row, from 0; its blocks follow one another.
-        labels: Names of the networks.
     """
     names = [f"block {row - models.index(model) + 1}" for row, model in enumerate(models)]
     if len(set(models)) > 1:
-        names = [f"{name} of {labels[model]}" for name, model in zip(names, models)]
+        names = [f"{name} of network {model + 1}" for name, model in zip(names, models)]
     pairs = [
         (value, row, column)
         for row, of_row in enumerate(values)

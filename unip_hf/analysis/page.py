@@ -180,7 +180,7 @@ def _block_sections(
 ) -> Iterator[Section]:
     hybrid, target = settings["hybrid_nmi"], settings["target_nmi"]
     terms = dict(DEFINITIONS, NMI=DEFINITIONS["NMI"].format(*(f"{value:g}" for value in (*hybrid, target))))
-    how = "Lines: mean over images and heads. Dots: heads."
+    how = "Lines: mean over images and heads." + " Dots: heads." * (len(models) <= figures.MOST_WITH_HEADS)
     of_measures = [
         ("nmi", "normalised mutual information", how + " Bands: standard deviation over images.", (hybrid, target)),
         ("distance", "attention distance in pixels", how, ()),
@@ -241,7 +241,7 @@ def _cka_sections(
         "the rotation and scale of the features; 0 if they have nothing in common. By chance it may be a little below."
     }
     figure = figures.cka_figure(cka["values"], cka["models"], labels)
-    found = findings.cka_finding(cka["values"], cka["models"], labels)
+    found = findings.cka_finding(cka["values"], cka["models"])
     svg = figures.as_svg(figure, f"Heat map of CKA between all blocks. {found}")
     caption = "Bright: alike. Thin numbers: blocks."
     if len(set(cka["models"])) > 1:
@@ -296,7 +296,11 @@ def _texture_sections(
 def _picture_sections(pictures: Sequence[Picture]) -> Iterator[Section]:
     if pictures:
         drawn = [
-            (picture.title, figures.as_svg(picture.figure, f"{picture.title}. {picture.caption}"), picture.caption)
+            (
+                picture.title,
+                figures.as_svg(picture.figure, f"{picture.title}. {picture.caption}", 110),
+                picture.caption,
+            )
             for picture in pictures
         ]
         yield Section("Attention maps", figures=drawn)
@@ -311,9 +315,10 @@ def _not_measured(report: Mapping[str, Any], part: str, title: str) -> Iterator[
 
 def _facts(model: Mapping[str, Any]) -> str:
     rows, columns = model["grid"]
+    num_blocks = len(model["blocks"])
     return (
-        f"{model['parameters'] / 1e6:,.1f} million parameters, {len(model['blocks'])} blocks, {rows} x {columns} "
-        f"patches of {model['patch_size']} pixels; {model['normalisation']}."
+        f"{model['parameters'] / 1e6:,.1f} million parameters, {num_blocks} block{'s' * (num_blocks > 1)}, "
+        f"{rows} x {columns} patches of {model['patch_size']} pixels; {model['normalisation']}."
     )
 
 
@@ -335,7 +340,8 @@ def _html(table: "pd.DataFrame") -> str:
     import pandas as pd
 
     with pd.option_context("display.max_colwidth", None):
-        return table.to_html(index=False, float_format="{:.4f}".format, na_rep="", border=0)
+        shown = table.astype(object).where(table.notna(), "")
+        return shown.to_html(index=False, float_format="{:.4f}".format, border=0)
 
 
 __all__ = ["Picture", "report_tables", "write_report"]
