@@ -217,7 +217,11 @@ def mean_iou_figure(drops: Mapping[str, Mapping[str, float | None]]) -> "Figure"
         if not of_model:
             continue
         values = 100 * np.array([of_model.get(change) for change in changes], dtype=float)
-        style = {"color": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index % len(HATCHES)], "label": label}
+        style: dict[str, Any] = {
+            "color": COLOURS[index % len(COLOURS)],
+            "hatch": HATCHES[index % len(HATCHES)],
+            "label": label,
+        }
         middles = np.arange(len(changes)) + place + thickness / 2
         bars = axes.barh(middles, values, height=0.9 * thickness, edgecolor="white", linewidth=0, **style)
         axes.bar_label(bars, ["" if math.isnan(value) else f"{value:.1f}" for value in values], padding=2)

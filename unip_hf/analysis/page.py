@@ -336,12 +336,9 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _html(table: "pd.DataFrame") -> str:
-    """A table of HTML, with names escaped and whole, and numbers with four decimals."""
-    import pandas as pd
-
-    with pd.option_context("display.max_colwidth", None):
-        shown = table.astype(object).where(table.notna(), "")
-        return shown.to_html(index=False, float_format="{:.4f}".format, border=0)
+    """A table of HTML, with names escaped and numbers with four decimals."""
+    shown = table.astype(object).where(table.notna(), "")  # pandas would write <NA>
+    return shown.to_html(index=False, float_format="{:.4f}".format, border=0)
 
 
 __all__ = ["Picture", "report_tables", "write_report"]
