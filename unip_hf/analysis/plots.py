@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .attention import HYBRID_NMI, STABLE_NMI, attention_between_patches, normalized_mutual_information, patch_grid
+from .figures import block_axis, hybrid_band
 
 
 if TYPE_CHECKING:
@@ -31,25 +32,19 @@ def nmi_curve(nmi: Sequence[float], layer: int, target: float = HYBRID_NMI, titl
         ValueError: if there is no such block.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     if not 1 <= layer <= len(nmi):
         raise ValueError(f"layer must be between 1 and {len(nmi)}, got {layer}.")
     blocks = range(1, len(nmi) + 1)
     figure = Figure(figsize=(min(5 + 0.12 * len(nmi), 8), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.axhspan(*STABLE_NMI, color="tab:green", alpha=0.15, linewidth=0, label="{} ... {}".format(*STABLE_NMI))
-    axes.axhline(target, color="tab:green", linestyle="--", linewidth=1, label=f"target {target:g}")
+    hybrid_band(axes, STABLE_NMI, target)
     axes.plot(blocks, nmi, color="tab:blue", marker="o", markersize=4)
     chosen = f"block {layer}: {nmi[layer - 1]:.3f}"
     axes.plot(layer, nmi[layer - 1], "o", color="tab:red", markersize=9, label=chosen, clip_on=False, zorder=3)
-    axes.set_xlim(0.5, len(nmi) + 0.5)
+    block_axis(axes, 1, len(nmi))
     axes.set_ylim(0, 1.08 * max(*nmi, target, STABLE_NMI[1]))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
-    axes.set_xlabel("block")
     axes.set_ylabel("normalised mutual information")
-    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
     axes.set_title(title)
     return figure
