@@ -96,7 +96,6 @@ def load_network(
 
     from unip_hf import UnipConfig, UnipModel
     from unip_hf.distillation import load_teacher
-    from unip_hf.distillation.libraries import forward_options
     from unip_hf.finetuning import load_model
     from unip_hf.hub.pretrained import TIMM_PREFIX, Pretrained, is_published_file
     from unip_hf.inference.exported import is_exported
@@ -128,7 +127,7 @@ def load_network(
     if hasattr(teacher.model, "reset_classifier"):  # of timm
         teacher.model.reset_classifier(0)  # type: ignore[operator]
     num_patches = (height // teacher.patch_size) * (width // teacher.patch_size)
-    return teacher.model, forward_options(teacher.model, 1, num_patches)
+    return teacher.model, teacher.forward_options(1, num_patches)
 
 
 def is_segmentation_model(config: Any) -> bool:

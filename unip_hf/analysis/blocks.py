@@ -145,7 +145,7 @@ class BlockReader(nn.Module):
                     stack.enter_context(block.register_forward_hook(after))
             with suppress(_Stop):
                 self.model(
-                    pixel_values.to(self._patches.weight.dtype), **self._options(len(pixel_values), num_patches)
+                    pixel_values.to(self._patches.weight.dtype), **self.forward_options(len(pixel_values), num_patches)
                 )
 
     def query_keys(
@@ -193,8 +193,8 @@ class BlockReader(nn.Module):
         patches = tokens[..., -num_patches:, :]
         return torch.cat([tokens[..., :1, :], patches], dim=-2) if self.has_cls_token else patches
 
-    def _options(self, batch_size: int, num_patches: int) -> dict[str, Any]:
-        """Arguments beside the images that make the model take any size and keep all patches in order."""
+    def forward_options(self, batch_size: int, num_patches: int) -> dict[str, Any]:
+        """Arguments beside the images that make `model` take any size and keep all patches in order."""
         accepted = inspect.signature(self.model.forward).parameters
         options: dict[str, Any] = {}
         if "interpolate_pos_encoding" in accepted:

@@ -63,9 +63,9 @@ class _OfBlock:
 
 class NetworkMeasures:
     """
-    Measures one network: NMI, attention distance and entropy of every block, attention against objects, representations
-    for [`centred_kernel_alignment`], and how far features follow corruptions. Of an image it keeps numbers alone, so
-    memory depends neither on the number of images nor on that of blocks.
+    Measures one network: NMI, attention distance and entropy of every block, attention against objects,
+    representations for [`centred_kernel_alignment`], and how far features follow corruptions. It keeps a few numbers
+    of each image and block, no features, so memory hardly depends on how many there are.
 
     Args:
         reader ([`BlockReader`]): The network.
@@ -95,6 +95,7 @@ class NetworkMeasures:
         grid_size = self.reader.grid_size(images.pixel_values)
         # All in one pass, so that no features of the clean images have to be kept.
         pixel_values = torch.cat([images.pixel_values, *images.changed.values()])  # ((1+changes) * B, C, H, W)
+        pixel_values = pixel_values.to(next(self.reader.parameters()).device)
 
         def look(block: Block) -> None:
             assert block.tokens is not None
