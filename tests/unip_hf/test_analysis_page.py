@@ -63,7 +63,7 @@ def a_report(depths: dict[str, int]) -> dict[str, Any]:
 
 
 ODD_NAMES = {
-    "runs/<b>$a$ & b_c": 4,
+    "runs/<b>$a$ & b_c 红外": 4,
     "/a/very/long/path/of/some/user/to/runs/another_" + 30 * "x" + "/best": 3,
 }
 
@@ -192,6 +192,7 @@ def test_what_is_missing_is_left_out_with_the_reason(tmp_path: Path) -> None:
     assert math.isnan(pd.read_csv(tmp_path / "blocks.csv")["nmi"][0])
 
 
+@pytest.mark.filterwarnings("error")
 def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> None:
     report = a_report(ODD_NAMES)
     figure = Figure(figsize=(9, 2))
@@ -224,9 +225,9 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
         assert len(ids) == len(set(ids)) > 0
         descriptions = [svg.get_attribute("aria-label") for svg in page.get_by_role("img").all()]
         assert len(descriptions) == len(set(descriptions)) == 3 + 1 + 2 + 1 + 2 + 1 + 1
-        assert "1 runs/<b>$a$ & b_c: NMI falls from 0.500 in block 1 to 0.030 in block 4." in descriptions[0]
+        assert "1 runs/<b>$a$ & b_c 红外: NMI falls from 0.500 in block 1 to 0.030 in block 4." in descriptions[0]
 
-        assert page.locator("svg").first.get_by_text("1 runs/<b>$a$ & b_c", exact=True).is_visible()
+        assert page.locator("svg").first.get_by_text("1 runs/<b>$a$ & b_c 红外", exact=True).is_visible()
 
         shown = {}
         for table in page.locator("table").all():

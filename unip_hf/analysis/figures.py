@@ -4,8 +4,9 @@
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -39,21 +40,23 @@ PLACES = {
 }
 
 
-def figure_style() -> AbstractContextManager:
+@contextmanager
+def figure_style() -> Iterator[None]:
     """The settings of matplotlib in which these figures must be drawn and written."""
     from matplotlib import rc_context
 
-    return rc_context(
-        {
-            "axes.axisbelow": True,
-            "font.size": FONT_SIZE,
-            "hatch.color": "white",
-            "hatch.linewidth": 0.7,
-            "legend.fontsize": FONT_SIZE,
-            "svg.fonttype": "none",  # text stays text
-            "text.parse_math": False,  # names may hold dollar signs
-        }
-    )
+    settings = {
+        "axes.axisbelow": True,
+        "font.size": FONT_SIZE,
+        "hatch.color": "white",
+        "hatch.linewidth": 0.7,
+        "legend.fontsize": FONT_SIZE,
+        "svg.fonttype": "none",  # text stays text
+        "text.parse_math": False,  # names may hold dollar signs
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # is missing: browsers have more fonts
+        yield
 
 
 def block_axis(axes: "Axes", first: int, last: int, most_numbers: int = 16) -> None:

@@ -19,7 +19,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "analysis.html"
 TABLES = ("blocks.csv", "objects.csv", "cka.csv", "texture.csv")
 MOST_ROWS = 32  # of the table of CKA on the page, which has as many columns
 
-DEFINITIONS = {
+MEASURE_TERMS = {
     "NMI": "Normalised mutual information of queries and keys, 0 to 1: how much the place of a patch says about where "
     "it looks. Near 1, every patch looks at a place of its own: attention is local. Near 0, all patches look at the "
     "same places: attention is global. Between {} and {} it is called hybrid here: patches look around themselves and "
@@ -28,14 +28,14 @@ DEFINITIONS = {
     "mean that a patch looks around itself.",
     "Entropy": "How widely a patch spreads its attention: 0 if it looks at one patch, 1 if at all patches alike.",
 }
-PLACES = {
+PLACE_TERMS = {
     "Near the query": "The patch that looks, and those at most {} away in rows and in columns.",
     "Own object, other foreground, background": "All other patches, by what the masks show there: the object under "
     "the patch that looks, any other object, or none.",
     "Even": "What attention that is spread evenly over the image would give. More than that means that attention "
     "prefers such places.",
 }
-CHANGES = {
+CHANGE_TERMS = {
     "patch_shuffle": "Tiles of the image change places: local texture stays, shape goes.",
     "low_pass": "A blur: shape stays, fine texture goes.",
     "high_pass": "What a blur removes: edges and fine texture stay, large areas lose their brightness.",
@@ -179,7 +179,7 @@ def _block_sections(
     models: Sequence[Any], labels: Sequence[str], settings: Mapping[str, Any], table: "pd.DataFrame"
 ) -> Iterator[Section]:
     hybrid, target = settings["hybrid_nmi"], settings["target_nmi"]
-    terms = dict(DEFINITIONS, NMI=DEFINITIONS["NMI"].format(*(f"{value:g}" for value in (*hybrid, target))))
+    terms = dict(MEASURE_TERMS, NMI=MEASURE_TERMS["NMI"].format(*(f"{value:g}" for value in (*hybrid, target))))
     how = "Lines: mean over images and heads." + " Dots: heads." * (len(models) <= figures.MOST_WITH_HEADS)
     of_measures = [
         ("nmi", "normalised mutual information", how + " Bands: standard deviation over images.", (hybrid, target)),
@@ -219,7 +219,7 @@ def _object_sections(
         heading = "Where attention falls" + (f": {label}" if len(labels) > 1 else "")
         description = f"{heading}. {findings.places_finding(model['objects'])}"
         drawn.append((heading, figures.as_svg(figure, description), "Mean over patches of objects, heads and images."))
-    terms = {term: text.format(report["settings"].get("near", 1)) for term, text in PLACES.items()}
+    terms = {term: text.format(report["settings"].get("near", 1)) for term, text in PLACE_TERMS.items()}
     yield Section(
         title,
         (),
@@ -261,7 +261,7 @@ def _texture_sections(
 ) -> Iterator[Section]:
     title = "Texture and shape"
     measured = [(label, model) for label, model in zip(labels, report["models"]) if model.get("texture")]
-    if not measured:
+    if "texture.csv" not in tables:
         yield from _not_measured(report, "texture", title)
         return
     drawn, changes = [], []
@@ -283,7 +283,9 @@ def _texture_sections(
         "Each change takes something from the images. A network that goes by texture suffers when texture goes and "
         "shape stays, and hardly when shape goes and texture stays; one that goes by shape does the opposite."
     )
-    terms = {figures.in_words(change).capitalize(): CHANGES[change] for change in CHANGES if change in changes}
+    terms = {
+        figures.in_words(change).capitalize(): CHANGE_TERMS[change] for change in CHANGE_TERMS if change in changes
+    }
     yield Section(
         title,
         [text],
@@ -317,8 +319,8 @@ def _facts(model: Mapping[str, Any]) -> str:
     rows, columns = model["grid"]
     num_blocks = len(model["blocks"])
     return (
-        f"{model['parameters'] / 1e6:,.1f} million parameters, {num_blocks} block{'s' * (num_blocks > 1)}, "
-        f"{rows} x {columns} patches of {model['patch_size']} pixels; {model['normalisation']}."
+        f"{model['parameters']:,} parameters, {num_blocks} block{'s' * (num_blocks > 1)}, {rows} x {columns} patches "
+        f"of {model['patch_size']} pixels; {model['normalisation']}."
     )
 
 
@@ -329,10 +331,9 @@ def _by_model(sentences: Mapping[str, str]) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    texts = {
-        name: " to ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return ", ".join(f"{figures.in_words(name)} {value}" for name, value in texts.items()) or "not known"
+    texts = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    known = [f"{figures.in_words(name)} {text}" for name, text in texts.items() if text is not None]
+    return "; ".join(known) or "not known"
 
 
 def _html(table: "pd.DataFrame") -> str:
