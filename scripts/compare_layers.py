@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unip_hf.scripts import distill, finetune
+from unip_hf.scripts import distill, finetune, pretraining
 from unip_hf.scripts.options import make_parser
 from unip_hf.scripts.runs import make_accelerator, open_run, save_with_processor
 
@@ -68,8 +68,9 @@ def choose_layers(words: Sequence[str], options: argparse.Namespace) -> tuple[li
     from unip_hf.data.grey_crops import sample_crops
 
     options.teacher_layer = "auto"
-    sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
-    _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
+    sample = sample_crops(pretraining.load_images(options), options.num_sample_images, options.crop_size)
+    objective = pretraining.make_objective(options)
+    _, found = pretraining.prepare_teacher(options, objective, make_accelerator(options), sample, found={})
     last = len(found["teacher_nmi"])
     known = {"auto": found["teacher_layer"], "first-third": max(1, round(last / 3)), "last": last}
     layers = sorted({known[word] if word in known else int(word) for word in words})
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.evaluation.result_tables import read_run
 
     layers, found = choose_layers(options.teacher_layers, recipe)
-    distill.show_layers(found, options.teacher, output_dir, title=options.teacher)
+    pretraining.show_layers(found, options.teacher, output_dir, title=options.teacher)
     print(f"Compared: blocks {', '.join(map(str, layers))}, and a random start")
 
     mean_iou: dict[int | None, dict[int, float]] = {layer: {} for layer in (None, *layers)}

@@ -90,6 +90,12 @@ class Teacher(nn.Module):
         """Heads of the chosen block; of the last one if none is chosen."""
         return self._heads[(self.layer or self.num_layers) - 1]
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the tokens."""
+        patches: Any = self.model.get_submodule(self._patches_name)
+        return patches.out_channels
+
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in evaluation mode."""
         return super().train(False)
@@ -124,6 +130,42 @@ class Teacher(nn.Module):
         """Queries and keys of every remaining block, from one pass; see [`~Teacher.query_key`]."""
         self._check_layer(1)  # compiled or sharded teachers give the chosen block only
         return self._catch(pixel_values, list(range(1, len(self.blocks) + 1)))
+
+    @torch.no_grad()
+    def output_tokens(self, pixel_values: torch.Tensor, layer: int | None = None) -> torch.Tensor:
+        """
+        Output of one block, without the final norm. Nothing behind the block is computed.
+
+        Args:
+            pixel_values, layer: As in [`~Teacher.query_key`].
+
+        Returns:
+            A tensor of shape `(batch_size, 1 + rows * columns, hidden_size)`, CLS first, without registers and other
+            special tokens.
+
+        Raises:
+            ValueError: as [`~Teacher.query_key`].
+        """
+        layer = self.layer if layer is None else layer
+        if layer is None:
+            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
+        self._check_layer(layer)
+        pixel_values, grid_size = self._prepare(pixel_values)
+        num_patches = math.prod(grid_size)
+        found: list[torch.Tensor] = []
+
+        def stop(_block: nn.Module, _inputs: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+            raise _Stop
+
+        handle = self.blocks[layer - 1].register_forward_hook(stop)
+        try:
+            with suppress(_Stop):
+                self.model(pixel_values, **libraries.forward_options(self.model, len(pixel_values), num_patches))
+        finally:
+            handle.remove()
+        tokens = found[0]  # (B, special+N, D)
+        return tokens if self._num_special_tokens == 1 else torch.cat([tokens[:, :1], tokens[:, -num_patches:]], dim=1)
 
     def keep_layer(self, layer: int) -> None:
         """
