@@ -3,7 +3,8 @@
 Which block of a teacher should a student learn? Distils some blocks into the same student with the same budget,
 fine-tunes all of them and a random start alike, each with several seeds, and reports mean IoU: the paper's central
 experiment, on your own images. A comparison that was interrupted goes on when it is started again; more seeds and
-blocks can be added later.
+blocks can be added later. `--nmi_target 0.06 0.09 0.12` shows how much the target matters, and `--objectives attention
+features` whether attention is worth more than features.
 
     unip compare-layers --teacher timm:vit_base_patch16_224.dino --output_dir outputs/layers \\
         --distillation_config distil.yaml --finetuning_config finetune.yaml
@@ -18,11 +19,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts import distill, finetune
+from unip_hf.scripts import distill, finetune, pretraining
 from unip_hf.scripts.options import make_parser
 from unip_hf.scripts.runs import make_accelerator, open_run, save_with_processor
+
+
+if TYPE_CHECKING:
+    from unip_hf.analysis.comparison import Learned
 
 
 WORDS = ("auto", "first-third", "last")
@@ -36,8 +41,22 @@ def command_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["first-third", "auto", "last"],
         metavar="BLOCK",
-        help="numbers from 1; auto: hybrid attention, as unip distill chooses it; first-third:\nlocal; last "
+        help="numbers from 1; auto: the blocks nearest to --nmi_target; first-third: local;\nlast "
         "(default: first-third auto last)",
+    )
+    parser.add_argument(
+        "--nmi_target",
+        type=float,
+        nargs="+",
+        metavar="NMI",
+        help="normalised mutual information: the block nearest to each is compared\n"
+        "(default: as the recipe of unip distill says, or 0.09)",
+    )
+    parser.add_argument(
+        "--objectives",
+        choices=["attention", "features"],
+        nargs="+",
+        help="what students learn of each block (default: as that recipe says, or attention)",
     )
     parser.add_argument("--distillation_config", type=Path, required=True, help="recipe for unip distill, one student")
     parser.add_argument("--finetuning_config", type=Path, required=True, help="recipe for unip finetune")
@@ -60,22 +79,44 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     wrong = [word for word in options.teacher_layers if word not in WORDS and not word.isdecimal()]
     if wrong:
         raise ValueError(f"--teacher_layers must be numbers from 1, or {', '.join(WORDS)}, got {' '.join(wrong)}.")
+    outside = [target for target in options.nmi_target or () if not 0 <= target <= 1]
+    if outside:
+        raise ValueError(f"--nmi_target must be from 0 to 1, got {outside[0]}.")
+    if options.nmi_target:
+        options.teacher_layers.append("auto")
     return options
 
 
-def choose_layers(words: Sequence[str], options: argparse.Namespace) -> tuple[list[int], dict[str, Any]]:
-    """Block numbers in ascending order, each once; and what `unip distill` with these options finds out."""
+def choose_layers(
+    words: Sequence[str], targets: Sequence[float], options: argparse.Namespace
+) -> tuple[list[int], dict[float, int], dict[str, Any]]:
+    """
+    Block numbers in ascending order, each once; the block nearest to each target; and what `unip distill` with these
+    options finds out for the first of them.
+    """
     from unip_hf.data.grey_crops import sample_crops
 
-    options.teacher_layer = "auto"
-    sample = sample_crops(distill.load_images(options), options.num_sample_images, options.crop_size)
-    _, found = distill.prepare_teacher(options, make_accelerator(options), sample, found={})
-    last = len(found["teacher_nmi"])
-    known = {"auto": found["teacher_layer"], "first-third": max(1, round(last / 3)), "last": last}
-    layers = sorted({known[word] if word in known else int(word) for word in words})
+    options.teacher_layer, options.nmi_target = "auto", targets[0]
+    sample = sample_crops(pretraining.load_images(options), options.num_sample_images, options.crop_size)
+    objective = pretraining.make_objective(options)
+    _, found = pretraining.prepare_teacher(options, objective, make_accelerator(options), sample, found={})
+    nmi = found["teacher_nmi"]
+    last = len(nmi)
+    if "auto" not in words:
+        targets = []
+    nearest = {target: 1 + min(range(last), key=lambda index: abs(nmi[index] - target)) for target in targets}
+    known = {"auto": list(nearest.values()), "first-third": [max(1, round(last / 3))], "last": [last]}
+    layers = sorted({layer for word in words for layer in (known[word] if word in known else [int(word)])})
     if not 1 <= layers[0] <= layers[-1] <= last:
         raise ValueError(f"--teacher_layers must be blocks of the teacher, 1 to {last}, got {layers}.")
-    return layers, found
+    return layers, nearest, found
+
+
+def folder_name(learned: "Learned | None") -> str:
+    """Of the runs of a student; those that learned attention are called by their block alone."""
+    if learned is None:
+        return "random-start"
+    return f"block-{learned.layer:02d}" + ("" if learned.objective == "attention" else f"-{learned.objective}")
 
 
 def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
@@ -126,7 +167,11 @@ def main(arguments: Sequence[str]) -> None:
     distillation = ["--config", options.distillation_config, "--teacher", options.teacher]
     fine_tuning = ["--config", options.finetuning_config]
     # Both recipes are read before hours are spent on the first.
-    recipe = distill.parse_arguments([*map(str, distillation), "--output_dir", str(output_dir)])
+    of_recipe = ["--output_dir", str(output_dir)]
+    recipe = distill.parse_arguments([*map(str, distillation), *of_recipe])
+    objectives = list(dict.fromkeys(options.objectives or [recipe.objective]))
+    for objective in objectives:
+        distill.parse_arguments([*map(str, distillation), *of_recipe, "--objective", objective])
     task = finetune.parse_arguments([*map(str, fine_tuning), "--model", "tiny", "--output_dir", str(output_dir)])
     if task.layerwise_probe:
         raise ValueError(
@@ -138,31 +183,37 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from unip_hf import UnipConfig, UnipForPreTraining, UnipImageProcessor
-    from unip_hf.analysis.comparison import write_comparison
+    from unip_hf.analysis.comparison import Learned, write_comparison
     from unip_hf.evaluation.result_tables import read_run
 
-    layers, found = choose_layers(options.teacher_layers, recipe)
-    distill.show_layers(found, options.teacher, output_dir, title=options.teacher)
+    targets = options.nmi_target or [recipe.nmi_target]
+    layers, nearest, found = choose_layers(options.teacher_layers, targets, recipe)
+    pretraining.show_layers(found, options.teacher, output_dir, targets[0], title=options.teacher)
     print(f"Compared: blocks {', '.join(map(str, layers))}, and a random start")
+    for target, layer in nearest.items():
+        print(f"Nearest to the NMI {target:g}: block {layer}")
 
-    mean_iou: dict[int | None, dict[int, float]] = {layer: {} for layer in (None, *layers)}
+    students = [Learned(layer, objective) for layer in layers for objective in objectives]
+    mean_iou: dict[Learned | None, dict[int, float]] = {learned: {} for learned in (None, *students)}
     for seed in options.seeds:
-        for layer in (*layers, None):
-            name = "random start" if layer is None else f"block {layer}"
-            folder = output_dir / ("random-start" if layer is None else f"block-{layer:02d}") / f"seed-{seed}"
+        for learned in (*students, None):
+            folder = output_dir / folder_name(learned) / f"seed-{seed}"
+            name = "random start" if learned is None else f"{learned.objective} of block {learned.layer}"
             print(f"\nSeed {seed}, {name}: {folder}", flush=True)
-            if layer is not None:
-                run_once("distill", [*distillation, "--teacher_layer", layer, "--seed", seed], folder / "distillation")
-                student = folder / "distillation" / "last"
+            student = folder / "distillation" / "last"
+            if learned is not None:
+                learns = ["--teacher_layer", learned.layer, "--objective", learned.objective, "--seed", seed]
+                run_once("distill", [*distillation, *learns], folder / "distillation")
             else:
-                distilled, student = student, folder / "student"
+                first = output_dir / folder_name(students[0]) / f"seed-{seed}"
+                distilled, student = first / "distillation" / "last", folder / "student"
                 if not student.exists():
                     torch.manual_seed(seed)
                     random_start = UnipForPreTraining(UnipConfig.from_pretrained(distilled))
                     save_with_processor(random_start, UnipImageProcessor.from_pretrained(distilled), student)
             run_once("finetune", [*fine_tuning, "--model", student, "--seed", seed], folder / "fine-tuning")
-            mean_iou[layer][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
-        table = write_comparison(output_dir, options.teacher, found["teacher_nmi"], mean_iou, options.which)
+            mean_iou[learned][seed] = read_run(folder / "fine-tuning", options.which).mean_iou[None]
+        table = write_comparison(output_dir, options.teacher, found["teacher_nmi"], mean_iou, options.which, nearest)
         print(f"\n{table}", end="", flush=True)
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unip_hf.scripts.options import (
     DATASETS,
@@ -23,25 +23,29 @@ from unip_hf.scripts.options import (
     add_training_options,
     check_positive,
     check_training_options,
-    make_image_processor,
     make_parser,
     with_recipe,
 )
+from unip_hf.scripts.pretraining import (
+    load_images,
+    make_objective,
+    prepare_inputs,
+    prepare_students,
+    show_layers,
+)
 from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
-
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
-    from unip_hf import UnipImageProcessor
-    from unip_hf.distillation import DistillationInput, Students
 
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
+    parser.add_argument(
+        "--objective",
+        choices=["attention", "features", "mae"],
+        default="attention",
+        help="what students learn: attention of the teacher (default, the paper), its\nfeatures, or, without "
+        "a teacher, to fill in hidden patches",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
@@ -56,14 +60,19 @@ def command_parser() -> argparse.ArgumentParser:
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument(
         "--teacher",
-        required=True,
         help="timm:NAME, a file as MAE, DINO or iBOT publish it, or folder or\nHub name of a ViT from transformers",
     )
     teacher.add_argument(
         "--teacher_layer",
         default="auto",
-        help='block to learn, from 1; "auto" (default) takes the one with attention\nnearest to hybrid: '
-        "normalised mutual information 0.09",
+        help='block to learn, from 1; "auto" (default) takes the one with attention\nnearest to hybrid, see '
+        "--nmi_target",
+    )
+    teacher.add_argument(
+        "--nmi_target",
+        type=float,
+        default=0.09,
+        help="normalised mutual information that auto looks for (default: %(default)s)",
     )
     teacher.add_argument(
         "--teacher_normalization",
@@ -81,12 +90,21 @@ def command_parser() -> argparse.ArgumentParser:
         "--students",
         nargs="+",
         default=["small"],
-        help="tiny, small, base, large (random start), or UNIP models; several learn\nfrom one pass of the teacher "
-        "(default: small)",
+        help="tiny, small, base, large (random start), UNIP models, or plain ViTs such as MAE's;\nseveral learn from "
+        "one pass of the teacher (default: small)",
     )
-    students.add_argument("--drop_path_rate", type=float, default=0.1, help="of every block (default: %(default)s)")
+    students.add_argument("--drop_path_rate", type=float, help="of every block (default: 0.1; 0 for mae)")
     students.add_argument("--num_channels", type=int, choices=[1, 3], default=3, help="of a random start")
-    students.add_argument("--last_layer_num_attention_heads", type=int, help="must be the teacher's (default)")
+    students.add_argument(
+        "--last_layer_num_attention_heads", type=int, help="must be the teacher's (default);\nonly to learn attention"
+    )
+
+    masking = parser.add_argument_group("masked pre-training", "for --objective mae; defaults are MAE's")
+    masking.add_argument(
+        "--mask_ratio", type=float, default=0.75, help="share of patches to hide (default: %(default)s)"
+    )
+    for name, default in (("num_hidden_layers", 8), ("hidden_size", 512), ("num_attention_heads", 16)):
+        masking.add_argument(f"--decoder_{name}", type=int, default=default, help="default: %(default)s")
 
     images = parser.add_argument_group("images", "grey, cropped at random, resized (bicubic), flipped")
     images.add_argument("--crop_size", type=int, default=224, help="pixels (default: %(default)s)")
@@ -116,6 +134,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(
             f'--teacher_layer must be "auto" or the number of a block from 1, got {options.teacher_layer!r}.'
         )
+    check_objective(options)
     check_training_options(options)
     check_positive(options, "num_sample_images")
     check_positive(options, "num_warmup_epochs", "pictures_every", "drop_path_rate", or_zero=True)
@@ -124,6 +143,29 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.streaming and options.num_steps is None:
         raise ValueError("--streaming needs --num_steps: the number of images in a stream is not known.")
     return options
+
+
+def check_objective(options: argparse.Namespace) -> None:
+    """Checks the options that only some objectives have, and fills in what depends on the objective."""
+    usual = command_parser().parse_args(["--output_dir", "."])
+    changed = [name for name, value in vars(options).items() if value != getattr(usual, name)]
+    of_teacher = [name for name in changed if name.startswith("teacher") or name == "nmi_target"]
+    of_masks = [name for name in changed if name.startswith(("decoder_", "mask_"))]
+    if options.objective == "mae":
+        if of_teacher:
+            raise ValueError(f"--objective mae has no teacher: leave --{of_teacher[0]} out.")
+    elif options.teacher is None:
+        raise ValueError(f"--objective {options.objective} needs --teacher.")
+    elif of_masks:
+        raise ValueError(f"--{of_masks[0]} is for --objective mae: leave it out.")
+    if options.objective != "attention" and options.last_layer_num_attention_heads is not None:
+        raise ValueError(
+            "--last_layer_num_attention_heads is for --objective attention: otherwise the student keeps its heads."
+        )
+    if not 0 <= options.nmi_target <= 1:
+        raise ValueError(f"--nmi_target must be from 0 to 1, got {options.nmi_target}.")
+    if options.drop_path_rate is None:
+        options.drop_path_rate = 0.0 if options.objective == "mae" else 0.1
 
 
 def count_steps(options: argparse.Namespace, num_images: int | None) -> tuple[int, float]:
@@ -148,133 +190,6 @@ def count_steps(options: argparse.Namespace, num_images: int | None) -> tuple[in
     return num_steps, num_warmup_steps
 
 
-def load_images(options: argparse.Namespace) -> Any:
-    """The images that the options name: a data set or a stream."""
-    from unip_hf.data.unlabelled import load_unlabelled
-
-    return load_unlabelled(
-        options.dataset,
-        options.data_dir,
-        options.split,
-        options.streaming,
-        config_name=options.dataset_config,
-        allow_partial=options.allow_partial,
-    )
-
-
-def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProcessor"]:
-    """Patch size of the students, and the image processor that is saved with them."""
-    from unip_hf.distillation.students import student_names
-    from unip_hf.inference.loading import is_random_start, load_config
-
-    patch_sizes = {getattr(load_config(name), "patch_size", 16) for name in options.students}
-    if len(patch_sizes) > 1:
-        raise ValueError(f"Students that learn together must have the same patch size, got {sorted(patch_sizes)}.")
-    size = patch_sizes.pop()
-    if options.crop_size % size or options.crop_size < 2 * size:
-        raise ValueError(
-            f"--crop_size must be a multiple of the patch size, {size}, and at least {2 * size}, "
-            f"got {options.crop_size}."
-        )
-    processors = [
-        make_image_processor(options, None, options.num_channels)
-        if is_random_start(name)
-        else make_image_processor(options, name)
-        for name in options.students
-    ]
-    if len({(tuple(processor.image_mean), tuple(processor.image_std)) for processor in processors}) > 1:
-        raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
-    student_names(options.students)  # fails before the teacher is loaded
-    return size, processors[0]
-
-
-def prepare_teacher(
-    options: argparse.Namespace,
-    accelerator: "Accelerator",
-    sample: "torch.Tensor",
-    found: dict[str, Any],
-    sharding: "FullyShardedDataParallelPlugin | None" = None,
-) -> tuple["DistillationInput", dict[str, Any]]:
-    """
-    The teacher on its device, with the block that is learned as its last; and `teacher_layer` with, if it was
-    searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
-    is what a resumed run found out before, `sharding` how the teacher is divided among the processes.
-    """
-    import torch
-    from accelerate.utils import broadcast_object_list
-
-    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
-
-    patch_size, processor = look_at_students(options)
-    found = dict(found)  # with `teacher_layer` in a resumed run
-    found.setdefault("teacher_layer", None if options.teacher_layer == "auto" else int(options.teacher_layer))
-    teacher = load_teacher(
-        options.teacher,
-        found["teacher_layer"],
-        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.teacher_dtype],
-        num_attention_heads=options.teacher_num_attention_heads,
-        patch_size=patch_size,
-    )
-    inputs = DistillationInput(teacher, processor, options.teacher_normalization)
-    if found["teacher_layer"] is None:
-        choice: Any = (None, None)
-        # A teacher that is to be divided may fit on no device: the first process measures it on its CPU.
-        if sharding is None or accelerator.is_main_process:
-            teacher.to(accelerator.device if sharding is None else "cpu")
-            with accelerator.autocast():
-                images = inputs.for_teacher(sample)
-                choice = select_layer(teacher, images, show_progress=accelerator.is_main_process)
-        layer, nmi = broadcast_object_list(list(choice))
-        found |= {"teacher_layer": layer, "teacher_nmi": nmi}
-        teacher.keep_layer(layer)
-    if options.last_layer_num_attention_heads not in (None, teacher.num_attention_heads):
-        raise ValueError(
-            f"--last_layer_num_attention_heads must be that of the teacher, {teacher.num_attention_heads}, got "
-            f"{options.last_layer_num_attention_heads}. Leave it out."
-        )
-    if options.compile:
-        teacher.compile()
-    if sharding is None:
-        teacher.to(accelerator.device)
-    else:
-        reshards, offload_policy = sharding.reshard_after_forward, sharding.cpu_offload
-        teacher.shard(accelerator.device, reshard_after_forward=reshards, offload_policy=offload_policy)
-    return inputs, found
-
-
-def prepare_students(options: argparse.Namespace, num_teacher_heads: int) -> "Students":
-    """The students, by the names that logs and folders give them."""
-    from unip_hf.distillation import Students, load_student
-    from unip_hf.distillation.students import student_names
-
-    students: dict[str, Any] = {}
-    for name, checkpoint in zip(student_names(options.students), options.students):
-        students[name] = student = load_student(
-            checkpoint, num_teacher_heads, options.crop_size, options.drop_path_rate, options.num_channels
-        )
-        if options.gradient_checkpointing:
-            student.gradient_checkpointing_enable()
-        if options.compile:
-            student.compile()
-    return Students(students)
-
-
-def show_layers(found: dict[str, Any], teacher: str, output_dir: Path, title: str = "") -> None:
-    """Prints and draws the curve that a layer was chosen by."""
-    from unip_hf.analysis.attention import STABLE_NMI
-    from unip_hf.analysis.plots import nmi_curve
-    from unip_hf.files import write_whole
-
-    print(f"Normalised mutual information of the attention of {teacher}:")
-    for number, value in enumerate(found["teacher_nmi"], start=1):
-        print(f"  block {number:2d}  {value:.4f}" + "   <- nearest to 0.09" * (number == found["teacher_layer"]))
-    lowest, highest = STABLE_NMI
-    if not lowest <= found["teacher_nmi"][found["teacher_layer"] - 1] <= highest:
-        print(f"No block is hybrid ({lowest} to {highest}). Check --teacher and --teacher_normalization.")
-    with write_whole(output_dir / "teacher_layers.png") as staged:
-        nmi_curve(found["teacher_nmi"], found["teacher_layer"], title=title).savefig(staged, format="png", dpi=150)
-
-
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     run = open_run(options)
@@ -294,7 +209,8 @@ def main(arguments: Sequence[str]) -> None:
         rows = load_images(options)
     sample = sample_crops(rows, options.num_sample_images, options.crop_size)
     crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
-    inputs, found = prepare_teacher(options, accelerator, sample, run.get("found", {}), sharding)
+    objective = make_objective(options)
+    inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), sharding)
     teacher = inputs.teacher
     if options.streaming:
         readers = [division.num_processes, division.per_device, options.num_workers]
@@ -304,7 +220,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{found['readers']}, now {readers}."
             )
     set_seed(options.seed)
-    students = prepare_students(options, teacher.num_attention_heads)
+    students = prepare_students(options, objective, teacher)
     set_seed(options.seed, device_specific=True)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256
     groups = layer_decay_parameter_groups(students, learning_rate, layer_decay=1, weight_decay=options.weight_decay)
@@ -330,7 +246,7 @@ def main(arguments: Sequence[str]) -> None:
         )
 
     def save_model(trained: Any, folder: Path) -> None:
-        for name, student in trained.items():
+        for name, student in trained.checkpoints().items():
             save_with_processor(student, inputs.processor, folder if len(trained) == 1 else folder / name)
 
     loop = TrainingLoop(
@@ -358,15 +274,18 @@ def main(arguments: Sequence[str]) -> None:
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps, "found": found})
         if "teacher_nmi" in found:
-            show_layers(found, options.teacher, options.output_dir)
-        sizes = {name: sum(p.numel() for p in student.parameters()) for name, student in students.items()}
+            show_layers(found, options.teacher, options.output_dir, options.nmi_target)
+        saved = students.checkpoints()
+        sizes = {name: sum(p.numel() for p in student.parameters()) for name, student in saved.items()}
         parameters = ", ".join(f"{name} {size / 1e6:.2f} M" for name, size in sizes.items())
-        print(
-            f"Teacher: block {teacher.layer} of {teacher.num_layers} of {options.teacher}, "
-            f"{teacher.num_attention_heads} heads; students: {parameters} parameters; on {accelerator.device.type}\n"
-            + division.describe(num_steps, num_images),
-            flush=True,
-        )
+        described = f"students: {parameters} parameters; on {accelerator.device.type}"
+        if teacher is None:
+            described = f"No teacher: {options.mask_ratio:.0%} of each image is hidden; {described}"
+        else:
+            block = f"block {teacher.layer} of {teacher.num_layers} of {options.teacher}"
+            learned = f"{teacher.num_attention_heads} heads" if objective.shares_heads else "features"
+            described = f"Teacher: {block}, {learned}; {described}"
+        print(f"{described}\n{division.describe(num_steps, num_images)}", flush=True)
     accelerator.wait_for_everyone()
     with tracked(accelerator, run):
         loop.run(options.resume_from_checkpoint)

@@ -1,5 +1,6 @@
 """`unip compare-layers` on real files: every run of it, an interruption, and a mistake."""
 
+import argparse
 import json
 import shutil
 import signal
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor
-from unip_hf.scripts import cli, compare_layers
+from unip_hf.scripts import cli, compare_layers, distill
 
 from ..conftest import PATIENCE
 from .conftest import UNIP, same_weights, wait_for_step
@@ -126,6 +127,8 @@ def test_signals_reach_the_job_and_the_comparison_goes_on(
         (["--finetuning_config", "nothing.yaml"], "There is no recipe 'nothing.yaml'"),
         (["--distillation_config", "two.yaml"], "choose one"),
         (["--finetuning_config", "probe.yaml"], "'probe.yaml' has layerwise_probe"),
+        (["--nmi_target", "0.09", "9"], "--nmi_target must be from 0 to 1, got 9"),
+        (["--distillation_config", "heads.yaml", "--objectives", "features"], "is for --objective attention"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -134,6 +137,50 @@ def test_mistakes_are_found_before_anything_runs(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("two.yaml").write_text(Path("distil.yaml").read_text() + "students: [tiny, small]\n")
+    Path("heads.yaml").write_text(Path("distil.yaml").read_text() + "last_layer_num_attention_heads: 4\n")
     Path("probe.yaml").write_text("layerwise_probe: true\n")
     assert cli.main([*command, *options]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_objectives_and_targets_are_compared_alike(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Which runs are made; each is made for real in the tests above."""
+    made: list[tuple[str, list[str]]] = []
+
+    def run_once(job: str, arguments: list[object], output_dir: Path) -> None:
+        made.append((str(output_dir.relative_to(tmp_path / "out")), list(map(str, arguments))))
+        if job == "distill":
+            distill.parse_arguments([*map(str, arguments), "--output_dir", str(output_dir)])
+            shutil.copytree(tmp_path / "student", output_dir / "last")
+
+    def read_run(folder: Path, which: str) -> argparse.Namespace:
+        return argparse.Namespace(mean_iou={None: 0.1 * len(made)})
+
+    monkeypatch.setattr(compare_layers, "run_once", run_once)
+    monkeypatch.setattr("unip_hf.evaluation.result_tables.read_run", read_run)
+    options = ["--nmi_target", "0", "1", "--objectives", "attention", "features", "--seeds", "3"]
+    assert cli.main([*command, "--teacher_layers", "2", *options]) == 0
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    nmi, students = record["teacher_nmi"], record["students"]
+    nearest = {0: 1 + nmi.index(min(nmi)), 1: 1 + nmi.index(max(nmi))}
+    layers = sorted({2, *nearest.values()})
+    assert [(student["layer"], student["objective"]) for student in students] == [
+        (None, None), *((layer, objective) for layer in layers for objective in ("attention", "features"))
+    ]  # fmt: skip
+    assert [student["nmi_targets"] for student in students[1::2]] == [
+        [target for target, block in nearest.items() if block == layer] for layer in layers
+    ]
+    folders = [folder for folder, _ in made]
+    assert f"block-{layers[0]:02d}/seed-3/distillation" == folders[0]
+    assert f"block-{layers[0]:02d}-features/seed-3/distillation" == folders[2] and folders[-1].startswith(
+        "random-start"
+    )
+    assert all(words[-2:] == ["--seed", "3"] for _, words in made) and len(made) == 4 * len(layers) + 1
+    recipes = {tuple(words[:2]) for _, words in made}
+    assert len(recipes) == 2  # one for distillation, one for fine-tuning
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert f"Nearest to the NMI 0: block {nearest[0]}." in text and "| block 2 | features |" in text
+    assert Image.open(tmp_path / "out" / "comparison.png").width > 300
+    assert f"Nearest to the NMI 1: block {nearest[1]}" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..analysis.blocks import BlockReader, whole_grid
+from ..analysis.blocks import Block, BlockReader, whole_grid
 from ..hub.networks import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 from ..hub.pretrained import is_published_file
 
@@ -66,7 +66,11 @@ class Teacher(BlockReader):
         """Heads of the chosen block; of the last one if none is chosen."""
         return self.num_heads[(self.layer or self.num_layers) - 1]
 
-    @torch.no_grad()
+    @property
+    def hidden_size(self) -> int:
+        """Width of the tokens."""
+        return self._patches.out_channels
+
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind them is computed.
@@ -85,11 +89,26 @@ class Teacher(BlockReader):
         Raises:
             ValueError: if there is no such block, or the images have a wrong size or are not normalised.
         """
-        layer = self.layer if layer is None else layer
-        if layer is None:
-            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
-        self._check_layer(layer)
-        return super().query_keys(self._prepare(pixel_values), [layer])[0]
+        return super().query_keys(self._prepare(pixel_values), [self._chosen(layer)])[0]
+
+    def output_tokens(self, pixel_values: torch.Tensor, layer: int | None = None) -> torch.Tensor:
+        """
+        Output of one block, without the final norm. Nothing behind the block is computed.
+
+        Args:
+            pixel_values, layer: As in [`~Teacher.query_key`].
+
+        Returns:
+            A tensor of shape `(batch_size, 1 + rows * columns, hidden_size)`, CLS first, without registers and other
+            special tokens.
+
+        Raises:
+            ValueError: as [`~Teacher.query_key`].
+        """
+        found: list[Block] = []
+        self.visit(self._prepare(pixel_values), found.append, [self._chosen(layer)])
+        assert found[0].tokens is not None
+        return found[0].tokens
 
     def query_keys(
         self, pixel_values: torch.Tensor, layers: Sequence[int] | None = None
@@ -153,6 +172,14 @@ class Teacher(BlockReader):
             raise ValueError(f"No block of {self.name} is chosen: call keep_layer first.")
         self._gives_one_layer = True
         return self.blocks[: self.layer - 1]
+
+    def _chosen(self, layer: int | None) -> int:
+        """The number of a block that can be asked for."""
+        layer = self.layer if layer is None else layer
+        if layer is None:
+            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
+        self._check_layer(layer)
+        return layer
 
     def _check_layer(self, layer: int) -> None:
         if not 1 <= layer <= self.num_layers:

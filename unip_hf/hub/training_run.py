@@ -119,10 +119,14 @@ def _start(model: str) -> str:
 
 
 def _distillation(run: TrainingRun) -> str:
+    data = f"on the data *{data_facts(run.options).title}*"
+    objective = run.options.get("objective", "attention")
+    if objective == "mae":
+        return f"pre-trained to fill in hidden patches (MAE, {run.options['mask_ratio']:.0%} hidden) {data}"
     teacher, layer = without_folders(run.options["teacher"], is_checkpoint=True), run.found.get("teacher_layer")
     nmi = f" (NMI {run.found['teacher_nmi'][layer - 1]:.3f})" if layer and "teacher_nmi" in run.found else ""
-    attention = f"the attention (NMI-HAD) of block {layer}{nmi} of the teacher `{teacher}`"
-    return f"pre-trained on {attention} on the data *{data_facts(run.options).title}*"
+    learned = "the attention (NMI-HAD)" if objective == "attention" else "the features"
+    return f"pre-trained on {learned} of block {layer}{nmi} of the teacher `{teacher}` {data}"
 
 
 def describe_training(run: TrainingRun | None) -> str:
