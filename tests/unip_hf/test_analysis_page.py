@@ -108,6 +108,7 @@ def test_the_sentences_say_what_the_numbers_say() -> None:
         "Least alike are block 1 of network 1 and block 1 of network 2 (CKA 0.30). "
         "Most alike across networks are block 2 of network 1 and block 1 of network 2 (0.70)."
     )
+    assert findings.cka_finding([[1]], [0]) == "There are no two blocks whose CKA is known."
     assert findings.cka_finding(cka, [0, 0, 0]) == "Least alike are block 1 and block 3 (CKA 0.30)."
 
 

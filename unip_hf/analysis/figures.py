@@ -205,12 +205,12 @@ def texture_figure(features: Mapping[str, Sequence[float]]) -> "Figure":
     return figure
 
 
-def mean_iou_figure(drops: Mapping[str, Mapping[str, float | None]]) -> "Figure":
+def mean_iou_figure(drops: Mapping[str, Mapping[str, float]]) -> "Figure":
     """
     How much mean IoU each change of the images costs, as bars.
 
     Args:
-        drops: Maps the short name of each network to its drops by change, 0 to 1; empty if it was not measured.
+        drops: Maps the short name of each network to its drops by change, at most 1; empty if it was not measured.
     """
     changes = list(dict.fromkeys(change for of_model in drops.values() for change in of_model))
     num_measured = sum(map(bool, drops.values()))

@@ -100,7 +100,7 @@ def texture_findings(model: Model) -> list[str]:
     if last:
         worst = min(last, key=last.__getitem__)
         sentences.append(f"Largest change of the last block's features: {in_words(worst)} (cosine {last[worst]:.2f}).")
-    drops = {change: drop for change, drop in mean_iou_drops(model).items() if drop is not None}
+    drops = mean_iou_drops(model)
     if drops:
         worst = max(drops, key=drops.__getitem__)
         sentences.append(
@@ -110,14 +110,14 @@ def texture_findings(model: Model) -> list[str]:
     return sentences
 
 
-def mean_iou_drops(model: Model) -> dict[str, float | None]:
-    """Clean mean IoU less that under each change, 0 to 1. Empty if it was not measured."""
+def mean_iou_drops(model: Model) -> dict[str, float]:
+    """Clean mean IoU less that under each change, from -1 to 1, where both are known."""
     scores = (model.get("texture") or {}).get("mean_iou") or {}
     clean = scores.get("clean")
     return {
-        change: None if score is None else clean - score
+        change: clean - score
         for change, score in scores.items()
-        if change != "clean" and clean is not None
+        if change != "clean" and clean is not None and score is not None
     }
 
 
@@ -139,7 +139,7 @@ def cka_finding(values: Sequence[Sequence[float | None]], models: Sequence[int])
         if value is not None
     ]
     if not pairs:
-        return "There is one block, which is like itself."
+        return "There are no two blocks whose CKA is known."
     value, row, column = min(pairs)
     text = f"Least alike are {names[column]} and {names[row]} (CKA {value:.2f})."
     across = [pair for pair in pairs if models[pair[1]] != models[pair[2]]]
