@@ -85,7 +85,7 @@ def attention_pictures(
     grids = {name: _grid(attention, height, width) for name, attention in attentions.items()}
     first_grid = next(iter(grids.values()))
     if queries is None:
-        queries = [_standing_out(image, first_grid) for image in images]
+        queries = [outstanding_patches(image, first_grid) for image in images]
     rows = [(number, query) for number, of_image in enumerate(queries) for query in of_image]
     are_inside = all(0 <= place < side for _, query in rows for place, side in zip(query, first_grid))
     if len(queries) != len(images) or not rows or not are_inside:
@@ -123,6 +123,41 @@ def attention_pictures(
     return figure
 
 
+def attention_maps(
+    image: np.ndarray,
+    columns: Mapping[str, Sequence[tuple[np.ndarray, tuple[int, int]]]],
+    rows: Sequence[str],
+) -> "Figure":
+    """
+    Attention of several patches, blocks, heads or networks on one image, brightest where it is strongest.
+
+    Args:
+        image (uint8 `np.ndarray` of shape `(height, width, 3)`): The image.
+        columns (`dict`): Maps the title of each column to what its rows show: the attention of one patch to all
+            patches, `(rows, columns)`, and the place of the patch in this grid, which is outlined.
+        rows (`Sequence[str]`): Title of each row.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = image.shape[:2]
+    panel = 3.9 / len(columns)  # inches
+    size = (3.9, len(rows) * (panel * height / width + 0.2) + 0.2)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for column, (title, shown) in enumerate(columns.items()):
+        for row, (looks, place) in enumerate(shown):
+            axes = panels[row, column]
+            axes.imshow(_coloured(image, looks))
+            _outline(axes, place, height / looks.shape[0], width / looks.shape[1])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title(title, fontsize="medium")
+            if column == 0:
+                axes.set_ylabel(rows[row], fontsize="medium")
+    return figure
+
+
 def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
     """The grid of square patches in an image of this size in pixels."""
     num_patches = attention.shape[-1] - 1
@@ -130,7 +165,7 @@ def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
     return patch_grid(num_patches, (round(height / patch_size), round(width / patch_size)))
 
 
-def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
+def outstanding_patches(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
     """The patch with most contrast to its surroundings, often an object, and one away from it."""
     means = nn.functional.adaptive_avg_pool2d(image.float().mean(dim=0)[None, None], grid)  # (1, 1, rows, columns)
     surroundings = nn.functional.avg_pool2d(means, kernel_size=5, stride=1, padding=2, count_include_pad=False)
@@ -165,4 +200,4 @@ def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float)
         panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
-__all__ = ["attention_pictures", "nmi_curve"]
+__all__ = ["attention_maps", "attention_pictures", "nmi_curve", "outstanding_patches"]
