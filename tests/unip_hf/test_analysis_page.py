@@ -28,7 +28,7 @@ def a_model(name: str, depth: int, seed: int) -> dict[str, Any]:
         blocks.append(block | {"nmi_deviation": value / 10})
         shares = generator.dirichlet([1, 2, 1, 3])
         objects.append({"block": number, **dict(zip(figures.PLACES, map(float, shares)))})
-    changes = ("patch_shuffle", "low_pass")
+    changes = ("patch_shuffle_4", "low_pass_2")
     return {
         "name": name,
         "parameters": 5_500_000,
@@ -40,7 +40,7 @@ def a_model(name: str, depth: int, seed: int) -> dict[str, Any]:
         "object_areas": {"near": 0.04, "own_object": 0.1, "other_foreground": 0.06, "background": 0.8},
         "texture": {
             "features": {change: list(generator.uniform(0.2, 1, depth)) for change in changes},
-            "mean_iou": {"clean": 0.6, "patch_shuffle": 0.2, "low_pass": 0.5},
+            "mean_iou": {"clean": 0.6, "patch_shuffle_4": 0.2, "low_pass_2": 0.5},
         },
     }
 
@@ -230,6 +230,8 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
 
         assert page.locator("svg").first.get_by_text("1 runs/<b>$a$ & b_c 红外", exact=True).is_visible()
 
+        assert page.get_by_role("term").filter(has_text="Low pass").count() == 1
+
         shown = {}
         for table in page.locator("table").all():
             header, *rows = table.evaluate("table => [...table.rows].map(row => [...row.cells].map(c => c.innerText))")
@@ -264,7 +266,7 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
     assert list(csv["objects"]["own_object"]) == [block["own_object"] for block in objects]
     assert set(csv["objects"]["own_object_even"]) == {0.1}
     cosines = csv["texture"][csv["texture"]["measure"] == "cosine"]
-    assert list(cosines["low_pass"]) == [
-        value for model in report["models"] for value in model["texture"]["features"]["low_pass"]
+    assert list(cosines["low_pass_2"]) == [
+        value for model in report["models"] for value in model["texture"]["features"]["low_pass_2"]
     ]
     np.testing.assert_array_equal(csv["cka"].drop(columns="block").to_numpy(), report["cka"]["values"])

@@ -45,7 +45,7 @@ def figure_style() -> Iterator[None]:
     """The settings of matplotlib in which these figures must be drawn and written."""
     from matplotlib import rc_context
 
-    settings = {
+    settings: Any = {
         "axes.axisbelow": True,
         "font.size": FONT_SIZE,
         "hatch.color": "white",

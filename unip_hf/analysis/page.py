@@ -283,9 +283,9 @@ def _texture_sections(
         "Each change takes something from the images. A network that goes by texture suffers when texture goes and "
         "shape stays, and hardly when shape goes and texture stays; one that goes by shape does the opposite."
     )
-    terms = {
-        figures.in_words(change).capitalize(): CHANGE_TERMS[change] for change in CHANGE_TERMS if change in changes
-    }
+    # Names end with how strong a change is.
+    kinds = [kind for kind in CHANGE_TERMS if any(change.startswith(kind) for change in changes)]
+    terms = {figures.in_words(kind).capitalize(): CHANGE_TERMS[kind] for kind in kinds}
     yield Section(
         title,
         [text],
