@@ -132,7 +132,7 @@ def test_figures_show_the_numbers() -> None:
         for bars, name in zip(panel.containers, figures.PLACES):
             assert [bar.get_height() for bar in bars] == pytest.approx([block[name] for block in shares])
         assert [bar.get_y() + bar.get_height() for bar in panel.containers[-1]] == pytest.approx([1] * len(shares))
-    (axes,) = figures.own_object_figure([models[0], {**models[1], "objects": None}, models[2]], labels).axes
+    (axes,) = figures.place_figure([models[0], {**models[1], "objects": None}, models[2]], labels, "own_object").axes
     times = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert set(times) == {"spread evenly", "1 one", "3 three"}
     assert times["1 one"] == pytest.approx([block["own_object"] / 0.1 for block in models[0]["objects"]])
@@ -166,7 +166,7 @@ def test_short_names_tell_networks_apart() -> None:
 def test_any_number_of_networks_and_blocks_makes_a_page(depths: dict[str, int], tmp_path: Path) -> None:
     report = a_report(depths)
     page = write_report(report, [], tmp_path / "new" / "folder").read_text()
-    assert page.count('<svg role="img"') == 5 + 2 * len(depths) + 1
+    assert page.count('<svg role="img"') == 3 + 3 + 2 * len(depths) + 1 + 1
     assert len(page) < 2_000_000
     for model in report["models"]:  # the figures of a page and its numbers are of the same report
         assert f"{model['blocks'][0]['nmi']:.4f}" in page
@@ -225,7 +225,7 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
         ids = page.evaluate("""[...document.querySelectorAll("[id]")].map(element => element.id)""")
         assert len(ids) == len(set(ids)) > 0
         descriptions = [svg.get_attribute("aria-label") for svg in page.get_by_role("img").all()]
-        assert len(descriptions) == len(set(descriptions)) == 3 + 1 + 2 + 1 + 2 + 1 + 1
+        assert len(descriptions) == len(set(descriptions)) == 3 + 3 + 2 + 1 + 2 + 1 + 1
         assert "1 runs/<b>$a$ & b_c 红外: NMI falls from 0.500 in block 1 to 0.030 in block 4." in descriptions[0]
 
         assert page.locator("svg").first.get_by_text("1 runs/<b>$a$ & b_c 红外", exact=True).is_visible()
