@@ -28,7 +28,7 @@ def a_model(name: str, depth: int, seed: int) -> dict[str, Any]:
         blocks.append(block | {"nmi_deviation": value / 10})
         shares = generator.dirichlet([1, 2, 1, 3])
         objects.append({"block": number, **dict(zip(figures.PLACES, map(float, shares)))})
-    changes = ("patch_shuffle", "low_pass")
+    changes = ("patch_shuffle_4", "low_pass_2")
     return {
         "name": name,
         "parameters": 5_500_000,
@@ -40,7 +40,7 @@ def a_model(name: str, depth: int, seed: int) -> dict[str, Any]:
         "object_areas": {"near": 0.04, "own_object": 0.1, "other_foreground": 0.06, "background": 0.8},
         "texture": {
             "features": {change: list(generator.uniform(0.2, 1, depth)) for change in changes},
-            "mean_iou": {"clean": 0.6, "patch_shuffle": 0.2, "low_pass": 0.5},
+            "mean_iou": {"clean": 0.6, "patch_shuffle_4": 0.2, "low_pass_2": 0.5},
         },
     }
 
@@ -108,6 +108,7 @@ def test_the_sentences_say_what_the_numbers_say() -> None:
         "Least alike are block 1 of network 1 and block 1 of network 2 (CKA 0.30). "
         "Most alike across networks are block 2 of network 1 and block 1 of network 2 (0.70)."
     )
+    assert findings.cka_finding([[1]], [0]) == "There are no two blocks whose CKA is known."
     assert findings.cka_finding(cka, [0, 0, 0]) == "Least alike are block 1 and block 3 (CKA 0.30)."
 
 
@@ -131,7 +132,7 @@ def test_figures_show_the_numbers() -> None:
         for bars, name in zip(panel.containers, figures.PLACES):
             assert [bar.get_height() for bar in bars] == pytest.approx([block[name] for block in shares])
         assert [bar.get_y() + bar.get_height() for bar in panel.containers[-1]] == pytest.approx([1] * len(shares))
-    (axes,) = figures.own_object_figure([models[0], {**models[1], "objects": None}, models[2]], labels).axes
+    (axes,) = figures.place_figure([models[0], {**models[1], "objects": None}, models[2]], labels, "own_object").axes
     times = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert set(times) == {"spread evenly", "1 one", "3 three"}
     assert times["1 one"] == pytest.approx([block["own_object"] / 0.1 for block in models[0]["objects"]])
@@ -165,7 +166,7 @@ def test_short_names_tell_networks_apart() -> None:
 def test_any_number_of_networks_and_blocks_makes_a_page(depths: dict[str, int], tmp_path: Path) -> None:
     report = a_report(depths)
     page = write_report(report, [], tmp_path / "new" / "folder").read_text()
-    assert page.count('<svg role="img"') == 5 + 2 * len(depths) + 1
+    assert page.count('<svg role="img"') == 3 + 3 + 2 * len(depths) + 1 + 1
     assert len(page) < 2_000_000
     for model in report["models"]:  # the figures of a page and its numbers are of the same report
         assert f"{model['blocks'][0]['nmi']:.4f}" in page
@@ -224,10 +225,12 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
         ids = page.evaluate("""[...document.querySelectorAll("[id]")].map(element => element.id)""")
         assert len(ids) == len(set(ids)) > 0
         descriptions = [svg.get_attribute("aria-label") for svg in page.get_by_role("img").all()]
-        assert len(descriptions) == len(set(descriptions)) == 3 + 1 + 2 + 1 + 2 + 1 + 1
+        assert len(descriptions) == len(set(descriptions)) == 3 + 3 + 2 + 1 + 2 + 1 + 1
         assert "1 runs/<b>$a$ & b_c 红外: NMI falls from 0.500 in block 1 to 0.030 in block 4." in descriptions[0]
 
         assert page.locator("svg").first.get_by_text("1 runs/<b>$a$ & b_c 红外", exact=True).is_visible()
+
+        assert page.get_by_role("term").filter(has_text="Low pass").count() == 1
 
         shown = {}
         for table in page.locator("table").all():
@@ -263,7 +266,7 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
     assert list(csv["objects"]["own_object"]) == [block["own_object"] for block in objects]
     assert set(csv["objects"]["own_object_even"]) == {0.1}
     cosines = csv["texture"][csv["texture"]["measure"] == "cosine"]
-    assert list(cosines["low_pass"]) == [
-        value for model in report["models"] for value in model["texture"]["features"]["low_pass"]
+    assert list(cosines["low_pass_2"]) == [
+        value for model in report["models"] for value in model["texture"]["features"]["low_pass_2"]
     ]
     np.testing.assert_array_equal(csv["cka"].drop(columns="block").to_numpy(), report["cka"]["values"])

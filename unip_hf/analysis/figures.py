@@ -45,7 +45,7 @@ def figure_style() -> Iterator[None]:
     """The settings of matplotlib in which these figures must be drawn and written."""
     from matplotlib import rc_context
 
-    settings = {
+    settings: Any = {
         "axes.axisbelow": True,
         "font.size": FONT_SIZE,
         "hatch.color": "white",
@@ -129,7 +129,7 @@ def measure_figure(
             axes.plot(x, y, "o", color=style["color"], markersize=2.2, alpha=0.4, mew=0, rasterized=are_many)
         axes.plot(numbers, values, label=label, **style)
     _block_limits(axes, models)
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_ylabel(axis_label)
     _legend_below(figure, axes)
     return figure
@@ -168,20 +168,25 @@ def object_figure(shares: Sequence[Mapping[str, Any]], areas: Mapping[str, float
     return figure
 
 
-def own_object_figure(models: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> "Figure":
+def place_figure(models: Sequence[Mapping[str, Any]], labels: Sequence[str], place: str) -> "Figure":
     """
-    How many times more attention than if it were spread evenly falls on the query's own object, over blocks. Networks
-    without object shares, or where these have no areas, are left out.
+    How many times more attention than if it were spread evenly falls on a place, over blocks. Networks without these
+    shares, or whose place has no area, are left out.
+
+    Args:
+        models: Networks of a report.
+        labels: Short names of the networks.
+        place (`str`): `"near"`, `"own_object"`, `"other_foreground"` or `"background"`.
     """
     figure, axes = _panel()
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="spread evenly")
     for index, (model, label) in enumerate(zip(models, labels)):
-        area = (model.get("object_areas") or {}).get("own_object")
+        area = (model.get("object_areas") or {}).get(place)
         if model.get("objects") and area:
             numbers = [block["block"] for block in model["objects"]]
-            axes.plot(numbers, _values(model["objects"], "own_object") / area, label=label, **line_style(index))
+            axes.plot(numbers, _values(model["objects"], place) / area, label=label, **line_style(index))
     _block_limits(axes, models)
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_ylabel("times the even share")
     _legend_below(figure, axes)
     return figure
@@ -205,12 +210,12 @@ def texture_figure(features: Mapping[str, Sequence[float]]) -> "Figure":
     return figure
 
 
-def mean_iou_figure(drops: Mapping[str, Mapping[str, float | None]]) -> "Figure":
+def mean_iou_figure(drops: Mapping[str, Mapping[str, float]]) -> "Figure":
     """
     How much mean IoU each change of the images costs, as bars.
 
     Args:
-        drops: Maps the short name of each network to its drops by change, 0 to 1; empty if it was not measured.
+        drops: Maps the short name of each network to its drops by change, at most 1; empty if it was not measured.
     """
     changes = list(dict.fromkeys(change for of_model in drops.values() for change in of_model))
     num_measured = sum(map(bool, drops.values()))
@@ -350,6 +355,11 @@ def _block_limits(axes: "Axes", models: Sequence[Mapping[str, Any]]) -> None:
     block_axis(axes, min(numbers), max(numbers), MOST_TICKS)
 
 
+def _from_zero(axes: "Axes") -> None:
+    """Starts the vertical axis at zero, with room above for marks of curves that are nearly level."""
+    axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+
+
 def _legend_below(figure: "Figure", axes: "Axes", fewest: int = 2, **options: Any) -> None:
     """A legend below the axes, in two columns where the texts are short, for which the figure grows."""
     handles, texts = axes.get_legend_handles_labels()
@@ -383,7 +393,7 @@ __all__ = [
     "mean_iou_figure",
     "measure_figure",
     "object_figure",
-    "own_object_figure",
+    "place_figure",
     "short_names",
     "texture_figure",
 ]

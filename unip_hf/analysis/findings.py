@@ -32,9 +32,7 @@ def summary(model: Model, target: float) -> list[str]:
         sentences.append(
             f"Nearest to the target NMI of {target:g} is block {nearest['block']} ({nearest['nmi']:.3f})."
         )
-    sentences += [course(blocks, "distance")]
-    if model.get("objects") and model.get("object_areas"):
-        sentences.append(own_object_finding(model))
+    sentences += [course(blocks, "distance"), place_finding(model)]
     if model.get("texture"):
         sentences += texture_findings(model)
     return [sentence for sentence in sentences if sentence]
@@ -68,17 +66,18 @@ def course(blocks: Sequence[Mapping[str, Any]], measure: str) -> str:
     return "; ".join([text, *between]) + "."
 
 
-def own_object_finding(model: Model) -> str:
-    """In which block attention prefers the query's own object most."""
-    area = model["object_areas"].get("own_object")
-    known = _known(model["objects"], "own_object")
+def place_finding(model: Model, place: str = "own_object") -> str:
+    """In which block attention prefers a place most; empty if the network has no such shares."""
+    area = (model.get("object_areas") or {}).get(place)
+    known = _known(model.get("objects") or (), place)
     if not area or not known:
         return ""
-    best = max(known, key=lambda block: block["own_object"])
-    share, times = best["own_object"], best["own_object"] / area
+    best = max(known, key=lambda block: block[place])
+    share, times = best[place], best[place] / area
+    where = {"near": "near the query", "own_object": "on the query's own object"}.get(place, "on " + PLACES[place][0])
     return (
-        f"Attention on the query's own object is highest in block {best['block']}: {share:.1%} of the attention, "
-        f"{times:.1f} times its share of the area ({area:.1%})."
+        f"Attention {where} is highest in block {best['block']}: {share:.1%} of the attention, {times:.1f} times its "
+        f"share of the area ({area:.1%})."
     )
 
 
@@ -100,7 +99,7 @@ def texture_findings(model: Model) -> list[str]:
     if last:
         worst = min(last, key=last.__getitem__)
         sentences.append(f"Largest change of the last block's features: {in_words(worst)} (cosine {last[worst]:.2f}).")
-    drops = {change: drop for change, drop in mean_iou_drops(model).items() if drop is not None}
+    drops = mean_iou_drops(model)
     if drops:
         worst = max(drops, key=drops.__getitem__)
         sentences.append(
@@ -110,14 +109,14 @@ def texture_findings(model: Model) -> list[str]:
     return sentences
 
 
-def mean_iou_drops(model: Model) -> dict[str, float | None]:
-    """Clean mean IoU less that under each change, 0 to 1. Empty if it was not measured."""
+def mean_iou_drops(model: Model) -> dict[str, float]:
+    """Clean mean IoU less that under each change, from -1 to 1, where both are known."""
     scores = (model.get("texture") or {}).get("mean_iou") or {}
     clean = scores.get("clean")
     return {
-        change: None if score is None else clean - score
+        change: clean - score
         for change, score in scores.items()
-        if change != "clean" and clean is not None
+        if change != "clean" and clean is not None and score is not None
     }
 
 
@@ -139,7 +138,7 @@ def cka_finding(values: Sequence[Sequence[float | None]], models: Sequence[int])
         if value is not None
     ]
     if not pairs:
-        return "There is one block, which is like itself."
+        return "There are no two blocks whose CKA is known."
     value, row, column = min(pairs)
     text = f"Least alike are {names[column]} and {names[row]} (CKA {value:.2f})."
     across = [pair for pair in pairs if models[pair[1]] != models[pair[2]]]
@@ -172,7 +171,7 @@ __all__ = [
     "cka_finding",
     "course",
     "mean_iou_drops",
-    "own_object_finding",
+    "place_finding",
     "places_finding",
     "summary",
     "texture_findings",

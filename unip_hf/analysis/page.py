@@ -35,6 +35,11 @@ PLACE_TERMS = {
     "Even": "What attention that is spread evenly over the image would give. More than that means that attention "
     "prefers such places.",
 }
+PREFERENCES = {
+    "near": "Attention near the query against its area",
+    "own_object": "Attention on the own object against its area",
+    "other_foreground": "Attention on other foreground against its area",
+}
 CHANGE_TERMS = {
     "patch_shuffle": "Tiles of the image change places: local texture stays, shape goes.",
     "low_pass": "A blur: shape stays, fine texture goes.",
@@ -208,12 +213,12 @@ def _object_sections(
         yield from _not_measured(report, "objects", title)
         return
     drawn = []
-    found = {label: findings.own_object_finding(model) for label, model in measured}
-    if any(found.values()):
-        figure = figures.own_object_figure(report["models"], labels)
-        heading = "Attention on the own object against its area"
-        caption = "Above 1, a patch looks at its own object more than the object's area explains."
-        drawn.append((heading, figures.as_svg(figure, f"{heading}. {_by_model(found)}"), caption))
+    for place, heading in PREFERENCES.items():
+        found = {label: findings.place_finding(model, place) for label, model in measured}
+        if any(found.values()):
+            figure = figures.place_figure(report["models"], labels, place)
+            svg = figures.as_svg(figure, f"{heading}. {_by_model(found)}")
+            drawn.append((heading, svg, "Above 1: more attention than the area explains."))
     for label, model in measured:
         figure = figures.object_figure(model["objects"], model.get("object_areas"))
         heading = "Where attention falls" + (f": {label}" if len(labels) > 1 else "")
@@ -283,9 +288,9 @@ def _texture_sections(
         "Each change takes something from the images. A network that goes by texture suffers when texture goes and "
         "shape stays, and hardly when shape goes and texture stays; one that goes by shape does the opposite."
     )
-    terms = {
-        figures.in_words(change).capitalize(): CHANGE_TERMS[change] for change in CHANGE_TERMS if change in changes
-    }
+    # Names end with how strong a change is.
+    kinds = [kind for kind in CHANGE_TERMS if any(change.startswith(kind) for change in changes)]
+    terms = {figures.in_words(kind).capitalize(): CHANGE_TERMS[kind] for kind in kinds}
     yield Section(
         title,
         [text],
