@@ -133,6 +133,7 @@ def test_what_cannot_be_corrupted_is_refused() -> None:
         (lambda: phase_scramble(image[0]), r"must have the shape .*, got \(9,\)"),
         (lambda: high_pass(np.where(image > 0, np.nan, image), 1), "not finite"),
         (lambda: Corruption("blur", 1), "There is no corruption 'blur': choose one of patch_shuffle, low_pass"),
+        (lambda: Corruption("low_pass", 1, seed=-1), "The seed of low_pass must be at least 0, got -1"),
         (lambda: Corruption("patch_shuffle", 2.5), "whole number from 1 up, got 2.5"),
     ):
         with pytest.raises(ValueError, match=message):
