@@ -146,8 +146,8 @@ def recorded_mean_iou(name: str) -> float | None:
     path = Path(name) / "README.md"
     if not path.is_file():
         return None
-    results: Any = load_card(path).data.eval_results or []
-    scores = [result.metric_value for result in results if result.metric_type == MAIN_METRIC.key]
+    data: Any = load_card(path).data
+    scores = [one.metric_value for one in data.eval_results or [] if one.metric_type == MAIN_METRIC.key]
     if len(scores) > 1:
         print(f"{path} has {len(scores)} mean IoUs: choose one with --mean_iou.", flush=True)
     return scores[0] if len(scores) == 1 else None

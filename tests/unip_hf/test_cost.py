@@ -112,6 +112,22 @@ def test_every_head_has_a_cost(model_class: type, make_config: Callable) -> None
     assert sum(cost.parameters for cost in costs.values()) == model.num_parameters()
 
 
+class Mixing(nn.Module):
+    """Weights from the left, as in an MLP over tokens, and products of tokens by tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 3), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.weight @ images.flatten(2)  # (1, 4, N)
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens) @ tokens.transpose(1, 2)
+
+
+def test_what_multiplies_by_weights_is_told_from_what_multiplies_tokens() -> None:
+    assert count_cost(Mixing(), 2, 5) == {ENCODER: PartCost(12, 4 * 3 * 10, 3 * 4 * 4 * 10)}
+
+
 SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16}
 BEIT = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 16, "image_size": 64}
 

@@ -94,7 +94,7 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     if min(height, width) < 1:
         raise ValueError(f"{network}: both sides must be at least 1.")
     on_meta = {name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()}
-    for name, weight in model.named_parameters():  # without gradient, torch would write some linear layers as bmm
+    for name, weight in model.named_parameters():  # without gradient, torch would write weight @ maps as bmm
         on_meta[name] = torch.empty_like(weight, device="meta", requires_grad=True)
     inputs: dict[str, Any] = image_inputs(model, height, width, "meta")
     for name, value in options.items():
@@ -132,11 +132,10 @@ def _part_of(model: nn.Module, child: str) -> str:
 
 
 def _by_part(model: nn.Module, parts: Mapping[str, str], counts: Mapping[str, Any]) -> dict[str, PartCost]:
-    costs = dict.fromkeys(
-        (name for name in (ENCODER, PYRAMID, HEAD, AUXILIARY_HEAD) if name in parts.values()), PartCost()
-    )
+    has = {ENCODER, *parts.values()}
+    costs = dict.fromkeys((part for part in (ENCODER, PYRAMID, HEAD, AUXILIARY_HEAD) if part in has), PartCost())
     root = type(model).__name__
-    rest = _counts_of(counts[root])
+    rest = _counts_of(counts.get(root, {}))
     for name, child in model.named_children():
         found = _counts_under(child, f"{root}.{name}", counts)
         rest.subtract(found)

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Does a network look at texture or at shape? Corruptions that take one of them away, and how far features follow
-(paper section 3.4, table 2, where the corruptions are not said: these are usual ones).
+(paper, table 2; which corruptions it used is not known: these are usual ones).
 
 All take arrays `(height, width)` or `(height, width, channels)`, return new ones of the same dtype and scale, and give
 the same result on every run: what is random depends on `seed` and on the `number` of the image alone.
@@ -152,6 +152,8 @@ class Corruption:
 
     def __post_init__(self) -> None:
         check_amount(self.kind, self.amount)
+        if self.seed < 0:
+            raise ValueError(f"The seed of {self.kind} must be at least 0, got {self.seed}.")
 
     def __str__(self) -> str:
         return CORRUPTIONS[self.kind][0].format(self.amount)

@@ -29,7 +29,7 @@ def mean_iou_under_corruptions(
 ) -> dict[str, dict[str, float]]:
     """
     Mean IoU of a segmentation model on clean images and under each corruption, and, where the rows are pairs and the
-    model reads one image, on the visible images instead of the infrared ones (paper section 3.4, table 2).
+    model reads one image, on the visible images instead of the infrared ones (paper, table 2).
 
     Args:
         model, processor, dataset, id2label, settings: As for [`evaluate_dataset`].
