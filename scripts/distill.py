@@ -55,6 +55,13 @@ def command_parser() -> argparse.ArgumentParser:
     )
     add_benchmark_options(data)
     data.add_argument("--split", help="of a data set (default: train); folders are read whole")
+    data.add_argument(
+        "--leave_out",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="sources of InfMix to leave out, for example coco; infrared: all but imagenet and coco",
+    )
     data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
 
     teacher = parser.add_argument_group("teacher")
@@ -110,6 +117,9 @@ def command_parser() -> argparse.ArgumentParser:
     images.add_argument("--crop_size", type=int, default=224, help="pixels (default: %(default)s)")
     images.add_argument("--crop_scale", type=float, nargs=2, default=[0.2, 1.0], help="share of the image (0.2 to 1)")
     images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
+    images.add_argument(
+        "--keep_colour", action="store_true", help="three channels of colour images as they are (default: grey)"
+    )
     images.add_argument("--image_mean", type=float, nargs="+", help="of intensities 0..1 (default: InfMix's)")
     images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
 
@@ -207,8 +217,10 @@ def main(arguments: Sequence[str]) -> None:
     division = divide_batch(options, accelerator.num_processes)
     with accelerator.main_process_first():  # it fills the cache
         rows = load_images(options)
-    sample = sample_crops(rows, options.num_sample_images, options.crop_size)
-    crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
+    colour = {"keep_colour": options.keep_colour}
+    sample = sample_crops(rows, options.num_sample_images, options.crop_size, **colour)
+    scale, flip_probability = tuple(options.crop_scale), options.flip_probability
+    crop = GreyCrop(options.crop_size, scale, flip_probability=flip_probability, **colour)
     objective = make_objective(options)
     inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), sharding)
     teacher = inputs.teacher
