@@ -1,11 +1,13 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Pre-trains small networks on unlabelled infrared images: they learn the hybrid attention of one block of a large RGB
-teacher (NMI-HAD). What it writes to OUTPUT_DIR/last is what `unip finetune --model` starts from.
+teacher (NMI-HAD), or its features, or, without a teacher, to fill in hidden patches (MAE). What it writes to
+OUTPUT_DIR/last is what `unip finetune --model` starts from.
 
     unip distill --teacher timm:vit_large_patch16_224.mae --students small --data_dir my-images --output_dir outputs/s
     unip distill --teacher mae_pretrain_vit_large.pth --config distillation-small-mae-large-18 --data_dir infmix ...
     unip distill --teacher facebook/dinov2-large --students tiny small base --dataset infmix --data_dir infmix ...
+    unip distill --objective mae --students models/mae-small --dataset infmix --data_dir infmix --output_dir outputs/mae
     accelerate launch scripts/distill.py --config recipe.yaml --teacher ... --output_dir outputs/small
 """
 
@@ -39,13 +41,6 @@ from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
-    parser.add_argument(
-        "--objective",
-        choices=["attention", "features", "mae"],
-        default="attention",
-        help="what students learn: attention of the teacher (default, the paper), its\nfeatures, or, without "
-        "a teacher, to fill in hidden patches",
-    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
@@ -93,6 +88,13 @@ def command_parser() -> argparse.ArgumentParser:
     teacher.add_argument("--teacher_num_attention_heads", type=int, help="for a published file of unusual width")
 
     students = parser.add_argument_group("students")
+    students.add_argument(
+        "--objective",
+        choices=["attention", "features", "mae"],
+        default="attention",
+        help="what students learn: attention of the teacher (default, the paper), its\nfeatures, or, without "
+        "a teacher, to fill in hidden patches",
+    )
     students.add_argument(
         "--students",
         nargs="+",

@@ -48,7 +48,7 @@ SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to
 SHORTER = {
     "check-dataset": "",
     "convert": "--num_attention_heads 2 --overwrite",
-    "distill": f"{SMALL} --teacher teacher --teacher_layer 1 --students unip-small --num_sample_images 2",
+    "distill": f"{SMALL} --students unip-small --num_sample_images 2",
     "evaluate": "--num_workers 0 --overwrite",
     "export": "--overwrite",
     "finetune": f"{SMALL} --shortest_edge 32 --window_size 32 --stride 32 --skip_check",
@@ -180,6 +180,8 @@ def run(words: list[str], is_run: bool) -> None:
     arguments += ["--overwrite"] if "--to_published" in arguments else shlex.split(SHORTER.get(job, ""))
     if {"soda", "mfnet"} & {word.partition("=")[0] for word in with_recipe(arguments)}:
         arguments += ["--allow_partial"]
+    if job == "distill" and "mae" not in arguments:  # which has no teacher
+        arguments += ["--teacher", "teacher", "--teacher_layer", "1"]
     if job == "finetune" and "--config" in arguments:
         arguments += ["--feature_layers", "3"]  # unip-small has no more
     status = cli.main([job, *arguments])
