@@ -7,7 +7,7 @@ OUTPUT_DIR/last is what `unip finetune --model` starts from.
     unip distill --teacher timm:vit_large_patch16_224.mae --students small --data_dir my-images --output_dir outputs/s
     unip distill --teacher mae_pretrain_vit_large.pth --config distillation-small-mae-large-18 --data_dir infmix ...
     unip distill --teacher facebook/dinov2-large --students tiny small base --dataset infmix --data_dir infmix ...
-    unip distill --objective mae --students models/mae-small --dataset infmix --data_dir infmix --output_dir outputs/mae
+    unip distill --objective mae --students models/mae-small --data_dir my-images --output_dir outputs/mae
     accelerate launch scripts/distill.py --config recipe.yaml --teacher ... --output_dir outputs/small
 """
 
