@@ -97,7 +97,8 @@ def choose_layers(
     from unip_hf.data.grey_crops import sample_crops
 
     options.teacher_layer, options.nmi_target = "auto", targets[0]
-    sample = sample_crops(pretraining.load_images(options), options.num_sample_images, options.crop_size)
+    rows = pretraining.load_images(options)
+    sample = sample_crops(rows, options.num_sample_images, options.crop_size, options.keep_colour)
     objective = pretraining.make_objective(options)
     _, found = pretraining.prepare_teacher(options, objective, make_accelerator(options), sample, found={})
     nmi = found["teacher_nmi"]

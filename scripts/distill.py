@@ -1,11 +1,13 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Pre-trains small networks on unlabelled infrared images: they learn the hybrid attention of one block of a large RGB
-teacher (NMI-HAD). What it writes to OUTPUT_DIR/last is what `unip finetune --model` starts from.
+teacher (NMI-HAD), or its features, or, without a teacher, to fill in hidden patches (MAE). What it writes to
+OUTPUT_DIR/last is what `unip finetune --model` starts from.
 
     unip distill --teacher timm:vit_large_patch16_224.mae --students small --data_dir my-images --output_dir outputs/s
     unip distill --teacher mae_pretrain_vit_large.pth --config distillation-small-mae-large-18 --data_dir infmix ...
     unip distill --teacher facebook/dinov2-large --students tiny small base --dataset infmix --data_dir infmix ...
+    unip distill --objective mae --students models/mae-small --data_dir my-images --output_dir outputs/mae
     accelerate launch scripts/distill.py --config recipe.yaml --teacher ... --output_dir outputs/small
 """
 
@@ -39,13 +41,6 @@ from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("distill", __doc__)
     add_training_options(parser)
-    parser.add_argument(
-        "--objective",
-        choices=["attention", "features", "mae"],
-        default="attention",
-        help="what students learn: attention of the teacher (default, the paper), its\nfeatures, or, without "
-        "a teacher, to fill in hidden patches",
-    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset", default="folder", help=f'"folder" (default), all images in folders; or infmix,\n{DATASETS}'
@@ -55,6 +50,13 @@ def command_parser() -> argparse.ArgumentParser:
     )
     add_benchmark_options(data)
     data.add_argument("--split", help="of a data set (default: train); folders are read whole")
+    data.add_argument(
+        "--leave_out",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="sources of InfMix to leave out, for example coco; infrared: all but imagenet and coco",
+    )
     data.add_argument("--streaming", action="store_true", help="read the data set in order, without an index or cache")
 
     teacher = parser.add_argument_group("teacher")
@@ -87,6 +89,13 @@ def command_parser() -> argparse.ArgumentParser:
 
     students = parser.add_argument_group("students")
     students.add_argument(
+        "--objective",
+        choices=["attention", "features", "mae"],
+        default="attention",
+        help="what students learn: attention of the teacher (default, the paper), its\nfeatures, or, without "
+        "a teacher, to fill in hidden patches",
+    )
+    students.add_argument(
         "--students",
         nargs="+",
         default=["small"],
@@ -110,6 +119,9 @@ def command_parser() -> argparse.ArgumentParser:
     images.add_argument("--crop_size", type=int, default=224, help="pixels (default: %(default)s)")
     images.add_argument("--crop_scale", type=float, nargs=2, default=[0.2, 1.0], help="share of the image (0.2 to 1)")
     images.add_argument("--flip_probability", type=float, default=0.5, help="default: %(default)s")
+    images.add_argument(
+        "--keep_colour", action="store_true", help="three channels of colour images as they are (default: grey)"
+    )
     images.add_argument("--image_mean", type=float, nargs="+", help="of intensities 0..1 (default: InfMix's)")
     images.add_argument("--image_std", type=float, nargs="+", help="standard deviation, likewise")
 
@@ -207,8 +219,10 @@ def main(arguments: Sequence[str]) -> None:
     division = divide_batch(options, accelerator.num_processes)
     with accelerator.main_process_first():  # it fills the cache
         rows = load_images(options)
-    sample = sample_crops(rows, options.num_sample_images, options.crop_size)
-    crop = GreyCrop(options.crop_size, tuple(options.crop_scale), flip_probability=options.flip_probability)
+    colour = {"keep_colour": options.keep_colour}
+    sample = sample_crops(rows, options.num_sample_images, options.crop_size, **colour)
+    scale, flip_probability = tuple(options.crop_scale), options.flip_probability
+    crop = GreyCrop(options.crop_size, scale, flip_probability=flip_probability, **colour)
     objective = make_objective(options)
     inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), sharding)
     teacher = inputs.teacher

@@ -28,6 +28,8 @@ def load_images(options: argparse.Namespace) -> Any:
         options.streaming,
         config_name=options.dataset_config,
         allow_partial=options.allow_partial,
+        leave_out=options.leave_out,
+        keep_colour=options.keep_colour,
     )
 
 
@@ -47,6 +49,8 @@ def look_at_students(options: argparse.Namespace) -> tuple[int, "UnipImageProces
     processors = [processor_of_student(options, name) for name in options.students]
     if len({(tuple(processor.image_mean), tuple(processor.image_std)) for processor in processors}) > 1:
         raise ValueError("The students were trained with different normalisations: give --image_mean and --image_std.")
+    if options.keep_colour and processors[0].num_channels == 1:
+        raise ValueError("--keep_colour needs students of three channels: leave --num_channels 1 out.")
     student_names(options.students)  # fails before the teacher is loaded
     return size, processors[0]
 

@@ -49,7 +49,7 @@ SHORTER = {
     "check-dataset": "",
     "convert": "--num_attention_heads 2 --overwrite",
     "cost": "--no_speed",
-    "distill": f"{SMALL} --teacher teacher --teacher_layer 1 --students unip-small --num_sample_images 2",
+    "distill": f"{SMALL} --students unip-small --num_sample_images 2",
     "evaluate": "--num_workers 0 --overwrite",
     "export": "--overwrite",
     "finetune": f"{SMALL} --shortest_edge 32 --window_size 32 --stride 32 --skip_check",
@@ -181,6 +181,8 @@ def run(words: list[str], is_run: bool) -> None:
     arguments += ["--overwrite"] if "--to_published" in arguments else shlex.split(SHORTER.get(job, ""))
     if {"soda", "mfnet"} & {word.partition("=")[0] for word in with_recipe(arguments)}:
         arguments += ["--allow_partial"]
+    if job == "distill" and "mae" not in arguments:  # which has no teacher
+        arguments += ["--teacher", "teacher", "--teacher_layer", "1"]
     if job == "finetune" and "--config" in arguments:
         arguments += ["--feature_layers", "3"]  # unip-small has no more
     status = cli.main([job, *arguments])

@@ -95,7 +95,18 @@ def test_what_is_thrown_away_is_resumed_exactly(
 ) -> None:
     options = [*arguments(objective, teacher), "--num_steps", 6, "--pictures_every", 2, "--drop_path_rate", 0.2]
     options += ["--per_device_batch_size", 2, "--ema_decay", 0.5, "--mixed_precision", "bf16"]
-    options += ["--gradient_checkpointing"]
+    options += [
+        "--gradient_checkpointing",
+        "--keep_colour",
+        "--image_mean",
+        0.4,
+        0.5,
+        0.6,
+        "--image_std",
+        0.2,
+        0.2,
+        0.2,
+    ]
     assert cli.main(distill(objective, "whole", *options)) == 0
     step = TrainingLoop.step
 
@@ -165,6 +176,8 @@ def test_a_network_pre_trained_by_masking_is_a_start_and_a_teacher(
     ("features", ["--teacher", "t", "--mask_ratio", "0.5"], "--mask_ratio is for --objective mae"),
     ("features", ["--teacher", "t", "--nmi_target", "1.5"], "--nmi_target must be from 0 to 1, got 1.5"),
     ("mae", ["--students", "nowhere"], "nowhere"),
+    ("mae", ["--leave_out", "coco"], 'leave_out is for the dataset "infmix", got \'folder\''),
+    ("mae", ["--keep_colour", "--students", "tiny", "--num_channels", "1"], "--keep_colour needs students of three"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence(
     objective: str,

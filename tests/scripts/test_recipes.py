@@ -52,6 +52,27 @@ PAIR_RECIPES = {
 }
 DISTILLATION_RECIPES = [f"distillation-{size}-{teacher}" for size in STUDENTS for teacher in TEACHERS]
 
+# Experiments that change one thing: the recipe that they are compared with, and what differs. `None`: is left out.
+OF_MAE = {
+    "objective": "mae", "mask_ratio": 0.75, "decoder_num_hidden_layers": 8, "decoder_hidden_size": 512,
+    "decoder_num_attention_heads": 16, "drop_path_rate": 0.0, "students": None, "teacher_layer": None,
+    "last_layer_num_attention_heads": None,
+}  # fmt: skip
+UNIP_SMALL = "distillation-small-mae-large-18"
+ABLATIONS: dict[str, tuple[str, dict]] = {
+    "distillation-features-small-mae-large-18": (
+        UNIP_SMALL, {"objective": "features", "last_layer_num_attention_heads": None}
+    ),
+    "masked-pre-training-small": (UNIP_SMALL, OF_MAE),
+    **{f"{UNIP_SMALL}-without-{part}": (UNIP_SMALL, {"leave_out": [part]})
+       for part in ("infrared", "imagenet", "coco")},
+    f"{UNIP_SMALL}-in-colour": (UNIP_SMALL, {"dataset": "folder", "keep_colour": True}),
+    **{f"classic-pyramid-small-{data}": (f"fine-tuning-small-{data}", {"feature_layers": [4, 6, 8, 12]})
+       for data in INFRARED},
+}  # fmt: skip
+# Images of InfMix without a part, from the table of its parts.
+IMAGES = {"infrared": 859_375 - 541_088, "imagenet": 859_375 - 200_000, "coco": 859_375 - 118_287}
+
 # Mean IoU in percent, average over three sets: fine-tuning of T, S, B, L; linear probing of T, S, B, L.
 REPORTED = {
     "MAE": ((46.70, 55.39, 60.94, 64.35), (22.24, 31.15, 34.64, 42.36)),
@@ -132,7 +153,7 @@ def parsed(*arguments: str) -> dict:
 
 def test_the_families_are_complete() -> None:
     assert len(TRAINING_RECIPES) == 12 + 10 + 12 + 7 + 6 and len(DISTILLATION_RECIPES) == 9
-    assert set(RECIPES) == {*TRAINING_RECIPES, *PAIR_RECIPES, *DISTILLATION_RECIPES}
+    assert set(RECIPES) == {*TRAINING_RECIPES, *PAIR_RECIPES, *DISTILLATION_RECIPES, *ABLATIONS}
     assert {path.suffix for path in RECIPES.values()} == {".yaml"}
 
 
@@ -271,6 +292,25 @@ def test_a_distillation_recipe_is_the_published_pre_training(name: str) -> None:
             assert getattr(parsed, option) == (implied.get(option) if value is None else value), option
 
 
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_one_thing(name: str) -> None:
+    compared, changes = ABLATIONS[name]
+    found, before = (yaml.safe_load(RECIPES[recipe].read_text()) for recipe in (name, compared))
+    kept = {option: value for option, value in {**before, **changes}.items() if value is not None}
+    assert found == kept
+    title, (row,) = RECIPES[name].read_text(), rows_of_guide(f"`{name}`")
+    if name.startswith("classic"):
+        num_steps = parsed("--config", name)["num_steps"]
+    else:
+        teacher = [] if "mae" in found.get("objective", "") else ["--teacher", "t"]
+        options = distill.parse_arguments(["--config", name, *teacher, "--output_dir", "o"])
+        images = IMAGES.get(name.rpartition("-without-")[2], 859_375)
+        num_steps, _ = distill.count_steps(options, images)
+        assert f"{images:,}" in title
+    assert f"{num_steps:,}" in title.replace("\n# ", " ") and compared in title
+    assert row[3:] == [f"{num_steps:,}", ""]
+
+
 @pytest.mark.parametrize("key", EXPERIMENTS)
 def test_the_datasets_have_what_the_recipes_ask_for(key: str) -> None:
     dataset, config, split, num_classes, num_steps, _, evaluate_every, _ = EXPERIMENTS[key]
@@ -333,8 +373,8 @@ def rows_of_guide(pattern: str) -> list[list[str]]:
 
 
 def test_the_guide_names_every_recipe() -> None:
-    families = r"`((?:fine-tuning|linear-probing|layerwise-probing|distillation|unirgb-ir|iv-tuning)-[\w-]+)`"
-    assert set(re.findall(families, GUIDE)) == set(RECIPES)
+    families = "fine-tuning|linear-probing|layerwise-probing|distillation|unirgb-ir|iv-tuning|masked|classic-pyramid"
+    assert set(re.findall(rf"`((?:{families})-[\w-]+)`", GUIDE)) == set(RECIPES)
 
 
 def test_the_guide_repeats_what_the_paper_reports() -> None:

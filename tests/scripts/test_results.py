@@ -216,3 +216,74 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 )
 def test_sizes_share_the_row_of_their_method(model: str, size: str, name: str) -> None:
     assert method_name(model, size) == name
+
+
+PAPER_SCORES = Path(__file__).parents[2] / "docs" / "paper-scores.csv"
+
+
+def test_the_papers_scores_correlate_as_in_the_paper(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["results", "--correlate", "--scores", str(PAPER_SCORES), "--format", "csv"]) == 0
+    found = {(row["first"], row["second"], row["size"]): row for row in cells(capsys.readouterr().out)}
+    probing, imagenet = ("fine-tuning", "linear probing"), ("fine-tuning", "ImageNet")
+    for pair, small, base, large in ((probing, 0.97, 0.93, 0.81), (imagenet, 0.78, 0.12, -0.66)):
+        for size, expected in (("small", small), ("base", base), ("large", large)):
+            assert float(found[(*pair, size)]["pearson"]) == pytest.approx(expected, abs=0.005)
+        assert [found[(*pair, size)]["points"] for size in ("tiny", "small", "large", "all")] == ["2", "6", "4", "18"]
+        assert found[(*pair, "tiny")]["pearson"] == ""
+    assert cli.main(["results", "--correlate", "--scores", str(PAPER_SCORES)]) == 0
+    header, _, *rows = markdown_rows(capsys.readouterr().out)
+    assert header == ["score", "and", "tiny", "small", "base", "large", "all"]
+    assert ["fine-tuning", "linear probing", "too few (2)", "0.97 (6)", "0.93 (6)", "0.81 (4)", "0.91 (18)"] in rows
+
+
+def test_runs_correlate_over_the_data_sets_that_all_have(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    mfnet = {"dataset": "mfnet", "dataset_config": "thermal", "validation_split": "validation+test"}
+    for number, (tuned, probed) in enumerate([(0.5, 0.2), (0.6, 0.3), (0.7, 0.5)]):
+        model = {"model": f"models/m{number}-small"}
+        for seed in (0, 1):  # their mean counts
+            write_run(tmp_path / f"ft{number}{seed}", tuned - 0.1 + 0.2 * seed, seed=seed, **model)
+        write_run(tmp_path / f"lp{number}", probed, linear_probe=True, **model)
+    write_run(tmp_path / "once", 0.1, **mfnet, model="models/m1-small")
+    write_run(tmp_path / "layers", 0.1, layerwise_probe=False, **mfnet, model="models/m2-small")
+    scores = tmp_path / "scores.csv"
+    scores.write_text(
+        "# mine\nsize,method,ImageNet,linear probing\nS,m0,80,1\nsmall,m1,79,2\nsmall,m2,77,3\nB,m0,9,\n"
+    )
+    command = ["results", str(tmp_path), "--correlate", "--scores", str(scores)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "averaged over SODA." in printed and "because the runs have it: linear probing." in printed
+    _, _, *rows = markdown_rows(printed)
+    expected = {
+        ("fine-tuning", "linear probing"): "0.98 (3)",
+        ("fine-tuning", "ImageNet"): "-0.98 (3)",
+        ("linear probing", "ImageNet"): "-1.00 (3)",
+    }
+    assert {(row[0], row[1]): row[2] for row in rows} == expected and all(row[3] == "too few (0)" for row in rows)
+
+
+@pytest.mark.parametrize(("text", "options", "message"), [
+    ("method,ImageNet\na,1\n", [], "has no column 'size'"),
+    ("method,size,ImageNet\na,S,high\n", [], "The column 'ImageNet' of"),
+    ("method,size,a,b\nm,S,1,1\nm,small,2,2\n", [], "but m small is there twice"),
+    ("method,size,a,b\n,S,1,1\n", [], "but one is empty"),
+    ("method,size,a\nm,S,1\n", [], "needs two columns of numbers or more, and there is a"),
+    ("", [], "is not a table in CSV"),
+    (None, [], "scores.csv"),
+    ("method,size,a,b\nm,S,1,1\n", ["--no"], "--scores is for --correlate"),
+])  # fmt: skip
+def test_scores_that_cannot_be_used_are_explained(
+    text: str | None, options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    scores = tmp_path / "scores.csv"
+    if text is not None:
+        scores.write_text(text)
+    command = ["results", *(["--correlate"] if not options else []), "--scores", str(scores)]
+    assert cli.main(command) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+
+
+def test_runs_or_scores_are_needed(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["results"]) == 2 and "Give folders of runs." in capsys.readouterr().err
+    assert cli.main(["results", "--correlate"]) == 2 and "runs, or --scores." in capsys.readouterr().err

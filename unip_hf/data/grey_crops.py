@@ -51,6 +51,8 @@ class GreyCrop:
         ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`): Smallest and largest ratio of width to
             height.
         flip_probability (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip.
+        keep_colour (`bool`, *optional*, defaults to `False`): Whether colour images keep their three channels, and
+            grey ones repeat theirs.
 
     Raises:
         ValueError: if a number is invalid.
@@ -60,6 +62,12 @@ class GreyCrop:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
+    keep_colour: bool = False
+
+    @property
+    def num_channels(self) -> int:
+        """Of the crops."""
+        return 3 if self.keep_colour else 1
 
     def __post_init__(self) -> None:
         (smallest, largest), (narrowest, widest) = self.scale, self.ratio
@@ -97,28 +105,33 @@ class GreyCrop:
             generator (`random.Random`): Source of the random numbers.
 
         Returns:
-            uint8 `np.ndarray` of shape `(1, size, size)`.
+            uint8 `np.ndarray` of shape `(num_channels, size, size)`.
 
         Raises:
             ValueError: if the file cannot be read, is damaged, or has channels or a depth that would be lost.
         """
-        area = read_area(image, name, lambda width, height: self.draw_box(width, height, generator), self.size)
-        return (area[:, ::-1] if generator.random() < self.flip_probability else area)[None]
+        area = read_area(
+            image, name, lambda width, height: self.draw_box(width, height, generator), self.size, self.keep_colour
+        )
+        area = area[:, ::-1] if generator.random() < self.flip_probability else area
+        return np.moveaxis(area.reshape(self.size, self.size, -1), 2, 0)  # (C, S, S)
 
     def batch(self, images: Sequence[dict[str, Any]], names: Sequence[str], keys: Sequence[str]) -> torch.Tensor:
         """
         Crops several images. The random numbers of each depend only on its key.
 
         Returns:
-            uint8 `torch.Tensor` of shape `(len(images), 1, size, size)`.
+            uint8 `torch.Tensor` of shape `(len(images), num_channels, size, size)`.
         """
-        crops = np.empty((len(images), 1, self.size, self.size), dtype=np.uint8)  # (B, 1, S, S)
+        crops = np.empty((len(images), self.num_channels, self.size, self.size), dtype=np.uint8)  # (B, C, S, S)
         for crop, image, name, key in zip(crops, images, names, keys):
             crop[:] = self(image, name, random.Random(key))
         return torch.from_numpy(crops)
 
 
-def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int], Box], size: int) -> np.ndarray:
+def read_area(
+    image: dict[str, Any], name: str, choose_box: Callable[[int, int], Box], size: int, keep_colour: bool = False
+) -> np.ndarray:
     """
     Reads a part of an encoded image, upright, grey and in 8 bits, resized to a square.
 
@@ -127,10 +140,12 @@ def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int],
         name (`str`): What messages call it.
         choose_box (`Callable`): Returns the part, in pixels, for a width and height.
         size (`int`): Side of the square in pixels.
+        keep_colour (`bool`, *optional*, defaults to `False`): Whether to give three channels, which are equal where
+            the image is grey.
 
     Returns:
-        uint8 `np.ndarray` of shape `(size, size)`. Images of more bits are scaled between percentiles of the whole
-        image, as [`to_8_bits`] does.
+        uint8 `np.ndarray` of shape `(size, size)`, or `(size, size, 3)` with `keep_colour`. Images of more bits are
+        scaled between percentiles of the whole image, as [`to_8_bits`] does.
 
     Raises:
         ValueError: if the file cannot be read, is damaged, or has channels or a depth that would be lost.
@@ -140,18 +155,20 @@ def read_area(image: dict[str, Any], name: str, choose_box: Callable[[int, int],
     except OSError as error:
         raise ValueError(f"{image['path']!r} cannot be read: {error.strerror or error}.") from error
     try:
-        area = _read_area_of_jpeg(encoded, choose_box, size)
+        area = _read_area_of_jpeg(encoded, choose_box, size, keep_colour)
     except MemoryError:
         raise
     except Exception:  # damaged files can lead Pillow to any exception, and read_grey says what is wrong
         area = None
     if area is None:
-        grey = Image.fromarray(to_8_bits(read_grey(encoded, name)))
-        area = grey.crop(choose_box(*grey.size)).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(area)
+        whole = Image.fromarray(to_8_bits(read_grey(encoded, name, keep_colour=keep_colour)))
+        area = whole.crop(choose_box(*whole.size)).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(area.convert("RGB") if keep_colour else area)
 
 
-def _read_area_of_jpeg(encoded: bytes, choose_box: Callable[[int, int], Box], size: int) -> Image.Image | None:
+def _read_area_of_jpeg(
+    encoded: bytes, choose_box: Callable[[int, int], Box], size: int, keep_colour: bool
+) -> Image.Image | None:
     """A faster way of [`read_area`] for grey and colour JPEG. `None` for other files."""
     with Image.open(io.BytesIO(encoded)) as opened:
         if opened.format not in ("JPEG", "MPO") or opened.mode not in ("L", "RGB"):
@@ -161,7 +178,7 @@ def _read_area_of_jpeg(encoded: bytes, choose_box: Callable[[int, int], Box], si
         box = choose_box(*((height, width) if orientation in range(5, 9) else (width, height)))
         shorter_side = min(box[2] - box[0], box[3] - box[1])
         divisor = next(divisor for divisor in (8, 4, 2, 1) if shorter_side >= divisor * size or divisor == 1)
-        opened.draft("L", (width // divisor, height // divisor))
+        opened.draft(opened.mode if keep_colour else "L", (width // divisor, height // divisor))
         decoded = opened if orientation == 1 else ImageOps.exif_transpose(opened)
         left, top, right, bottom = (edge / divisor for edge in box)
         whole = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
@@ -189,11 +206,11 @@ class CropSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """uint8 `images` of shape `(1, size, size)`"""
+        """uint8 `images` of shape `(num_channels, size, size)`"""
         return {"images": self._read([key])[0]}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, torch.Tensor] | Exception:
-        """uint8 `images` of shape `(len(keys), 1, size, size)`, or an error, as in [`TrainingSamples`]"""
+        """uint8 `images` of shape `(len(keys), num_channels, size, size)`, or an error, as in [`TrainingSamples`]"""
         try:
             return {"images": self._read(keys)}
         except (OSError, ValueError) as error:
@@ -238,7 +255,7 @@ def read_crops(
             GPU copies them faster.
 
     Yields:
-        `images`, uint8 `(batch_size, 1, size, size)`.
+        `images`, uint8 `(batch_size, num_channels, size, size)`.
 
     Raises:
         ValueError: if there are no images, or a file cannot be used. The message names it.
@@ -254,7 +271,9 @@ def read_crops(
         yield from read_batches(samples, order, num_workers=num_workers, pin_memory=pin_memory)
 
 
-def sample_crops(rows: datasets.Dataset | datasets.IterableDataset, count: int, size: int) -> torch.Tensor:
+def sample_crops(
+    rows: datasets.Dataset | datasets.IterableDataset, count: int, size: int, keep_colour: bool = False
+) -> torch.Tensor:
     """
     A fixed sample of images: evenly spaced ones of a dataset with a length, the first ones of a stream. The square in
     the middle of each is resized (bicubic, antialiased).
@@ -263,9 +282,10 @@ def sample_crops(rows: datasets.Dataset | datasets.IterableDataset, count: int, 
         rows: As [`load_unlabelled`] returns them.
         count (`int`): Number of images, if there are as many.
         size (`int`): Side in pixels.
+        keep_colour (`bool`, *optional*, defaults to `False`): As in [`GreyCrop`].
 
     Returns:
-        uint8 `torch.Tensor` of shape `(count, 1, size, size)`.
+        uint8 `torch.Tensor` of shape `(count, 1, size, size)`, or `(count, 3, size, size)` with `keep_colour`.
 
     Raises:
         ValueError: if there are no images, or a file cannot be used. The message names it.
@@ -285,20 +305,20 @@ def sample_crops(rows: datasets.Dataset | datasets.IterableDataset, count: int, 
         return left, top, left + side, top + side
 
     areas = [
-        read_area(image, image["path"] or f"image {number} of the sample", square_in_the_middle, size)
+        read_area(image, image["path"] or f"image {number} of the sample", square_in_the_middle, size, keep_colour)
         for number, image in enumerate(images)
     ]
-    return torch.from_numpy(np.stack(areas)[:, None])  # (N, 1, S, S)
+    return torch.from_numpy(np.stack(areas).reshape(len(areas), size, size, -1)).permute(0, 3, 1, 2)  # (N, C, S, S)
 
 
 def to_pixel_values(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], num_channels: int = 3
 ) -> torch.Tensor:
     """
-    Turns grey images into the input of a network: intensities 0..1, minus the mean, divided by the standard deviation.
+    Turns images into the input of a network: intensities 0..1, minus the mean, divided by the standard deviation.
 
     Args:
-        images (`torch.Tensor` of shape `(B, 1, H, W)`): uint8, on any device.
+        images (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, num_channels, H, W)`): uint8, on any device.
         mean, std (`Sequence[float]`): One number, or one for each channel, for intensities 0..1.
         num_channels (`int`, *optional*, defaults to 3): Channels of the network.
 
@@ -307,18 +327,23 @@ def to_pixel_values(
         they share their memory.
 
     Raises:
-        ValueError: if there are neither one nor `num_channels` means and deviations.
+        ValueError: if there are neither one nor `num_channels` means, deviations and channels of the images.
     """
     means, stds = ([values[0]] * num_channels if len(set(values)) == 1 else list(values) for values in (mean, std))
     if len(means) != num_channels or len(stds) != num_channels:
         raise ValueError(
             f"Mean and standard deviation must be one number or {num_channels} each, got {mean} and {std}."
         )
-    intensities = images.float() / 255  # (B, 1, H, W)
+    if images.shape[1] not in (1, num_channels):
+        raise ValueError(
+            f"A network of {num_channels} channels cannot see images of {images.shape[1]}: make them grey."
+        )
+    intensities = images.float() / 255  # (B, 1 or C, H, W)
     # numbers instead of tensors, so that the device does not wait for a copy
     if len(set(zip(means, stds))) == 1:
         return ((intensities - means[0]) / stds[0]).expand(-1, num_channels, -1, -1)  # (B, C, H, W)
-    return torch.cat([(intensities - m) / s for m, s in zip(means, stds)], dim=1)  # (B, C, H, W)
+    channels = intensities.expand(-1, num_channels, -1, -1).split(1, dim=1)
+    return torch.cat([(c - m) / s for c, m, s in zip(channels, means, stds)], dim=1)  # (B, C, H, W)
 
 
 __all__ = [

@@ -11,6 +11,7 @@ import datasets
 
 from ..files import IMAGE_SUFFIXES, image_files
 from .folder import MASK_FOLDERS
+from .infmix.loading import source_names, without_sources
 from .loading import load_infrared_dataset
 from .parquet import parquet_files
 from .reading import without_decoding
@@ -27,6 +28,8 @@ def load_unlabelled(
     num_proc: int | None = None,
     config_name: str | None = None,
     allow_partial: bool = False,
+    leave_out: Sequence[str] = (),
+    keep_colour: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
     Loads the images of a dataset, as encoded files in a single column `image`.
@@ -42,6 +45,10 @@ def load_unlabelled(
             images has no splits: give the folder of the split.
         streaming (`bool`, *optional*, defaults to `False`): Whether to give an iterable dataset, which caches nothing.
         num_proc, config_name, allow_partial (*optional*): As in [`load_infrared_dataset`].
+        leave_out (`Sequence[str]`, *optional*): Sources of InfMix whose images are left out; `"infrared"` stands for
+            all but `"imagenet"` and `"coco"`.
+        keep_colour (`bool`, *optional*, defaults to `False`): Whether colours will be read. What
+            `unip prepare-infmix` wrote has none.
 
     Returns:
         `Dataset`, or `IterableDataset` with `streaming`. Its rows are `{"image": {"path": ..., "bytes": ...}}`, where
@@ -49,10 +56,19 @@ def load_unlabelled(
 
     Raises:
         OSError: if a folder is missing, or files cannot be read.
-        ValueError: if there are no images, name, configuration or split are unknown, or a file is damaged.
+        ValueError: if there are no images, name, configuration, split or source are unknown, a file is damaged, or
+            images have no colours or sources that are asked for.
     """
     given = [data_dir] if data_dir is None or isinstance(data_dir, (str, os.PathLike)) else list(data_dir)
     folders = [folder for folder in given if folder is not None]
+    mixes = [folder for folder in folders if os.path.isfile(os.path.join(folder, "infmix.json"))]
+    if keep_colour and mixes:
+        raise ValueError(
+            f"InfMix in {str(mixes[0])!r} is grey. To keep colours, give the folders that it was prepared from, as "
+            'the dataset "folder".'
+        )
+    if leave_out and name != "infmix":
+        raise ValueError(f'leave_out is for the dataset "infmix", got {name!r}: give the folders that you want.')
     rows: Any
     if name == "folder" and folders and not any(map(parquet_files, folders)) and not (config_name or allow_partial):
         if split is not None:
@@ -70,6 +86,8 @@ def load_unlabelled(
         raise ValueError('The dataset "folder" needs data_dir, one folder of images or several.')
     split = "train" if split is None else split
     rows = load_infrared_dataset(name, place, split, streaming, num_proc, config_name, allow_partial)
+    if leave_out:
+        rows = without_sources(rows, leave_out, source_names(mixes[0]) if mixes else None)
     if not streaming and len(rows) == 0:
         raise ValueError(f"The split {split!r} of {str(place or name)!r} holds no images. Choose another one.")
     return without_decoding(rows.select_columns(["image"]))

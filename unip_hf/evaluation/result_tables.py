@@ -212,7 +212,7 @@ def _main_table(scores: pd.DataFrame) -> str:
     order = sorted(table, key=lambda column: (_place(column[0], AVERAGED), _place(column[1], SIZES.values())))
     table = table[order]
     table.columns = [f"{dataset} {size[0].upper() if size in UNIP_SIZES else size}".strip() for dataset, size in order]
-    return _markdown(table.reset_index(), num_text_columns=1)
+    return to_markdown(table.reset_index(), num_text_columns=1)
 
 
 def _place(name: str, known: Collection[str]) -> tuple[int, str]:
@@ -224,10 +224,10 @@ def _layer_table(scores: pd.DataFrame) -> str:
     """One row for each method, size and data set, one column for each block."""
     places = ["method", "size", "dataset"]
     table = scores.pivot_table("text", places, "block", aggfunc="first", sort=False).sort_index(axis=1).reset_index()
-    return _markdown(table.rename(columns={"dataset": "data set"}), num_text_columns=len(places))
+    return to_markdown(table.rename(columns={"dataset": "data set"}), num_text_columns=len(places))
 
 
-def _markdown(table: pd.DataFrame, num_text_columns: int) -> str:
+def to_markdown(table: pd.DataFrame, num_text_columns: int) -> str:
     """Text on the left, numbers on the right."""
     alignment = ["left"] * num_text_columns + ["right"] * (len(table.columns) - num_text_columns)
     return table.fillna("").to_markdown(index=False, disable_numparse=True, colalign=alignment)
@@ -239,4 +239,5 @@ __all__ = [
     "method_name",
     "read_run",
     "tables_to_markdown",
+    "to_markdown",
 ]

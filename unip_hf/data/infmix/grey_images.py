@@ -15,7 +15,7 @@ class UnusableImage(ValueError):
     """A file is damaged, not an image, or has channels or a depth that would be lost. The message names it."""
 
 
-def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
+def read_grey(encoded: bytes, name: str, crop_border: int = 0, keep_colour: bool = False) -> np.ndarray:
     """
     Decodes an image and makes it grey as in UNIP's pre-training (`convert("L")`, ITU-R 601 luminance). It is turned
     upright if EXIF says so. Grey images keep their values and their depth.
@@ -24,9 +24,11 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
         encoded (`bytes`): A file that Pillow reads.
         name (`str`): What messages call it.
         crop_border (`int`, *optional*, defaults to 0): Pixels to cut off on each side.
+        keep_colour (`bool`, *optional*, defaults to `False`): Whether to leave colour images as they are.
 
     Returns:
         `np.ndarray` of shape `(height, width)`: uint8, or uint16, int32 or float32 if the file has more than 8 bits.
+        With `keep_colour`, of a colour image, uint8 of shape `(height, width, 3)`.
 
     Raises:
         UnusableImage: if it cannot be read, or holds NaN.
@@ -44,9 +46,9 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0) -> np.ndarray:
     except Exception as error:  # damaged files can lead Pillow to any exception
         reason = str(error).rstrip(".") or type(error).__name__
         raise UnusableImage(f"The image {name!r} cannot be used: {reason}.") from error
-    if array.ndim == 3:
+    if array.ndim == 3 and not keep_colour:
         array = np.asarray(Image.fromarray(array).convert("L"))
-    height, width = array.shape
+    height, width = array.shape[:2]
     if min(height, width) <= 2 * crop_border:
         raise ValueError(f"crop_border {crop_border} leaves nothing of the image {name!r} of {width}x{height} pixels.")
     return array[crop_border : height - crop_border, crop_border : width - crop_border]

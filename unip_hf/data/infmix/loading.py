@@ -3,15 +3,18 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..parquet import load_parquet
+from ..reading import without_decoding
 
 
 PUBLISHED = "casiatao/InfMix"
+PHOTOGRAPHS = ("imagenet", "coco")  # sources of visible images, as `unip prepare-infmix` calls them
 
 
 def load_infmix(
@@ -62,6 +65,40 @@ def _finished_shards(folder: Path) -> list[str]:
     return [str(shard) for shard in shards]
 
 
+def without_sources(rows: Any, left_out: Sequence[str], known: Sequence[str] | None = None) -> Any:
+    """
+    The rows of InfMix without the images of some sources.
+
+    Args:
+        rows (`datasets.Dataset` or `datasets.IterableDataset`): As [`load_infmix`] loads a split.
+        left_out (`Sequence[str]`): Names of sources. `"infrared"` stands for all but `"imagenet"` and `"coco"`.
+        known (`Sequence[str]`, *optional*): Names of all sources; by default those that the rows have.
+
+    Raises:
+        ValueError: if there is no such source, or nothing is left.
+    """
+    if "source" not in (rows.features or {}):
+        raise ValueError("These images do not say their source: leave_out is for what `unip prepare-infmix` wrote.")
+    known = sorted(rows.unique("source") if known is None else known)
+    names = set(left_out)
+    if "infrared" in names and "infrared" not in known:
+        names = (names - {"infrared"}) | set(known).difference(PHOTOGRAPHS)
+    unknown = sorted(names.difference(known))
+    if unknown:
+        raise ValueError(f"InfMix has no source {unknown[0]!r} to leave out. It has {', '.join(known)}.")
+    if names.issuperset(known):
+        raise ValueError(f"Nothing is left of InfMix without {', '.join(left_out)}: it has {', '.join(known)}.")
+    if isinstance(rows, datasets.IterableDataset):
+        return without_decoding(rows).filter(lambda source: source not in names, input_columns=["source"])
+    return rows.select([number for number, source in enumerate(rows["source"][:]) if source not in names])
+
+
+def source_names(data_dir: str | os.PathLike) -> list[str]:
+    """Names of the sources that have images in a folder which `unip prepare-infmix` wrote."""
+    report = json.loads((Path(data_dir) / "infmix.json").read_text())
+    return [source["name"] for source in report["sources"] if source["kept"]]
+
+
 def _with_column_image(rows: Any) -> Any:
     """The rows with their image column called `image`."""
     columns = rows.features or {}
@@ -73,4 +110,4 @@ def _with_column_image(rows: Any) -> Any:
     return rows.rename_column(images[0], "image")
 
 
-__all__ = ["load_infmix"]
+__all__ = ["load_infmix", "source_names", "without_sources"]
