@@ -14,7 +14,7 @@ size such as small stands for random weights. Networks without attention over al
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ from unip_hf.scripts.runs import versions
 
 if TYPE_CHECKING:
     from unip_hf.analysis.inputs import AnalysisData
-    from unip_hf.analysis.maps import MappedImage
     from unip_hf.analysis.measures import NetworkMeasures
     from unip_hf.analysis.texture import Corruption
     from unip_hf.data.reading import Sample
@@ -204,42 +203,6 @@ def choose_size(size: Sequence[int] | None, first_image: Any) -> tuple[int, int]
     return max(224, 32 * round(height * scale / 32)), max(224, 32 * round(width * scale / 32))
 
 
-def choose_maps(
-    options: argparse.Namespace, samples: "Sequence[Sample]", size: tuple[int, int], background: Sequence[int]
-) -> "list[MappedImage]":
-    """The first images, those with most foreground if there are masks, and the places in them that look."""
-    import numpy as np
-    from PIL import Image
-
-    from unip_hf.analysis.maps import MappedImage, default_places
-    from unip_hf.pictures import grey_picture
-
-    has_objects = [sample.ids is not None and not np.isin(sample.ids, [*background, 255]).all() for sample in samples]
-    order = sorted(range(len(samples)), key=lambda number: not has_objects[number])
-    images = []
-    for number in order[: options.num_maps]:
-        sample = samples[number]
-        height, width = sample.image.shape[:2]
-        grey = Image.fromarray(grey_picture(sample.image))
-        picture = np.array(grey.resize((size[1], size[0]), Image.Resampling.BICUBIC))
-        if options.query_pixels is not None:
-            pixels = list(zip(options.query_pixels[::2], options.query_pixels[1::2]))
-            outside = [(x, y) for x, y in pixels if x >= width or y >= height]
-            if outside:
-                raise ValueError(
-                    f"--query_pixels {outside[0][0]} {outside[0][1]} lies outside of {sample.name}, which is {width} "
-                    f"pixels wide and {height} high."
-                )
-            places = [((y + 0.5) / height, (x + 0.5) / width) for x, y in pixels]
-        elif options.query_grid is not None:
-            steps = [(index + 0.5) / options.query_grid for index in range(options.query_grid)]
-            places = [(y, x) for y in steps for x in steps]
-        else:
-            places = default_places(picture, sample.ids, background)
-        images.append(MappedImage(number, f"image {number + 1}, {Path(sample.name).name}", picture, places))
-    return images
-
-
 def analyze_network(
     name: str, options: argparse.Namespace, data: "AnalysisData", rows_with_masks: tuple[Any, dict[int, str]] | None
 ) -> "tuple[NetworkMeasures, dict[str, Any]]":
@@ -250,11 +213,13 @@ def analyze_network(
     from dataclasses import replace
 
     import torch
+    from transformers import PreTrainedModel
 
     from unip_hf.analysis import BlockReader, NetworkMeasures
     from unip_hf.analysis.inputs import grid_of
     from unip_hf.evaluation import mean_iou_under_corruptions
     from unip_hf.hub.networks import load_network
+    from unip_hf.inference.loading import has_segmentation_head
     from unip_hf.inference.windows import reads_pairs
     from unip_hf.progress import Progress
 
@@ -280,7 +245,8 @@ def analyze_network(
         " ".join(f"{value:.4g}" for value in values) for values in (processor.image_mean, processor.image_std)
     )
     found = measures.report(options.hybrid_nmi)
-    if found["texture"] is not None and rows_with_masks is not None and "Segmentation" in type(model).__name__:
+    can_segment = isinstance(model, PreTrainedModel) and has_segmentation_head(model.config)
+    if found["texture"] is not None and rows_with_masks is not None and can_segment:
         rows, id2label = rows_with_masks
         scores = mean_iou_under_corruptions(model.to(device), processor, rows, id2label, corruptions)
         found["texture"]["mean_iou"] = {name: score["mean_iou"] for name, score in scores.items()}
@@ -294,22 +260,6 @@ def analyze_network(
     }
 
 
-def compare_blocks(networks: "Mapping[str, NetworkMeasures]", names: Sequence[str]) -> dict[str, Any]:
-    """CKA between all blocks of all networks, for the report."""
-    import torch
-
-    from unip_hf.analysis import centred_kernel_alignment
-
-    grams = [torch.cat(of_batch) for of_batch in zip(*(measures.grams for measures in networks.values()))]
-    models = [index for index, measures in enumerate(networks.values()) for _ in measures.blocks]
-    blocks = [number + 1 for measures in networks.values() for number in range(len(measures.blocks))]
-    return {
-        "names": [f"{names[index]}, block {block}" for index, block in zip(models, blocks)],
-        "models": models,
-        "values": centred_kernel_alignment(grams).tolist(),
-    }
-
-
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     from transformers.utils import logging
@@ -317,7 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.analysis import write_report
     from unip_hf.analysis.figures import short_names
     from unip_hf.analysis.inputs import AnalysisData
-    from unip_hf.analysis.maps import map_pictures
+    from unip_hf.analysis.maps import choose_images, map_pictures
+    from unip_hf.analysis.measures import compare_networks
     from unip_hf.data import load_id2label
     from unip_hf.data.reading import check_ids
 
@@ -337,7 +288,8 @@ def main(arguments: Sequence[str]) -> None:
     elif options.background is not None:
         raise ValueError(f"--background needs masks. {NO_MASKS}")
     size = choose_size(options.size, samples[0].image)
-    images = choose_maps(options, samples, size, background)
+    pixels = options.query_pixels and list(zip(options.query_pixels[::2], options.query_pixels[1::2]))
+    images = choose_images(samples, options.num_maps, size, background, pixels, options.query_grid)
     data = AnalysisData(
         samples,
         size,
@@ -347,6 +299,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     found = [analyze_network(name, options, data, rows_with_masks) for name in options.models]
     networks = dict(zip(short_names(options.models), [measures for measures, _ in found]))
+    models = [of_model for _, of_model in found]
     report = {
         "data": {
             "name": options.dataset if options.data_dir is None else str(options.data_dir),
@@ -361,13 +314,13 @@ def main(arguments: Sequence[str]) -> None:
             "seed": options.seed,
         },
         "versions": versions(),
-        "models": [of_model for _, of_model in found],
-        "cka": compare_blocks(networks, options.models),
+        "models": models,
+        "cka": compare_networks(dict(zip(options.models, networks.values()))),
         "not_measured": {"objects": NO_MASKS if not has_masks else "There are no objects in these images."},
     }
     pictures = map_pictures(images, networks, options.map_blocks, options.map_heads == "each", options.nmi_target)
     page = write_report(report, list(pictures), options.output_dir)
-    for of_model in report["models"]:
+    for of_model in models:
         print(f"\n{of_model['name']}")
         for block in of_model["blocks"]:
             print(

@@ -99,7 +99,7 @@ def load_network(
     from unip_hf.finetuning import load_model
     from unip_hf.hub.pretrained import TIMM_PREFIX, Pretrained, is_published_file
     from unip_hf.inference.exported import is_exported
-    from unip_hf.inference.loading import is_random_start, load_config
+    from unip_hf.inference.loading import has_segmentation_head, is_random_start, load_config
 
     classes = {number: str(number) for number in range(num_labels)}
     if is_exported(name):
@@ -111,7 +111,7 @@ def load_network(
     problem = None
     if not is_published_file(name):
         try:
-            if not name.startswith(TIMM_PREFIX) and is_segmentation_model(load_config(name)):
+            if not name.startswith(TIMM_PREFIX) and has_segmentation_head(load_config(name)):
                 return AutoModelForSemanticSegmentation.from_pretrained(name).eval(), {}
             return load_model(name, classes).eval(), {}
         except ValueError as error:
@@ -128,14 +128,6 @@ def load_network(
         teacher.model.reset_classifier(0)  # type: ignore[operator]
     num_patches = (height // teacher.patch_size) * (width // teacher.patch_size)
     return teacher.model, teacher.forward_options(1, num_patches)
-
-
-def is_segmentation_model(config: Any) -> bool:
-    """Whether a checkpoint has a head for semantic segmentation already."""
-    from transformers import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
-
-    names = config.architectures or []
-    return type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING and any("Segmentation" in name for name in names)
 
 
 def recorded_mean_iou(name: str) -> float | None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from ..analysis import BlockReader, attention_map, normalized_mutual_information
+from ..analysis.plots import colour_attention
 from ..files import write_whole
 from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
@@ -169,13 +170,8 @@ def attention_picture(attention: ImageAttention, shares: np.ndarray, token: tupl
 
 
 def _coloured(grey: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Draws strengths 0..1 over grey values 0..1, the stronger the more opaque. Returns uint8 `(..., 3)`."""
-    from matplotlib import colormaps
-
-    strength = np.sqrt(strength)[..., None]  # weak attention to many patches counts as well
-    opacity = 0.85 * strength
-    colours = (1 - opacity) * 0.6 * grey[..., None] + opacity * colormaps["inferno"](strength[..., 0])[..., :3]
-    return np.rint(colours * 255).astype(np.uint8)
+    """Strengths 0..1 over grey values 0..1, as uint8 `(..., 3)`."""
+    return np.rint(255 * colour_attention(grey, strength)).astype(np.uint8)
 
 
 def legend(shares: np.ndarray) -> str:

@@ -3,16 +3,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 
+from ..pictures import grey_picture
+from .figures import figure_style
 from .inputs import Place, grid_of
 from .measures import NetworkMeasures
 from .objects import objects_of_patches
 from .page import Picture
 from .plots import attention_maps, outstanding_patches
 
+
+if TYPE_CHECKING:
+    from ..data.reading import Sample
 
 MOST_COLUMNS = 3  # legible on a phone
 
@@ -33,6 +41,50 @@ class MappedImage:
     name: str
     picture: np.ndarray
     places: Sequence[Place]
+
+
+def choose_images(
+    samples: "Sequence[Sample]",
+    count: int,
+    size: tuple[int, int],
+    background: Sequence[int] = (0,),
+    pixels: Sequence[tuple[int, int]] | None = None,
+    grid: int | None = None,
+) -> list[MappedImage]:
+    """
+    The first images, those with objects before others, and the places in them that look.
+
+    Args:
+        samples (`Sequence[Sample]`): All images of the analysis.
+        count (`int`): How many to choose.
+        size (`(height, width)`): Size of the picture.
+        background (`Sequence[int]`, *optional*): Ids in the masks that are not objects.
+        pixels (`Sequence[tuple[int, int]]`, *optional*): Places that look, as x and y in pixels of the image.
+        grid (`int`, *optional*): `grid` x `grid` evenly spaced places instead. By default see [`default_places`].
+
+    Raises:
+        ValueError: if a pixel lies outside of an image.
+    """
+    has_objects = [sample.ids is not None and not np.isin(sample.ids, [*background, 255]).all() for sample in samples]
+    order = sorted(range(len(samples)), key=lambda number: not has_objects[number])
+    images = []
+    for number in order[:count]:
+        sample = samples[number]
+        height, width = sample.image.shape[:2]
+        resized = Image.fromarray(grey_picture(sample.image)).resize(size[::-1], Image.Resampling.BICUBIC)
+        picture = np.array(resized)  # (H, W, 3)
+        steps = [(index + 0.5) / grid for index in range(grid or 0)]
+        places = [(y, x) for y in steps for x in steps] or default_places(picture, sample.ids, background)
+        if pixels:
+            outside = [(x, y) for x, y in pixels if x >= width or y >= height]
+            if outside:
+                raise ValueError(
+                    f"The pixel {outside[0][0]} {outside[0][1]} (x, y) lies outside of {sample.name}, which has "
+                    f"{width} columns and {height} rows."
+                )
+            places = [((y + 0.5) / height, (x + 0.5) / width) for x, y in pixels]
+        images.append(MappedImage(number, f"image {number + 1}, {Path(sample.name).name}", picture, places))
+    return images
 
 
 def default_places(
@@ -104,7 +156,7 @@ def map_pictures(
 def _blocks_of(name: str, measures: NetworkMeasures, blocks: Sequence[int] | None, target: float) -> dict[str, int]:
     last = len(measures.blocks)
     if blocks is None:
-        return {"a third": max(1, round(last / 3)), f"NMI {target:g}": measures.nearest_block(target), "last": last}
+        return {"1/3 deep": max(1, round(last / 3)), f"NMI {target:g}": measures.nearest_block(target), "last": last}
     wrong = [number for number in blocks if not 1 <= number <= last]
     if wrong:
         raise ValueError(f"{name} has no block {wrong[0]}: choose from 1 to {last}.")
@@ -137,7 +189,9 @@ def _figures(
     for number, part in enumerate(parts, start=1):
         drawn = {title: [cell(*shown) for shown in columns[title]] for title in part}
         of_parts = f" ({number} of {len(parts)})" * (len(parts) > 1)
-        yield Picture(f"{image.name}: {what}{of_parts}", caption, attention_maps(image.picture, drawn, rows))
+        with figure_style():
+            figure = attention_maps(image.picture, drawn, rows)
+        yield Picture(f"{image.name}: {what}{of_parts}", caption, figure)
 
 
-__all__ = ["MappedImage", "default_places", "map_pictures"]
+__all__ = ["MappedImage", "choose_images", "default_places", "map_pictures"]

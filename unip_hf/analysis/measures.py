@@ -20,7 +20,7 @@ from .attention import (
 )
 from .blocks import Block, BlockReader
 from .objects import PLACES, attention_to_objects
-from .similarity import gram_matrix
+from .similarity import centred_kernel_alignment, gram_matrix
 from .texture import Corruption, feature_change
 
 
@@ -176,4 +176,20 @@ class NetworkMeasures:
         return 1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target))
 
 
-__all__ = ["Images", "NetworkMeasures"]
+def compare_networks(networks: Mapping[str, NetworkMeasures]) -> dict[str, Any]:
+    """
+    CKA between all blocks of networks that have seen the same images in the same batches, for [`write_report`].
+
+    Args:
+        networks (`dict`): Measures by name.
+    """
+    grams = [torch.cat(of_batch) for of_batch in zip(*(measures.grams for measures in networks.values()))]
+    blocks = [(index, name, n + 1) for index, name in enumerate(networks) for n in range(len(networks[name].blocks))]
+    return {
+        "names": [f"{name}, block {number}" for _, name, number in blocks],
+        "models": [index for index, _, _ in blocks],
+        "values": centred_kernel_alignment(grams).tolist(),
+    }
+
+
+__all__ = ["Images", "NetworkMeasures", "compare_networks"]

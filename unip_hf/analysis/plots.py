@@ -138,11 +138,12 @@ def attention_maps(
         rows (`Sequence[str]`): Title of each row.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     height, width = image.shape[:2]
-    panel = 3.9 / len(columns)  # inches
-    size = (3.9, len(rows) * (panel * height / width + 0.2) + 0.2)
-    figure = Figure(figsize=size, layout="constrained")
+    panel = 3.6 / len(columns)  # inches
+    size = (3.9, len(rows) * (panel * height / width + 0.03) + 0.3)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.015, wspace=0.01, hspace=0.01))
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for column, (title, shown) in enumerate(columns.items()):
         for row, (looks, place) in enumerate(shown):
@@ -177,18 +178,30 @@ def outstanding_patches(image: torch.Tensor, grid: tuple[int, int]) -> list[tupl
     return [(row, column), other]
 
 
-def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """A darkened image (H, W, 3) under attention (rows, columns), which is more opaque where it is stronger."""
+def colour_attention(grey: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """
+    Attention over an image: the stronger, the brighter and more opaque. Weak attention to many patches counts as well.
+
+    Args:
+        grey (`np.ndarray`): Grey values of the image, 0 to 1, of any shape.
+        strength (`np.ndarray` of the same shape): Attention divided by the strongest, 0 to 1.
+
+    Returns:
+        `np.ndarray` of shape `(..., 3)`: colours, 0 to 1.
+    """
     from matplotlib import colormaps
 
+    strength = np.sqrt(strength)[..., None]
+    opacity = 0.85 * strength
+    return (1 - opacity) * 0.6 * grey[..., None] + opacity * colormaps["inferno"](strength[..., 0])[..., :3]
+
+
+def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """An image `(H, W, 3)` under attention `(rows, columns)`, which is resized (bicubic)."""
     resized = nn.functional.interpolate(
         torch.from_numpy(looks)[None, None], size=pixels.shape[:2], mode="bicubic", align_corners=False
     )[0, 0].numpy()  # (H, W)
-    strength = (resized / looks.max()).clip(0, 1)[..., None] ** 0.5  # weak attention to many patches counts as well
-    grey = pixels.mean(axis=2, keepdims=True) / 255 * 0.6
-    colours = colormaps["inferno"](strength[..., 0])[..., :3]
-    opacity = 0.85 * strength
-    return (1 - opacity) * grey + opacity * colours
+    return colour_attention(pixels.mean(axis=2) / 255, (resized / looks.max()).clip(0, 1))
 
 
 def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float) -> None:
@@ -200,4 +213,4 @@ def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float)
         panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
-__all__ = ["attention_maps", "attention_pictures", "nmi_curve", "outstanding_patches"]
+__all__ = ["attention_maps", "attention_pictures", "colour_attention", "nmi_curve", "outstanding_patches"]

@@ -6,9 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
-from ..inference.loading import is_random_start, load_config, load_processor, load_segmentation_model
+from ..inference.loading import (
+    has_segmentation_head,
+    is_random_start,
+    load_config,
+    load_processor,
+    load_segmentation_model,
+)
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel
@@ -68,8 +73,7 @@ def load_network(name: str, own_normalisation: bool = False) -> tuple[nn.Module,
         return UnipModel(UnipConfig.from_size(name)).eval(), UnipImageProcessor()
     if not is_published_file(name) and not name.startswith(TIMM_PREFIX):
         config = load_config(name)
-        kind = (config.architectures or [""])[0]
-        if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING and "Segmentation" in kind:
+        if has_segmentation_head(config):
             model: Any
             model, processor = load_segmentation_model(name)
             return model, processor
