@@ -83,7 +83,8 @@ class BlockReader(nn.Module):
         self.num_heads: list[int] = []  # of each block
         image = self._patches.weight.new_zeros(1, self.num_channels, 2 * self.patch_size, 3 * self.patch_size)
         try:  # a model that cannot be looked at fails here
-            self.visit(image, lambda block: self.num_heads.append(block.query.shape[1]), with_tokens=False)
+            look = lambda block: self.num_heads.append(block.query.shape[1])  # noqa: E731
+            BlockReader.visit(self, image, look, with_tokens=False)
         except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
             raise ValueError(str(error)) from error
 

@@ -73,9 +73,11 @@ def choose_images(
         height, width = sample.image.shape[:2]
         resized = Image.fromarray(grey_picture(sample.image)).resize(size[::-1], Image.Resampling.BICUBIC)
         picture = np.array(resized)  # (H, W, 3)
-        steps = [(index + 0.5) / grid for index in range(grid or 0)]
-        places = [(y, x) for y in steps for x in steps] or default_places(picture, sample.ids, background)
-        if pixels:
+        places = default_places(picture, sample.ids, background)
+        if grid is not None:
+            steps = [(index + 0.5) / grid for index in range(grid)]
+            places = [(y, x) for y in steps for x in steps]
+        elif pixels is not None:
             outside = [(x, y) for x, y in pixels if x >= width or y >= height]
             if outside:
                 raise ValueError(

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Teachers: frozen, pre-trained plain ViTs of any library that give the queries and keys of a block."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,18 @@ class Teacher(BlockReader):
         """Width of the tokens."""
         return self._patches.out_channels
 
+    def visit(
+        self,
+        pixel_values: torch.Tensor,
+        look: Callable[[Block], object],
+        layers: Sequence[int] | None = None,
+        with_tokens: bool = True,
+    ) -> None:
+        """As [`BlockReader.visit`], for images as the student gets them, see [`~Teacher.query_key`]."""
+        for layer in layers or [1]:  # compiled or sharded teachers give the chosen block only
+            self._check_layer(layer)
+        super().visit(self._prepare(pixel_values), look, layers, with_tokens)
+
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind them is computed.
@@ -89,7 +101,7 @@ class Teacher(BlockReader):
         Raises:
             ValueError: if there is no such block, or the images have a wrong size or are not normalised.
         """
-        return super().query_keys(self._prepare(pixel_values), [self._chosen(layer)])[0]
+        return self.query_keys(pixel_values, [self._chosen(layer)])[0]
 
     def output_tokens(self, pixel_values: torch.Tensor, layer: int | None = None) -> torch.Tensor:
         """
@@ -106,16 +118,9 @@ class Teacher(BlockReader):
             ValueError: as [`~Teacher.query_key`].
         """
         found: list[Block] = []
-        self.visit(self._prepare(pixel_values), found.append, [self._chosen(layer)])
+        self.visit(pixel_values, found.append, [self._chosen(layer)])
         assert found[0].tokens is not None
         return found[0].tokens
-
-    def query_keys(
-        self, pixel_values: torch.Tensor, layers: Sequence[int] | None = None
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Queries and keys of blocks, by default of all that remain, from one pass; see [`~Teacher.query_key`]."""
-        self._check_layer(1)  # compiled or sharded teachers give the chosen block only
-        return super().query_keys(self._prepare(pixel_values), layers)
 
     def keep_layer(self, layer: int) -> None:
         """
