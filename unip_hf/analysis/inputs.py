@@ -48,8 +48,8 @@ class AnalysisData:
     def batches(self, processor: UnipImageProcessor, patch_size: int) -> Iterator[Images]:
         """
         Yields:
-            All images for a network with this processor and patch size, in batches that are as even as possible. Of
-            pairs, the visible image is one of the changes.
+            All images for a network with this processor and patch size, in batches that are as even as possible and
+            have the four images that CKA needs, if there are four. Of pairs, the visible image is one of the changes.
         """
         rows, columns = grid_of(self.size, patch_size)
         size = {"height": rows * patch_size, "width": columns * patch_size}
@@ -61,7 +61,8 @@ class AnalysisData:
             return inputs["pixel_values"]  # (1, C, H, W)
 
         numbers = range(len(self.samples))
-        for part in np.array_split(numbers, math.ceil(len(numbers) / self.batch_size)):
+        num_batches = max(1, min(math.ceil(len(numbers) / self.batch_size), len(numbers) // 4))
+        for part in np.array_split(numbers, num_batches):
             samples = {int(number): self.samples[number] for number in part}
             clean = torch.cat([processed(sample.image) for sample in samples.values()])  # (B, C, H, W)
             changed = {}
