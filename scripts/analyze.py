@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from unip_hf.data.reading import Sample
 
 NO_MASKS = "There are no masks."
+LEAST_IMAGES = 4  # of a batch, for CKA
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -109,8 +110,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = command_parser().parse_args(arguments)
     check_positive(options, "num_images", "query_grid")
     check_positive(options, "near", "num_maps", "nmi_target", or_zero=True)
-    if options.batch_size < 4:
-        raise ValueError(f"--batch_size must be at least 4, which CKA needs, got {options.batch_size}.")
+    if options.batch_size < LEAST_IMAGES:
+        raise ValueError(f"--batch_size must be at least {LEAST_IMAGES}, which CKA needs, got {options.batch_size}.")
     if options.size is not None and min(options.size) < 32:
         raise ValueError(f"--size must be at least 32 pixels, got {' '.join(map(str, options.size))}.")
     if not 0 <= options.hybrid_nmi[0] <= options.hybrid_nmi[1] <= 1:
@@ -188,8 +189,6 @@ def read_samples(options: argparse.Namespace, rows: Any) -> "tuple[list[int], li
     from unip_hf.data.reading import has_pairs, read_sample
 
     count = min(options.num_images, len(rows))
-    if count < 4:
-        raise ValueError(f"An analysis needs at least 4 images, got {count}.")
     numbers = [number * len(rows) // count for number in range(count)]
     return numbers, [read_sample(rows[number], number, has_pairs(rows)) for number in numbers]
 
@@ -235,7 +234,7 @@ def analyze_network(
     reader.to(device)
     grid_size = grid_of(data.size, reader.patch_size)
     corruptions = parse_corruptions(options.corruptions, grid_size, options.seed)
-    measures = NetworkMeasures(reader, corruptions, options.near)
+    measures = NetworkMeasures(reader, corruptions, options.near, with_grams=len(data.samples) >= LEAST_IMAGES)
     progress = Progress(f"{name}: image", len(data.samples))
     for images in replace(data, corruptions=corruptions).batches(processor, reader.patch_size):
         measures.add(images)
@@ -315,8 +314,11 @@ def main(arguments: Sequence[str]) -> None:
         },
         "versions": versions(),
         "models": models,
-        "cka": compare_networks(dict(zip(options.models, networks.values()))),
-        "not_measured": {"objects": NO_MASKS if not has_masks else "There are no objects in these images."},
+        "cka": None if len(samples) < LEAST_IMAGES else compare_networks(dict(zip(options.models, networks.values()))),
+        "not_measured": {
+            "objects": "There are no objects in these images." if has_masks else NO_MASKS,
+            "cka": f"It needs at least {LEAST_IMAGES} images.",
+        },
     }
     pictures = map_pictures(images, networks, options.map_blocks, options.map_heads == "each", options.nmi_target)
     page = write_report(report, list(pictures), options.output_dir)

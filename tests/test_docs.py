@@ -46,6 +46,7 @@ LONG = ("README", "deploy", "fusion")
 # Appended to each command, where the last option counts: small and short runs that overwrite earlier results.
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"
 SHORTER = {
+    "analyze": "--num_images 4 --size 32 32 --batch_size 4 --overwrite --num_maps 1 --no_mean_iou",
     "check-dataset": "",
     "convert": "--num_attention_heads 2 --overwrite",
     "cost": "--no_speed",

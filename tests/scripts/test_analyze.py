@@ -111,6 +111,10 @@ def test_images_without_masks_and_random_weights(places: Path, tmp_path: Path) -
     assert len(model["blocks"]) == 12 and {block["pattern"] for block in model["blocks"]} == {"hybrid"}
     assert model["objects"] is None and report["not_measured"]["objects"] == "There are no masks."
     assert "There are no masks." in (tmp_path / "out" / "index.html").read_text()
+    assert analyze("tiny", *data, "--overwrite", "--num_images", 3) == 0
+    report = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert report["data"]["num_images"] == 3 and report["cka"] is None
+    assert "It needs at least 4 images." in (tmp_path / "out" / "index.html").read_text()
     assert analyze("tiny", *data, "--overwrite") == 0  # the same random weights
     assert (
         json.loads((tmp_path / "out" / "analysis.json").read_text())["models"][0]["blocks"][3]["nmi"]
@@ -133,7 +137,6 @@ def test_pairs_are_seen_by_both_cameras(places: Path, tmp_path: Path, few_scenes
         (["pairs"], "reads pairs of images: choose a model of one image"),
         (["nowhere"], "There is no checkpoint folder"),
         (["unip", "--split", "test"], "There is no split 'test', only validation"),
-        (["unip", "--num_images", "3"], "at least 4 images, got 3"),
         (["unip", "--batch_size", "2"], "--batch_size must be at least 4, which CKA needs, got 2"),
         (["unip", "--size", "8", "64"], "--size must be at least 32 pixels, got 8 64"),
         (["unip", "--hybrid_nmi", "0.2", "0.1"], "--hybrid_nmi must be two rising numbers"),
