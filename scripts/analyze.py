@@ -100,7 +100,7 @@ def command_parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", type=Path, default=Path("analysis"), help="default: %(default)s")
     run.add_argument("--overwrite", action="store_true", help="replace an analysis that is there")
-    run.add_argument("--batch_size", type=int, default=16, help="images at once, at least 4 (default: %(default)s)")
+    run.add_argument("--batch_size", type=int, default=8, help="images at once, at least 4 (default: %(default)s)")
     run.add_argument("--seed", type=int, default=0, help="of corruptions and random weights (default: %(default)s)")
     run.add_argument("--device", help="default: a GPU if there is one")
     return parser

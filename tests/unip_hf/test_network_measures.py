@@ -1,6 +1,7 @@
 """What an analysis measures of a network: blocks, attention against objects, CKA, and features under corruptions."""
 
 import math
+import weakref
 from itertools import permutations
 
 import numpy as np
@@ -174,6 +175,19 @@ def test_blocks_of_every_kind_of_network(kind: str) -> None:
     reader.visit(images, one.append, layers=[2], with_tokens=False)
     torch.testing.assert_close(one[0].query, blocks[1].query)
     assert one[0].tokens is None and len(one) == 1
+
+
+def test_nothing_of_a_block_is_kept_while_the_next_is_computed() -> None:
+    reader = BlockReader(UnipModel(tiny_config(num_hidden_layers=4)))
+    seen: list[weakref.ref] = []
+
+    def look(block: Block) -> None:
+        if len(seen) >= 6:
+            assert all(reference() is None for reference in seen[-6:-3])
+        seen.extend(map(weakref.ref, (block.query, block.key, block.tokens)))
+
+    reader.visit(torch.randn(2, 3, 32, 32), look)
+    assert len(seen) == 12
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ class BlockReader(nn.Module):
         def see(number: int, pairs: list[tuple[torch.Tensor, torch.Tensor]], output: Any = None) -> None:
             query, key = self._check(number, pairs, num_patches)
             tokens = output[0] if isinstance(output, tuple) else output  # (B, special + N, D)
+            pairs.clear()  # which would be kept until the last block
             look(Block(number, *(self._kept(x, num_patches) for x in (query, key, tokens if with_tokens else None))))
             if number == layers[-1]:
                 raise _Stop
