@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipModel
+from unip_hf.hub.training_run import describe_origin, find_run
 from unip_hf.scripts import cli
 from unip_hf.training import TrainingLoop
 
@@ -161,6 +162,8 @@ def test_a_network_pre_trained_by_masking_is_a_start_and_a_teacher(
              tmp_path / "tuned", *quick, "--shortest_edge", 32, "--window_size", 32, "--stride", 32]  # fmt: skip
     for command in (taught, tuned):
         assert cli.main(list(map(str, command))) == 0
+    origin = describe_origin(find_run(tmp_path / "tuned" / "best"))
+    assert "`infrared`, pre-trained to fill in hidden patches (MAE, 75% hidden) on the data" in origin
     assert UnipForPreTraining.from_pretrained(tmp_path / "taught" / "last").config.last_layer_num_attention_heads == 4
 
 
