@@ -129,7 +129,9 @@ def prepare_teacher(
             teacher.to(accelerator.device if sharding is None else "cpu")
             with accelerator.autocast():
                 images = inputs.for_teacher(sample)
-                choice = select_layer(teacher, images, options.nmi_target, show_progress=accelerator.is_main_process)
+                choice = select_layer(
+                    teacher, images, target=options.nmi_target, show_progress=accelerator.is_main_process
+                )
         layer, nmi = broadcast_object_list(list(choice))
         found |= {"teacher_layer": layer, "teacher_nmi": nmi}
         teacher.keep_layer(layer)
