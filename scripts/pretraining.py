@@ -28,7 +28,7 @@ def load_images(options: argparse.Namespace) -> Any:
         options.streaming,
         config_name=options.dataset_config,
         allow_partial=options.allow_partial,
-        leave_out=options.leave_out,
+        leave_out=options.leave_out or (),
         keep_colour=options.keep_colour,
     )
 
