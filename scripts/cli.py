@@ -23,6 +23,8 @@ JOBS = {
     "show-dataset": "a picture of what the model sees in training",
     "prepare-dataset": "a benchmark or a folder as parquet files, for streaming and for the Hub",
     "prepare-infmix": "infrared images, ImageNet and COCO as one grey set for pre-training",
+    "analyze": "what backbones look at: attention, features and texture, block by block, as a page",
+    "cost": "parameters, multiply-adds, time and memory of networks",
     "compare-layers": "measure which block of a teacher the student should learn",
     "publish": "a checkpoint with its model card on the Hub",
     "publish-space": "the demo as a Space on the Hub",

@@ -10,13 +10,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from ..analysis import attention_map, normalized_mutual_information
-from ..distillation import Teacher
+from ..analysis import BlockReader, attention_map, normalized_mutual_information
+from ..analysis.plots import colour_attention
 from ..files import write_whole
 from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
-from ..modeling.modeling_unip import UnipModel
-from ..modeling.modeling_unip_segmentation import UnipSegmentationModel
 from ..pictures import grey_picture
 from .uploads import error_message
 
@@ -35,7 +33,7 @@ class ImageAttention:
         image_size (`(height, width)`): Size of the image itself, in pixels.
         grid_size (`(rows, columns)`): Size of the grid of patches.
         query_keys (`list` of two float16 `torch.Tensor` of shape `(1, num_heads, 1 + rows * columns, head_dim)`):
-            Queries and keys of each block, CLS first, on the CPU.
+            Queries and keys of each block, CLS first if the network has it, on the CPU.
         nmi (`list[float]`): Normalised mutual information of each block, the mean over its heads.
     """
 
@@ -78,12 +76,15 @@ class ImageAttention:
             head (`int`, *optional*): Head, from 1. By default the mean over all heads.
 
         Returns:
-            float32 `np.ndarray` of shape `(1 + rows * columns,)`, CLS first. The sum is 1.
+            float32 `np.ndarray` of shape `(1 + rows * columns,)`, CLS first, 0 for a network without. The sum is 1.
         """
         query, key = self.query_keys[layer - 1]
-        index = 1 + token[0] * self.grid_size[1] + token[1]
-        of_heads = attention_map(query[:, :, index : index + 1], key)[0, :, 0]  # (heads, 1+N)
-        return (of_heads.mean(dim=0) if head is None else of_heads[head - 1]).numpy()
+        rows, columns = self.grid_size
+        first = key.shape[2] - rows * columns  # 0 without CLS
+        index = first + token[0] * columns + token[1]
+        of_heads = attention_map(query[:, :, index : index + 1], key)[0, :, 0]  # (heads, first+N)
+        shares = of_heads.mean(dim=0) if head is None else of_heads[head - 1]
+        return nn.functional.pad(shares, (1 - first, 0)).numpy()
 
 
 def grid_for(height: int, width: int, patch_size: int) -> tuple[int, int]:
@@ -101,7 +102,7 @@ def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np
     The image is processed as for segmentation, but resized to whole patches, at most `MAX_TOKENS`.
 
     Args:
-        model: Segmentation model with a UNIP encoder, or with another that can be a [`Teacher`].
+        model: Segmentation model with a UNIP encoder, or with another that a [`BlockReader`] can read.
         processor: Its image processor.
         image: `(height, width)` or `(height, width, 3)`, with the depth that the camera gave.
 
@@ -110,15 +111,20 @@ def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np
     """
     if reads_pairs(model):
         raise ValueError("This model reads pairs of images. Attention is shown for models of one image.")
-    encoder = _find_encoder(model)
-    patch_size = encoder.embeddings.patch_size if isinstance(encoder, UnipModel) else encoder.patch_size
+    try:
+        reader = BlockReader(model)
+    except ValueError as error:
+        raise ValueError(
+            f"The attention of this model, {type(model).__name__}, cannot be shown. The model must be a plain vision "
+            "transformer, such as UNIP or DINOv2, and not an exported file."
+        ) from error
+    patch_size = reader.patch_size
     array = image if image.ndim == 3 else image[..., None]  # (H, W, 1 or 3)
     height, width = array.shape[:2]
     rows, columns = grid_for(*processor.output_size(height, width), patch_size)
     size = {"height": rows * patch_size, "width": columns * patch_size}
     inputs = processor(array, return_tensors="pt", input_data_format="channels_last", do_resize=True, size=size)
-    parameter = next(encoder.parameters())
-    pairs = _query_keys(encoder, inputs["pixel_values"].to(parameter.device, parameter.dtype))
+    pairs = reader.query_keys(inputs["pixel_values"].to(model.device))
     side = max(1, PICTURE_SIDE // max(rows, columns))
     grey = Image.fromarray(grey_picture(array, processor))
     picture = np.array(grey.resize((columns * side, rows * side), Image.Resampling.BICUBIC))
@@ -127,43 +133,15 @@ def measure_attention(model: nn.Module, processor: UnipImageProcessor, image: np
         (height, width),
         (rows, columns),
         [(query.half().cpu().contiguous(), key.half().cpu().contiguous()) for query, key in pairs],
-        [_nmi(query, key) for query, key in pairs],
+        [_nmi(query, key, reader.has_cls_token) for query, key in pairs],
     )
 
 
-def _find_encoder(model: nn.Module) -> UnipModel | Teacher:
-    """UNIP's encoder, which may take one channel, or another plain ViT that could be a teacher."""
-    for module in model.modules():
-        if isinstance(module, UnipModel):
-            return module
-    part = model.unip if isinstance(model, UnipSegmentationModel) else model
-    try:
-        teacher = Teacher(getattr(part, "backbone", part))  # of UPerNet, say
-    except ValueError as error:
-        raise ValueError(
-            f"The attention of this model, {type(model).__name__}, cannot be shown. The model must be a plain vision "
-            "transformer with a CLS token, such as UNIP or DINOv2, and not an exported file."
-        ) from error
-    teacher.student_patch_size = teacher.patch_size
-    return teacher
-
-
-def _query_keys(encoder: UnipModel | Teacher, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    if isinstance(encoder, Teacher):
-        return encoder.query_keys(pixel_values)
-    pairs = []
-    hidden_states = encoder.embeddings(pixel_values)  # (1, 1+N, D)
-    for block in encoder.layers:
-        _, query, key = block(hidden_states, only_query_key=True)
-        pairs.append((encoder.without_distillation_token(query), encoder.without_distillation_token(key)))
-        hidden_states = block(hidden_states)
-    return pairs
-
-
-def _nmi(query: torch.Tensor, key: torch.Tensor) -> float:
+def _nmi(query: torch.Tensor, key: torch.Tensor, has_cls_token: bool) -> float:
     """The mean over heads. Only one attention map at a time is in memory."""
     of_heads = [
-        normalized_mutual_information(attention_map(*pair)) for pair in zip(query.split(1, 1), key.split(1, 1))
+        normalized_mutual_information(attention_map(*pair), has_cls_token)
+        for pair in zip(query.split(1, 1), key.split(1, 1))
     ]  # each (1, 1)
     return torch.cat(of_heads).mean().item()
 
@@ -192,13 +170,8 @@ def attention_picture(attention: ImageAttention, shares: np.ndarray, token: tupl
 
 
 def _coloured(grey: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Draws strengths 0..1 over grey values 0..1, the stronger the more opaque. Returns uint8 `(..., 3)`."""
-    from matplotlib import colormaps
-
-    strength = np.sqrt(strength)[..., None]  # weak attention to many patches counts as well
-    opacity = 0.85 * strength
-    colours = (1 - opacity) * 0.6 * grey[..., None] + opacity * colormaps["inferno"](strength[..., 0])[..., :3]
-    return np.rint(colours * 255).astype(np.uint8)
+    """Strengths 0..1 over grey values 0..1, as uint8 `(..., 3)`."""
+    return np.rint(255 * colour_attention(grey, strength)).astype(np.uint8)
 
 
 def legend(shares: np.ndarray) -> str:

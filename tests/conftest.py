@@ -1,6 +1,7 @@
 """Shared by all tests: no network, tiny networks, golden vectors, real images where they are at hand."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -34,6 +35,16 @@ from unip_hf.modeling.modeling_unip_unirgb_ir import UnipInjector
 
 # Seconds until a process counts as stuck: no test depends on speed, and a busy machine is ten times slower.
 PATIENCE = 600
+STEP_TIMEOUT = 120_000  # milliseconds of a step in a browser; two seconds where nothing else runs
+# Chromium as root in a container, without asking its makers for anything.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
 GOLDEN = Path(__file__).parent / "golden"
 REAL_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -157,3 +168,16 @@ def real_images() -> Path:
     if not REAL_IMAGES.is_dir():
         pytest.skip("the real infrared images are not at hand")
     return REAL_IMAGES
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("there is no browser: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        sync_api.expect.set_options(timeout=STEP_TIMEOUT)
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

@@ -48,6 +48,7 @@ SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to
 SHORTER = {
     "check-dataset": "",
     "convert": "--num_attention_heads 2 --overwrite",
+    "cost": "--no_speed",
     "distill": f"{SMALL} --students unip-small --num_sample_images 2",
     "evaluate": "--num_workers 0 --overwrite",
     "export": "--overwrite",

@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What this machine is, and how much memory a process took."""
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def cpu_name() -> str:
 
 def peak_megabytes() -> float | None:
     """
-    Most memory that this process had at once. (`resource.getrusage` would count that of the process that started it.)
+    Most memory that this process had at once, since [`forget_peak`] if that was called. (`resource.getrusage` would
+    count that of the process that started it.)
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -26,4 +28,10 @@ def peak_megabytes() -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
-__all__ = ["cpu_name", "peak_megabytes"]
+def forget_peak() -> None:
+    """Begins [`peak_megabytes`] anew from what the process has now, where the system lets it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+__all__ = ["cpu_name", "forget_peak", "peak_megabytes"]

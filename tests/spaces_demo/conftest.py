@@ -1,7 +1,6 @@
 """The demo as a process of its own, and a real browser that reaches nothing but this machine."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,21 +15,11 @@ import torch
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
 
-from ..conftest import PATIENCE, tiny_config, wait_until
+from ..conftest import PATIENCE, STEP_TIMEOUT, tiny_config, wait_until
 
 
 APP = Path(__file__).parents[2] / "spaces_demo" / "app.py"
-STEP_TIMEOUT = 120_000  # milliseconds; two seconds where nothing else runs
 CLASSES = {0: "sky", 1: "road", 2: "car", 3: "person", 4: "<b>tree</b>"}
-# Chromium as root in a container, without asking its makers for anything.
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
 
 
 class Server(NamedTuple):
@@ -103,19 +92,6 @@ def demo(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def demo_url(demo: Server) -> str:
     return demo.url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("there is no browser: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=STEP_TIMEOUT)
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 def wait_until_idle(page: Any) -> None:

@@ -79,7 +79,7 @@ def test_attention_is_that_of_the_model(model: nn.Module, tmp_path: Path) -> Non
     assert measured.picture.dtype == np.uint8 and measured.picture.shape == (6 * 96, 8 * 96, 3)
     for layer in (1, 2, 3):
         measured.shares(layer, (0, 0))
-    assert passes == [(1, 49, 32)]  # one, whatever is clicked
+    assert passes == [(1, 7, 32), (1, 49, 32)]  # a trial of 2 x 3 patches, and one pass, whatever is clicked
     hook.remove()
     assert measured.picture.std() > 20  # not white, as 16 bits cut to 8 would be
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unip_hf import UnipModel
-from unip_hf.distillation.libraries import IMAGENET_MEAN
 from unip_hf.distillation.teachers import Teacher, load_teacher
 from unip_hf.hub import to_published_state_dict
+from unip_hf.hub.networks import IMAGENET_MEAN
 
 from ..conftest import PATIENCE
 

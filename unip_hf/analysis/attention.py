@@ -121,6 +121,33 @@ def attention_distance(
     return rows.mul_(distances).sum(dim=-1).mean(dim=-1) * patch_size
 
 
+def attention_entropy(attention: torch.Tensor, has_cls_token: bool = True) -> torch.Tensor:
+    """
+    How evenly queries spread their attention: its entropy divided by the logarithm of the number of patches, 0 if each
+    query looks at one patch, 1 if it looks at all alike. The mean over queries.
+
+    Args:
+        attention, has_cls_token: As in [`normalized_mutual_information`].
+
+    Returns:
+        float32 `torch.Tensor` of shape `(batch_size, num_heads)`, 0 to 1, without gradient.
+
+    Raises:
+        ValueError: if the attention has another shape, or rows that do not sum to 1.
+    """
+    rows = attention_between_patches(attention, has_cls_token)  # (B, heads, N, N)
+    return torch.special.entr(rows).sum(dim=-1).mean(dim=-1) / math.log(rows.shape[-1])
+
+
+def attention_pattern(nmi: float, hybrid: tuple[float, float] = STABLE_NMI) -> str:
+    """
+    `"local"`, `"hybrid"` or `"global"`: whether the normalised mutual information of a block is above, within or below
+    the values of hybrid attention (paper section 4.1; the names in section 3.2).
+    """
+    lowest, highest = hybrid
+    return "global" if nmi < lowest else "hybrid" if nmi <= highest else "local"
+
+
 def patch_grid(num_patches: int, grid_size: tuple[int, int] | None = None) -> tuple[int, int]:
     """
     Rows and columns of a grid of patches.
@@ -147,7 +174,9 @@ __all__ = [
     "STABLE_NMI",
     "attention_between_patches",
     "attention_distance",
+    "attention_entropy",
     "attention_map",
+    "attention_pattern",
     "normalized_mutual_information",
     "patch_grid",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .attention import HYBRID_NMI, STABLE_NMI, attention_between_patches, normalized_mutual_information, patch_grid
+from .figures import block_axis, hybrid_band
 
 
 if TYPE_CHECKING:
@@ -31,25 +32,19 @@ def nmi_curve(nmi: Sequence[float], layer: int, target: float = HYBRID_NMI, titl
         ValueError: if there is no such block.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     if not 1 <= layer <= len(nmi):
         raise ValueError(f"layer must be between 1 and {len(nmi)}, got {layer}.")
     blocks = range(1, len(nmi) + 1)
     figure = Figure(figsize=(min(5 + 0.12 * len(nmi), 8), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.axhspan(*STABLE_NMI, color="tab:green", alpha=0.15, linewidth=0, label="{} ... {}".format(*STABLE_NMI))
-    axes.axhline(target, color="tab:green", linestyle="--", linewidth=1, label=f"target {target:g}")
+    hybrid_band(axes, STABLE_NMI, target)
     axes.plot(blocks, nmi, color="tab:blue", marker="o", markersize=4)
     chosen = f"block {layer}: {nmi[layer - 1]:.3f}"
     axes.plot(layer, nmi[layer - 1], "o", color="tab:red", markersize=9, label=chosen, clip_on=False, zorder=3)
-    axes.set_xlim(0.5, len(nmi) + 0.5)
+    block_axis(axes, 1, len(nmi))
     axes.set_ylim(0, 1.08 * max(*nmi, target, STABLE_NMI[1]))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
-    axes.set_xlabel("block")
     axes.set_ylabel("normalised mutual information")
-    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
     axes.set_title(title)
     return figure
@@ -90,7 +85,7 @@ def attention_pictures(
     grids = {name: _grid(attention, height, width) for name, attention in attentions.items()}
     first_grid = next(iter(grids.values()))
     if queries is None:
-        queries = [_standing_out(image, first_grid) for image in images]
+        queries = [outstanding_patches(image, first_grid) for image in images]
     rows = [(number, query) for number, of_image in enumerate(queries) for query in of_image]
     are_inside = all(0 <= place < side for _, query in rows for place, side in zip(query, first_grid))
     if len(queries) != len(images) or not rows or not are_inside:
@@ -128,6 +123,42 @@ def attention_pictures(
     return figure
 
 
+def attention_maps(
+    image: np.ndarray,
+    columns: Mapping[str, Sequence[tuple[np.ndarray, tuple[int, int]]]],
+    rows: Sequence[str],
+) -> "Figure":
+    """
+    Attention of several patches, blocks, heads or networks on one image, brightest where it is strongest.
+
+    Args:
+        image (uint8 `np.ndarray` of shape `(height, width, 3)`): The image.
+        columns (`dict`): Maps the title of each column to what its rows show: the attention of one patch to all
+            patches, `(rows, columns)`, and the place of the patch in this grid, which is outlined.
+        rows (`Sequence[str]`): Title of each row.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    height, width = image.shape[:2]
+    panel = 3.6 / len(columns)  # inches
+    size = (3.9, len(rows) * (panel * height / width + 0.03) + 0.3)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.015, wspace=0.01, hspace=0.01))
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for column, (title, shown) in enumerate(columns.items()):
+        for row, (looks, place) in enumerate(shown):
+            axes = panels[row, column]
+            axes.imshow(_coloured(image, looks))
+            _outline(axes, place, height / looks.shape[0], width / looks.shape[1])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title(title, fontsize="medium")
+            if column == 0:
+                axes.set_ylabel(rows[row], fontsize="medium")
+    return figure
+
+
 def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
     """The grid of square patches in an image of this size in pixels."""
     num_patches = attention.shape[-1] - 1
@@ -135,7 +166,7 @@ def _grid(attention: torch.Tensor, height: int, width: int) -> tuple[int, int]:
     return patch_grid(num_patches, (round(height / patch_size), round(width / patch_size)))
 
 
-def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
+def outstanding_patches(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int]]:
     """The patch with most contrast to its surroundings, often an object, and one away from it."""
     means = nn.functional.adaptive_avg_pool2d(image.float().mean(dim=0)[None, None], grid)  # (1, 1, rows, columns)
     surroundings = nn.functional.avg_pool2d(means, kernel_size=5, stride=1, padding=2, count_include_pad=False)
@@ -147,18 +178,30 @@ def _standing_out(image: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int,
     return [(row, column), other]
 
 
-def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """A darkened image (H, W, 3) under attention (rows, columns), which is more opaque where it is stronger."""
+def colour_attention(grey: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """
+    Attention over an image: the stronger, the brighter and more opaque. Weak attention to many patches counts as well.
+
+    Args:
+        grey (`np.ndarray`): Grey values of the image, 0 to 1, of any shape.
+        strength (`np.ndarray` of the same shape): Attention divided by the strongest, 0 to 1.
+
+    Returns:
+        `np.ndarray` of shape `(..., 3)`: colours, 0 to 1.
+    """
     from matplotlib import colormaps
 
+    strength = np.sqrt(strength)[..., None]
+    opacity = 0.85 * strength
+    return (1 - opacity) * 0.6 * grey[..., None] + opacity * colormaps["inferno"](strength[..., 0])[..., :3]
+
+
+def _coloured(pixels: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """An image `(H, W, 3)` under attention `(rows, columns)`, which is resized (bicubic)."""
     resized = nn.functional.interpolate(
         torch.from_numpy(looks)[None, None], size=pixels.shape[:2], mode="bicubic", align_corners=False
     )[0, 0].numpy()  # (H, W)
-    strength = (resized / looks.max()).clip(0, 1)[..., None] ** 0.5  # weak attention to many patches counts as well
-    grey = pixels.mean(axis=2, keepdims=True) / 255 * 0.6
-    colours = colormaps["inferno"](strength[..., 0])[..., :3]
-    opacity = 0.85 * strength
-    return (1 - opacity) * grey + opacity * colours
+    return colour_attention(pixels.mean(axis=2) / 255, (resized / looks.max()).clip(0, 1))
 
 
 def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float) -> None:
@@ -170,4 +213,4 @@ def _outline(panel: "Axes", query: tuple[int, int], height: float, width: float)
         panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
-__all__ = ["attention_pictures", "nmi_curve"]
+__all__ = ["attention_maps", "attention_pictures", "colour_attention", "nmi_curve", "outstanding_patches"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..analysis.attention import HYBRID_NMI, attention_map, normalized_mutual_information
+from ..analysis.blocks import Block
 from ..progress import Progress
 from .teachers import Teacher
 
@@ -54,15 +55,18 @@ def select_layer(
         teacher = Teacher(model)
         teacher.student_patch_size = teacher.patch_size
     device = next(teacher.parameters()).device
-    of_batches: list[list[torch.Tensor]] = []
+    of_blocks: list[list[torch.Tensor]] = [[] for _ in teacher.blocks]  # each (b, heads)
+
+    def measure(block: Block) -> None:
+        attention = attention_map(block.query, block.key)  # (b, heads, 1+N, 1+N)
+        of_blocks[block.number - 1].append(normalized_mutual_information(attention))
+
     progress = Progress("NMI of all blocks, image", len(images), is_shown=show_progress)
     for batch in images.split(batch_size):
-        pairs = teacher.query_keys(batch.to(device))
-        # One block's attention in memory at a time: (b, heads, 1+N, 1+N)
-        of_batches.append([normalized_mutual_information(attention_map(query, key)) for query, key in pairs])
+        teacher.visit(batch.to(device), measure, with_tokens=False)
         progress.update(steps=len(batch))
     progress.close()
-    nmi = [torch.cat(of_block).mean(dim=0).mean().item() for of_block in zip(*of_batches)]  # over images, then heads
+    nmi = [torch.cat(of_block).mean(dim=0).mean().item() for of_block in of_blocks]  # over images, then heads
     return LayerChoice(1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target)), nmi)
 
 

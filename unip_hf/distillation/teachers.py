@@ -1,30 +1,23 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""
-Teachers: frozen, pre-trained plain ViTs of any library that give the queries and keys of a block.
+"""Teachers: frozen, pre-trained plain ViTs of any library that give the queries and keys of a block."""
 
-Every library can compute attention with `torch.nn.functional.scaled_dot_product_attention`. Queries and keys are taken
-from this call, as they are multiplied: after rotary positions, norms and whatever else the network does before.
-"""
-
-import math
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from ..analysis.blocks import Block, BlockReader, whole_grid
+from ..hub.networks import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 from ..hub.pretrained import is_published_file
-from . import libraries
-from .libraries import IMAGENET_MEAN, IMAGENET_STD
 
 
-class Teacher(nn.Module):
+class Teacher(BlockReader):
     """
     A frozen plain ViT that gives queries and keys of its blocks, without gradient and always in evaluation mode.
 
-    The model is not copied: its parameters are frozen, its attention is set to sdpa, and blocks are deleted from it.
+    The model is not copied: as for every [`BlockReader`], its parameters are frozen and its attention is set to sdpa.
+    Blocks are deleted from it.
 
     Args:
         model (`nn.Module`): A plain ViT with a CLS token from `transformers`, `timm` or this library. It may have a
@@ -54,53 +47,42 @@ class Teacher(nn.Module):
         image_mean: tuple[float, float, float] = IMAGENET_MEAN,
         image_std: tuple[float, float, float] = IMAGENET_STD,
     ):
-        super().__init__()
-        self.name = name or type(model).__name__
-        self.model = libraries.find_encoder(model).eval().requires_grad_(False)
+        name = name or type(model).__name__
+        try:
+            super().__init__(model, name, needs_cls_token=True)
+            if self.num_channels != 3:
+                raise ValueError(f"{type(self.model).__name__} does not take images with 3 channels.")
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be a teacher: {error}") from error
         self.student_patch_size = patch_size
         self.image_mean, self.image_std = image_mean, image_std
-
-        try:
-            self._blocks_name = libraries.find_block_list(self.model)
-            self._num_special_tokens = libraries.count_special_tokens(self.model)
-            self._patches_name, self.patch_size = libraries.find_patch_embedding(self.model)
-        except ValueError as error:
-            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
-        libraries.set_plain_attention(self.model)
         self.layer: int | None = None
-        self.num_layers = len(self.blocks)
         self._gives_one_layer = False
         if layer is not None:
             self.keep_layer(layer)
-        image = next(self.model.parameters()).new_zeros(1, 3, 2 * patch_size, 3 * patch_size)
-        try:  # a model that cannot be a teacher fails here
-            with torch.no_grad():
-                caught = self._catch(image, list(range(1, len(self.blocks) + 1)), stops=False)
-        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.name} cannot be a teacher: {error}") from error
-        self._heads = [query.shape[1] for query, _ in caught]  # of each block
-
-    @property
-    def blocks(self) -> Any:
-        """The remaining blocks, a list of modules."""
-        return self.model.get_submodule(self._blocks_name)
 
     @property
     def num_attention_heads(self) -> int:
         """Heads of the chosen block; of the last one if none is chosen."""
-        return self._heads[(self.layer or self.num_layers) - 1]
+        return self.num_heads[(self.layer or self.num_layers) - 1]
 
     @property
     def hidden_size(self) -> int:
         """Width of the tokens."""
-        patches: Any = self.model.get_submodule(self._patches_name)
-        return patches.out_channels
+        return self._patches.out_channels
 
-    def train(self, mode: bool = True) -> "Teacher":
-        """Stays in evaluation mode."""
-        return super().train(False)
+    def visit(
+        self,
+        pixel_values: torch.Tensor,
+        look: Callable[[Block], object],
+        layers: Sequence[int] | None = None,
+        with_tokens: bool = True,
+    ) -> None:
+        """As [`BlockReader.visit`], for images as the student gets them, see [`~Teacher.query_key`]."""
+        for layer in layers or [1]:  # compiled or sharded teachers give the chosen block only
+            self._check_layer(layer)
+        super().visit(self._prepare(pixel_values), look, layers, with_tokens)
 
-    @torch.no_grad()
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Queries and keys of one block, after rotary positions and norms, not scaled. Nothing behind them is computed.
@@ -119,19 +101,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: if there is no such block, or the images have a wrong size or are not normalised.
         """
-        layer = self.layer if layer is None else layer
-        if layer is None:
-            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
-        self._check_layer(layer)
-        return self._catch(pixel_values, [layer])[0]
+        return self.query_keys(pixel_values, [self._chosen(layer)])[0]
 
-    @torch.no_grad()
-    def query_keys(self, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Queries and keys of every remaining block, from one pass; see [`~Teacher.query_key`]."""
-        self._check_layer(1)  # compiled or sharded teachers give the chosen block only
-        return self._catch(pixel_values, list(range(1, len(self.blocks) + 1)))
-
-    @torch.no_grad()
     def output_tokens(self, pixel_values: torch.Tensor, layer: int | None = None) -> torch.Tensor:
         """
         Output of one block, without the final norm. Nothing behind the block is computed.
@@ -146,26 +117,10 @@ class Teacher(nn.Module):
         Raises:
             ValueError: as [`~Teacher.query_key`].
         """
-        layer = self.layer if layer is None else layer
-        if layer is None:
-            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
-        self._check_layer(layer)
-        pixel_values, grid_size = self._prepare(pixel_values)
-        num_patches = math.prod(grid_size)
-        found: list[torch.Tensor] = []
-
-        def stop(_block: nn.Module, _inputs: Any, output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
-            raise _Stop
-
-        handle = self.blocks[layer - 1].register_forward_hook(stop)
-        try:
-            with suppress(_Stop):
-                self.model(pixel_values, **libraries.forward_options(self.model, len(pixel_values), num_patches))
-        finally:
-            handle.remove()
-        tokens = found[0]  # (B, special+N, D)
-        return tokens if self._num_special_tokens == 1 else torch.cat([tokens[:, :1], tokens[:, -num_patches:]], dim=1)
+        found: list[Block] = []
+        self.visit(pixel_values, found.append, [self._chosen(layer)])
+        assert found[0].tokens is not None
+        return found[0].tokens
 
     def keep_layer(self, layer: int) -> None:
         """
@@ -223,6 +178,14 @@ class Teacher(nn.Module):
         self._gives_one_layer = True
         return self.blocks[: self.layer - 1]
 
+    def _chosen(self, layer: int | None) -> int:
+        """The number of a block that can be asked for."""
+        layer = self.layer if layer is None else layer
+        if layer is None:
+            raise ValueError(f"No block of {self.name} is chosen: give a layer from 1 to {self.num_layers}.")
+        self._check_layer(layer)
+        return layer
+
     def _check_layer(self, layer: int) -> None:
         if not 1 <= layer <= self.num_layers:
             raise ValueError(f"{self.name} has no block {layer}: choose one from 1 to {self.num_layers}.")
@@ -235,108 +198,14 @@ class Teacher(nn.Module):
                 f"{self.name} is compiled or sharded for block {self.layer}: ask for block {layer} before that."
             )
 
-    def _catch(
-        self, pixel_values: torch.Tensor, layers: list[int], stops: bool = True
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Queries and keys of blocks in ascending order. Stops at the last of them."""
-        modes = {layer: _AttentionInputs(stops and layer == layers[-1]) for layer in layers}
-        pixel_values, grid_size = self._prepare(pixel_values)
-        num_patches = math.prod(grid_size)
-        options = libraries.forward_options(self.model, len(pixel_values), num_patches)
-        with ExitStack() as stack:
-            for layer, mode in modes.items():  # each active while its block computes, and nowhere else
-                stack.enter_context(self.blocks[layer - 1].register_forward_pre_hook(mode.start))
-                stack.enter_context(self.blocks[layer - 1].register_forward_hook(mode.end, always_call=True))
-            with suppress(_Stop):
-                self.model(pixel_values, **options)
-        num_tokens = self._num_special_tokens + num_patches
-        pairs = []
-        for layer, mode in modes.items():
-            if len(mode.found) != 1:
-                raise ValueError(
-                    f"block {layer} calls scaled_dot_product_attention {len(mode.found)} times instead of once. "
-                    "Choose a ViT whose blocks have one self-attention each."
-                )
-            query, key = mode.found[0]
-            if query.ndim != 4 or query.shape != key.shape or query.shape[2] != num_tokens:
-                raise ValueError(
-                    f"queries and keys must have the shape (batch, heads, {num_tokens}, head_dim), for "
-                    f"{self._num_special_tokens} special tokens and {num_patches} patches, got {tuple(query.shape)} "
-                    f"and {tuple(key.shape)}. Choose a ViT whose blocks attend to all patches and to nothing else."
-                )
-            if self._num_special_tokens > 1:
-                query, key = (torch.cat([x[:, :, :1], x[:, :, -num_patches:]], dim=2) for x in (query, key))
-            pairs.append((query, key))  # (B, heads, 1+N, head_dim)
-        return pairs
-
-    def _prepare(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The images in the teacher's size and dtype, and rows and columns of the grid."""
-        if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values must be floating point, got {pixel_values.dtype}: normalise the images.")
-        height, width = pixel_values.shape[-2:]
-        size = self.student_patch_size
-        if height % size or width % size or not height or not width:
-            raise ValueError(
-                f"Images of {height}x{width} pixels cannot be cut evenly into the student's patches of {size}x{size}: "
-                f"crop or resize them to multiples of {size}."
-            )
-        rows, columns = height // size, width // size
-        if size != self.patch_size:
-            new_size = (rows * self.patch_size, columns * self.patch_size)
-            pixel_values = nn.functional.interpolate(pixel_values.float(), new_size, mode="bicubic", antialias=True)
-        patches: Any = self.model.get_submodule(self._patches_name)
-        return pixel_values.to(patches.weight.dtype), (rows, columns)
-
-
-class _Stop(Exception):
-    """Ends a forward pass from inside, once everything is found."""
-
-
-class _AttentionInputs(TorchFunctionMode):
-    """Collects queries and keys of each attention that is computed while it is active. May stop at the first."""
-
-    def __init__(self, stops: bool):
-        super().__init__()
-        self.stops = stops
-        self.found: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def start(self, *_: object) -> None:
-        self.__enter__()
-
-    def end(self, *_: object) -> None:
-        self.__exit__(None, None, None)
-
-    def __torch_function__(
-        self, function: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function is nn.functional.scaled_dot_product_attention:
-            self.found.append(_query_key(*args, **kwargs))
-            if self.stops:
-                raise _Stop
-        return function(*args, **kwargs)
-
-
-def _query_key(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Takes what `scaled_dot_product_attention` takes. An unusual scale becomes part of the query."""
-    if attn_mask is not None or is_causal:
-        raise ValueError(
-            "it adds a mask or relative positions to the product of queries and keys, as BEiT does, and students "
-            "cannot learn that. Choose a ViT with absolute or rotary positions."
-        )
-    usual_scale = query.shape[-1] ** -0.5
-    if scale is not None and not math.isclose(scale, usual_scale, rel_tol=1e-6):
-        query = query * (scale / usual_scale)
-    return query, key
+    def _prepare(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The images in the size in which the teacher sees the student's grid."""
+        if pixel_values.is_floating_point():  # otherwise the reader says what is wrong
+            rows, columns = whole_grid(pixel_values.shape[-2:], self.student_patch_size, "the student's patches")
+            if self.student_patch_size != self.patch_size:
+                size = (rows * self.patch_size, columns * self.patch_size)
+                return nn.functional.interpolate(pixel_values.float(), size, mode="bicubic", antialias=True)
+        return pixel_values
 
 
 def load_teacher(
@@ -375,7 +244,7 @@ def load_teacher(
         raise ValueError(f"num_attention_heads is for published files only: {name!r} has its own number of heads.")
     dtype = dtype or torch.float32
     try:
-        model, mean, std = libraries.load(name, num_attention_heads, dtype)
+        model, mean, std = load_encoder(name, num_attention_heads, dtype)
     except ValueError as error:
         raise ValueError(f"{name!r} cannot be a teacher: {error}") from error
     return Teacher(model.to(dtype), layer, name=name, patch_size=patch_size, image_mean=mean, image_std=std)

@@ -6,6 +6,7 @@ from .mean_iou import MeanIoU, count_confusions
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, segmentation_scores
 from .reports import Heading, Picture, Table, Text, write_report
 from .results import confusion_matrix_figure, format_result, update_model_card, write_results
+from .texture import mean_iou_under_corruptions
 
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "count_confusions",
     "evaluate_dataset",
     "format_result",
+    "mean_iou_under_corruptions",
     "segment_dataset",
     "segmentation_scores",
     "update_model_card",

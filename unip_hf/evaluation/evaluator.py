@@ -120,6 +120,7 @@ def segment_dataset(
     num_workers: int = 0,
     numbers: Sequence[int] | None = None,
     fault: SensorFault = NO_FAULT,
+    corrupt: Callable[[Sample, int], Sample] | None = None,
 ) -> Iterator[tuple[int, Sample, torch.Tensor]]:
     """
     Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...
@@ -135,6 +136,7 @@ def segment_dataset(
         num_workers: Processes that read images ahead.
         numbers: The rows to segment instead of this process's share.
         fault: For a model of pairs: what is wrong with the auxiliary images.
+        corrupt: Changes a sample, given with the number of its row, before it is segmented.
 
     Yields:
         Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
@@ -163,6 +165,8 @@ def segment_dataset(
             raise sample
         with accelerator.autocast() if accelerator is not None else nullcontext():
             try:
+                if corrupt is not None:
+                    sample = corrupt(sample, number)
                 image, auxiliary = sample.image, None
                 if is_of_pairs:
                     image, auxiliary = processor.by_role(sample.image, sample.visible)
@@ -185,14 +189,15 @@ def evaluate_dataset(
     num_workers: int = 0,
     num_examples: int = 0,
     with_sensor_faults: bool = False,
+    corrupt: Callable[[Sample, int], Sample] | None = None,
 ) -> EvaluationResult:
     """
     Evaluates a model on a dataset with masks. Images are segmented one at a time, and processes exchange only
     confusion matrices and the mean IoU of each image: the result does not depend on the number of processes.
 
     Args:
-        model, processor, dataset, settings, accelerator, num_workers: As for [`segment_dataset`]. If the accelerator
-            has several processes, all of them must call this.
+        model, processor, dataset, settings, accelerator, num_workers, corrupt: As for [`segment_dataset`]. If the
+            accelerator has several processes, all of them must call this.
         id2label: Names of the classes, 0 and up; 255 in a mask is ignored.
         num_examples: How many of the best and of the worst images to return.
         with_sensor_faults: Whether a model of pairs is evaluated with each of `SENSOR_FAULTS` as well, which takes as
@@ -207,7 +212,7 @@ def evaluate_dataset(
     if len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the dataset has no rows.")
     is_main = accelerator is None or accelerator.is_main_process
-    segment = partial(segment_dataset, model, processor, dataset, settings, accelerator)
+    segment = partial(segment_dataset, model, processor, dataset, settings, accelerator, corrupt=corrupt)
     confusion_matrix, image_scores = _count(segment, len(dataset), id2label, accelerator, num_workers)
     faults = {}
     unwrapped = model if accelerator is None else accelerator.unwrap_model(model)

@@ -50,6 +50,12 @@ def load_config(checkpoint: str) -> PreTrainedConfig:
     return UnipConfig.from_size(checkpoint) if is_random_start(checkpoint) else _read_config(checkpoint)
 
 
+def has_segmentation_head(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint with this configuration holds a head for semantic segmentation."""
+    names = config.architectures or []
+    return type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING and any("Segmentation" in name for name in names)
+
+
 def _read_config(checkpoint: str) -> PreTrainedConfig:
     path = Path(checkpoint)
     if path.is_file():
@@ -176,4 +182,11 @@ def _check_roles(checkpoint: str, config: PreTrainedConfig, processor: UnipImage
         )
 
 
-__all__ = ["fingerprint", "is_random_start", "load_config", "load_processor", "load_segmentation_model"]
+__all__ = [
+    "fingerprint",
+    "has_segmentation_head",
+    "is_random_start",
+    "load_config",
+    "load_processor",
+    "load_segmentation_model",
+]
