@@ -53,7 +53,6 @@ def command_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--leave_out",
         nargs="+",
-        default=[],
         metavar="SOURCE",
         help="sources of InfMix to leave out, for example coco; infrared: all but imagenet and coco",
     )

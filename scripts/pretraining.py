@@ -28,7 +28,7 @@ def load_images(options: argparse.Namespace) -> Any:
         options.streaming,
         config_name=options.dataset_config,
         allow_partial=options.allow_partial,
-        leave_out=options.leave_out,
+        leave_out=options.leave_out or (),
         keep_colour=options.keep_colour,
     )
 
@@ -129,7 +129,9 @@ def prepare_teacher(
             teacher.to(accelerator.device if sharding is None else "cpu")
             with accelerator.autocast():
                 images = inputs.for_teacher(sample)
-                choice = select_layer(teacher, images, options.nmi_target, show_progress=accelerator.is_main_process)
+                choice = select_layer(
+                    teacher, images, target=options.nmi_target, show_progress=accelerator.is_main_process
+                )
         layer, nmi = broadcast_object_list(list(choice))
         found |= {"teacher_layer": layer, "teacher_nmi": nmi}
         teacher.keep_layer(layer)

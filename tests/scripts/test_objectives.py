@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipModel
+from unip_hf.hub.training_run import describe_origin, find_run, make_recipe
 from unip_hf.scripts import cli
+from unip_hf.scripts.distill import parse_arguments
+from unip_hf.scripts.runs import FREE_OPTIONS
 from unip_hf.training import TrainingLoop
 
 from ..conftest import PATIENCE, save_checkpoint
@@ -161,6 +165,14 @@ def test_a_network_pre_trained_by_masking_is_a_start_and_a_teacher(
              tmp_path / "tuned", *quick, "--shortest_edge", 32, "--window_size", 32, "--stride", 32]  # fmt: skip
     for command in (taught, tuned):
         assert cli.main(list(map(str, command))) == 0
+    origin = describe_origin(find_run(tmp_path / "tuned" / "best"))
+    recipe = tmp_path / "recipe.yaml"  # as a card gives it
+    run = find_run(tmp_path / "infrared" / "last")
+    assert run is not None
+    recipe.write_text(yaml.safe_dump(make_recipe(run, FREE_OPTIONS)))
+    again = parse_arguments(["--config", str(recipe), "--output_dir", "o"])
+    assert (again.objective, again.decoder_hidden_size, again.mask_ratio, again.leave_out) == ("mae", 16, 0.75, None)
+    assert "`infrared`, pre-trained to fill in hidden patches (MAE, 75% hidden) on the data" in origin
     assert UnipForPreTraining.from_pretrained(tmp_path / "taught" / "last").config.last_layer_num_attention_heads == 4
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor, UnipModel
 from unip_hf.distillation import AttentionMonitor, DistillationInput, Students, Teacher, load_student
-from unip_hf.distillation.students import student_names
+from unip_hf.distillation.students import student_names, student_patch_size
 
 
 PLAIN = {"layer_scale_init_value": None, "position_embedding_type": "sincos"}
@@ -79,3 +81,28 @@ def test_another_loss_is_a_function_given_to_the_students(make_config: Callable,
     assert list(students) == ["a"] and not any(name.startswith("loss") for name in students.state_dict())
     monitored = AttentionMonitor(Accelerator(cpu=True), inputs, images, tmp_path)(students, step=1)
     assert monitored["sample_loss/a"] == pytest.approx(losses.item(), rel=1e-4)
+
+
+def test_a_plain_vit_of_another_library_is_trained_further(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    vit = ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes))
+    vit.save_pretrained(tmp_path / "vit")
+    arguments = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 32}
+    network = timm.create_model("vit_tiny_patch16_224", **arguments)
+    timm.models.save_for_hf(network, tmp_path / "timm", model_args=arguments, safe_serialization=True)
+    for name, weight in (
+        (str(tmp_path / "vit"), vit.layers[1].mlp.fc1.weight),
+        (f"timm:local-dir:{tmp_path / 'timm'}", network.blocks[1].mlp.fc1.weight),
+    ):
+        student = load_student(name, 8, image_size=64, drop_path_rate=0.2)
+        assert student.config.last_layer_num_attention_heads == 8 and student.config.num_attention_heads == 2
+        assert student.unip.embeddings.position_embeddings.shape == (1, 1 + 16, 32)
+        assert [layer.drop_path.rate for layer in student.unip.layers] == [0.2] * 3
+        torch.testing.assert_close(student.unip.layers[1].mlp.fc1.weight, weight)
+        assert student_patch_size(name) == 16 and load_student(name).config.last_layer_num_attention_heads is None
+        with pytest.raises(ValueError, match="last_layer_num_attention_heads=5 does not divide"):
+            load_student(name, 5)
+    registers = {"num_register_tokens": 2, "image_size": 32, "patch_size": 16}
+    Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**{**sizes, **registers})).save_pretrained(tmp_path / "dino")
+    with pytest.raises(ValueError, match="is a dinov2_with_registers model: choose tiny"):
+        load_student(str(tmp_path / "dino"), 8)

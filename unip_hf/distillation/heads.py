@@ -81,7 +81,7 @@ class MaskedEncoder(nn.Module):
             hidden_states = encoder.layernorm(hidden_states)
         hidden_states = encoder.without_distillation_token(hidden_states[:, None])[:, 0]  # (B, 1+kept, D)
         output: Any = ViTMAEModelOutput
-        mask = (ids_restore >= num_kept).to(patches.dtype)  # (B, N), 1 where a patch is hidden
+        mask = (ids_restore >= num_kept).float()  # (B, N), 1 where a patch is hidden
         return output(last_hidden_state=hidden_states, mask=mask, ids_restore=ids_restore)
 
 

@@ -87,7 +87,7 @@ def masked_reconstruction(image_size: int, mask_ratio: float = 0.75, **decoder: 
         ask=None,
         prepare=lambda student, teacher: MaskedStudent(student, image_size, mask_ratio, **decoder),
         answers=("loss",),
-        loss=torch.Tensor.float,
+        loss=torch.Tensor.float,  # it is computed already
         drop_path_rate=0.0,
     )
 
