@@ -94,6 +94,7 @@ def choose_layers(
     Block numbers in ascending order, each once; the block nearest to each target; and what `unip distill` with these
     options finds out for the first of them.
     """
+    from unip_hf.analysis.attention import nearest_block
     from unip_hf.data.grey_crops import sample_crops
 
     options.teacher_layer, options.nmi_target = "auto", targets[0]
@@ -105,7 +106,7 @@ def choose_layers(
     last = len(nmi)
     if "auto" not in words:
         targets = []
-    nearest = {target: 1 + min(range(last), key=lambda index: abs(nmi[index] - target)) for target in targets}
+    nearest = {target: nearest_block(nmi, target) for target in targets}
     known = {"auto": list(nearest.values()), "first-third": [max(1, round(last / 3))], "last": [last]}
     layers = sorted({layer for word in words for layer in (known[word] if word in known else [int(word)])})
     if not 1 <= layers[0] <= layers[-1] <= last:

@@ -2,6 +2,7 @@
 """What attention looks at: normalised mutual information of queries and keys, and how far queries look."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -148,6 +149,14 @@ def attention_pattern(nmi: float, hybrid: tuple[float, float] = STABLE_NMI) -> s
     return "global" if nmi < lowest else "hybrid" if nmi <= highest else "local"
 
 
+def nearest_block(nmi: Sequence[float], target: float = HYBRID_NMI) -> int:
+    """
+    Number of the block, from 1, whose normalised mutual information is nearest to a target (paper section 4.1, 0.09);
+    the first of several.
+    """
+    return 1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target))
+
+
 def patch_grid(num_patches: int, grid_size: tuple[int, int] | None = None) -> tuple[int, int]:
     """
     Rows and columns of a grid of patches.
@@ -177,6 +186,7 @@ __all__ = [
     "attention_entropy",
     "attention_map",
     "attention_pattern",
+    "nearest_block",
     "normalized_mutual_information",
     "patch_grid",
 ]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import objects
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +34,17 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
 
 # Where attention falls, from the bottom of a bar to its top. The lightness differs from each to the next.
-PLACES = {
-    "near": ("near the query", "#56B4E9"),
-    "own_object": ("own object", "#D55E00"),
-    "other_foreground": ("other foreground", "#333333"),
-    "background": ("background", "#CFCFCF"),
-}
+PLACES = dict(
+    zip(
+        objects.PLACES,
+        (
+            ("near the query", "#56B4E9"),
+            ("own object", "#D55E00"),
+            ("other foreground", "#333333"),
+            ("background", "#CFCFCF"),
+        ),
+    )
+)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from .attention import nearest_block
 from .figures import PLACES, in_words
 
 
@@ -28,7 +29,7 @@ def summary(model: Model, target: float) -> list[str]:
         sentences.append(f"Attention is {_listed(patterns)}{no_block}.")
     known = _known(blocks, "nmi")
     if known:
-        nearest = min(known, key=lambda block: abs(block["nmi"] - target))
+        nearest = known[nearest_block([block["nmi"] for block in known], target) - 1]
         sentences.append(
             f"Nearest to the target NMI of {target:g} is block {nearest['block']} ({nearest['nmi']:.3f})."
         )

@@ -16,6 +16,7 @@ from .attention import (
     attention_entropy,
     attention_map,
     attention_pattern,
+    nearest_block,
     normalized_mutual_information,
 )
 from .blocks import Block, BlockReader
@@ -171,9 +172,9 @@ class NetworkMeasures:
         return {"blocks": blocks, "objects": objects, "object_areas": areas, "texture": texture}
 
     def nearest_block(self, target: float = HYBRID_NMI) -> int:
-        """Number of the block whose NMI is nearest to `target`, from 1; the first of several."""
+        """See [`nearest_block`] of `unip_hf.analysis.attention`."""
         nmi = [torch.cat(of_block.nmi).mean(dim=0).mean().item() for of_block in self.blocks]
-        return 1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target))
+        return nearest_block(nmi, target)
 
 
 def compare_networks(networks: Mapping[str, NetworkMeasures]) -> dict[str, Any]:

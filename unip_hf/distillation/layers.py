@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..analysis.attention import HYBRID_NMI, attention_map, normalized_mutual_information
+from ..analysis.attention import HYBRID_NMI, attention_map, nearest_block, normalized_mutual_information
 from ..analysis.blocks import Block
 from ..progress import Progress
 from .teachers import Teacher
@@ -67,7 +67,7 @@ def select_layer(
         progress.update(steps=len(batch))
     progress.close()
     nmi = [torch.cat(of_block).mean(dim=0).mean().item() for of_block in of_blocks]  # over images, then heads
-    return LayerChoice(1 + min(range(len(nmi)), key=lambda index: abs(nmi[index] - target)), nmi)
+    return LayerChoice(nearest_block(nmi, target), nmi)
 
 
 __all__ = ["LayerChoice", "select_layer"]
