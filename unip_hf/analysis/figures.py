@@ -34,17 +34,8 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
 
 # Where attention falls, from the bottom of a bar to its top. The lightness differs from each to the next.
-PLACES = dict(
-    zip(
-        objects.PLACES,
-        (
-            ("near the query", "#56B4E9"),
-            ("own object", "#D55E00"),
-            ("other foreground", "#333333"),
-            ("background", "#CFCFCF"),
-        ),
-    )
-)
+PLACE_NAMES = ("near the query", "own object", "other foreground", "background")
+PLACES = dict(zip(objects.PLACES, zip(PLACE_NAMES, ("#56B4E9", "#D55E00", "#333333", "#CFCFCF"))))
 
 
 @contextmanager
