@@ -239,7 +239,8 @@ def find_block_list(model: nn.Module) -> str:
         name = "blocks"  # as timm keeps them
     if name is None:
         raise ValueError(
-            f"{type(model).__name__} is not one list of equal blocks. Choose a plain ViT, e.g. from MAE, DINO or iBOT."
+            f"{type(model).__name__} is not one list of equal blocks that attend to all patches. Swin attends within "
+            "windows, convolutional networks not at all. Choose a plain ViT, e.g. from MAE, DINO or iBOT."
         )
     return name
 

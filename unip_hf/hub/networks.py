@@ -79,10 +79,11 @@ def load_network(name: str, own_normalisation: bool = False) -> tuple[nn.Module,
             return model, processor
         if config.model_type == "unip":
             return load_pretrained(name).model, load_processor(name)
+    if not own_normalisation and not is_published_file(name):
+        return load_pretrained(name).model, UnipImageProcessor()
     encoder, mean, std = load_encoder(name)
-    if own_normalisation:
-        return encoder, UnipImageProcessor(image_mean=list(mean), image_std=list(std))
-    return encoder, UnipImageProcessor()
+    statistics = {"image_mean": list(mean), "image_std": list(std)} if own_normalisation else {}
+    return encoder, UnipImageProcessor(**statistics)
 
 
 def _load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Module, Triple, Triple]:
