@@ -82,8 +82,9 @@ def load_network(name: str, own_normalisation: bool = False) -> tuple[nn.Module,
     if not own_normalisation and not is_published_file(name):
         return load_pretrained(name).model, UnipImageProcessor()
     encoder, mean, std = load_encoder(name)
-    statistics = {"image_mean": list(mean), "image_std": list(std)} if own_normalisation else {}
-    return encoder, UnipImageProcessor(**statistics)
+    if own_normalisation:
+        return encoder, UnipImageProcessor(image_mean=list(mean), image_std=list(std))
+    return encoder, UnipImageProcessor()
 
 
 def _load_published(path: str, num_attention_heads: int | None) -> tuple[nn.Module, Triple, Triple]:
