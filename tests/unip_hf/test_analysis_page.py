@@ -236,7 +236,10 @@ def test_table_csv_and_json_agree_in_a_browser(browser: Any, tmp_path: Path) -> 
         for table in page.locator("table").all():
             header, *rows = table.evaluate("table => [...table.rows].map(row => [...row.cells].map(c => c.innerText))")
             shown[table.locator("xpath=../..").locator("summary").inner_text()] = pd.DataFrame(rows, columns=header)
-    csv = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("blocks", "objects", "texture", "cka")}
+    csv = {
+        name: pd.read_csv(tmp_path / f"{name}.csv", float_precision="round_trip")
+        for name in ("blocks", "objects", "texture", "cka")
+    }
     heads = [name for name in csv["blocks"] if "_head_" in name]
     assert len(heads) == 3 * 4
     expected = {
