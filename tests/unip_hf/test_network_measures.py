@@ -318,6 +318,8 @@ def test_maps_show_the_places_that_were_asked_for() -> None:
     together = list(map_pictures(images, networks))
     assert len(together) == 4 and len({one.title for one in together}) == 4  # one for each image and place
     assert [axes.get_title() for axes in together[0].figure.axes] == ["a", "b", "", "", "", ""]
+    outlined = together[0].figure.axes[0].patches[0].get_xy()  # of the patch that looks
+    assert outlined == (16 * int(6 * x) - 0.5, 16 * int(4 * y) - 0.5)
     alone = list(map_pictures(images[:1], {"a": networks["a"]}, [1, 3]))
     assert [axes.get_ylabel() for axes in alone[0].figure.axes] == ["block 1", "", "block 3", ""]
     heads = list(map_pictures(images[:1], networks, [2], each_head=True))
