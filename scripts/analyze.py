@@ -223,6 +223,7 @@ def analyze_network(
     from unip_hf.progress import Progress
 
     torch.manual_seed(options.seed)
+    model: Any
     model, processor = load_network(name, options.normalization == "checkpoint")
     if reads_pairs(model):
         raise ValueError(f"{name!r} reads pairs of images: choose a model of one image.")
@@ -247,8 +248,12 @@ def analyze_network(
     can_segment = isinstance(model, PreTrainedModel) and has_segmentation_head(model.config)
     if found["texture"] is not None and rows_with_masks is not None and can_segment:
         rows, id2label = rows_with_masks
-        scores = mean_iou_under_corruptions(model.to(device), processor, rows, id2label, corruptions)
-        found["texture"]["mean_iou"] = {name: score["mean_iou"] for name, score in scores.items()}
+        if model.config.num_labels == len(id2label):
+            scores = mean_iou_under_corruptions(model.to(device), processor, rows, id2label, corruptions)
+            found["texture"]["mean_iou"] = {kind: score["mean_iou"] for kind, score in scores.items()}
+        else:
+            print(f"{name} has {model.config.num_labels} classes, the data set {len(id2label)}: it is not evaluated.")
+    del measures.reader  # the next network needs its memory
     return measures, {
         "name": name,
         "parameters": sum(parameter.numel() for parameter in reader.parameters()),

@@ -31,7 +31,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("analyze")
     config = tiny_config(hidden_size=24, num_attention_heads=2, num_labels=5)
     save_checkpoint(sharp(UnipForSemanticSegmentation(config)), root / "unip")
-    save_checkpoint(UnipForSemanticSegmentation(tiny_backbone_config("dinov2-registers")), root / "dinov2")
+    save_checkpoint(
+        UnipForSemanticSegmentation(tiny_backbone_config("dinov2-registers", num_labels=3)), root / "dinov2"
+    )
     save_checkpoint(UnipForSemanticSegmentation(tiny_backbone_config("convnextv2")), root / "convnext")
     save_checkpoint(UnipForSemanticSegmentation(tiny_config(fusion="iv_tuning")), root / "pairs")
     student = tiny_config(layer_scale_init_value=None, position_embedding_type="sincos", num_channels=1)
@@ -72,6 +74,7 @@ def test_networks_of_every_kind_on_a_folder_with_masks(
     texture = report["models"][0]["texture"]
     assert set(texture["mean_iou"]) == {"clean", *texture["features"]} and "patch_shuffle_2" in texture["features"]
     assert report["models"][1]["texture"]["mean_iou"] is None  # has no head
+    assert report["models"][2]["texture"]["mean_iou"] is None and "dinov2 has 3 classes, the data set 5" in printed
     assert "patch_shuffle_2" not in report["models"][2]["texture"]["features"]  # 2 x 5 patches of 14 pixels
     assert "no tiles are whole patches of a grid of 2x5" in printed
     assert len(report["cka"]["values"]) == sum(len(model["blocks"]) for model in report["models"])
