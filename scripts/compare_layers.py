@@ -101,7 +101,7 @@ def choose_layers(
     rows = pretraining.load_images(options)
     sample = sample_crops(rows, options.num_sample_images, options.crop_size, options.keep_colour)
     objective = pretraining.make_objective(options)
-    _, found = pretraining.prepare_teacher(options, objective, make_accelerator(options), sample, found={})
+    _, found = pretraining.prepare_inputs(options, objective, make_accelerator(options), sample, found={})
     nmi = found["teacher_nmi"]
     last = len(nmi)
     if "auto" not in words:

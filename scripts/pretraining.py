@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate.utils import FullyShardedDataParallelPlugin
 
     from unip_hf import UnipImageProcessor
-    from unip_hf.distillation import DistillationInput, Objective, StudentInput, Students, Teacher
+    from unip_hf.distillation import Objective, StudentInput, Students, Teacher
 
 
 def load_images(options: argparse.Namespace) -> Any:
@@ -84,34 +84,22 @@ def prepare_inputs(
     found: dict[str, Any],
     sharding: "FullyShardedDataParallelPlugin | None" = None,
 ) -> tuple["StudentInput", dict[str, Any]]:
-    """As [`prepare_teacher`], which is called if the objective has one."""
-    from unip_hf.distillation import StudentInput
-
-    if objective.ask is not None:
-        return prepare_teacher(options, objective, accelerator, sample, found, sharding)
-    return StudentInput(look_at_students(options)[1]), dict(found)
-
-
-def prepare_teacher(
-    options: argparse.Namespace,
-    objective: "Objective",
-    accelerator: "Accelerator",
-    sample: "torch.Tensor",
-    found: dict[str, Any],
-    sharding: "FullyShardedDataParallelPlugin | None" = None,
-) -> tuple["DistillationInput", dict[str, Any]]:
     """
-    The teacher on its device, with the block that is learned as its last; and `teacher_layer` with, if it was
+    What the students see and, if the objective has a teacher, are compared with; and what the run found out.
+
+    The teacher is on its device, with the block that is learned as its last. `teacher_layer` is found and, if it was
     searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
     is what a resumed run found out before, `sharding` how the teacher is divided among the processes.
     """
     import torch
     from accelerate.utils import broadcast_object_list
 
-    from unip_hf.distillation import DistillationInput, load_teacher, select_layer
+    from unip_hf.distillation import DistillationInput, StudentInput, load_teacher, select_layer
 
     patch_size, processor = look_at_students(options)
     found = dict(found)  # with `teacher_layer` in a resumed run
+    if objective.ask is None:
+        return StudentInput(processor), found
     found.setdefault("teacher_layer", None if options.teacher_layer == "auto" else int(options.teacher_layer))
     teacher = load_teacher(
         options.teacher,
@@ -120,7 +108,6 @@ def prepare_teacher(
         num_attention_heads=options.teacher_num_attention_heads,
         patch_size=patch_size,
     )
-    assert objective.ask is not None
     inputs = DistillationInput(teacher, processor, options.teacher_normalization, objective.ask)
     if found["teacher_layer"] is None:
         choice: Any = (None, None)
