@@ -1,5 +1,6 @@
 """`unip analyze`: networks of every kind, data with and without masks, its files, and wrong input."""
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from PIL import Image
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
 from unip_hf.analysis import normalized_mutual_information
 from unip_hf.data import load_infrared_dataset
+from unip_hf.data.reading import without_decoding
 from unip_hf.data.scenes import draw_scene
 from unip_hf.scripts import cli
+from unip_hf.scripts.analyze import read_samples
 
 from ..conftest import save_checkpoint, tiny_backbone_config, tiny_config
 from ..unip_hf.test_network_measures import sharp
@@ -123,6 +126,12 @@ def test_images_without_masks_and_random_weights(places: Path, tmp_path: Path) -
         json.loads((tmp_path / "out" / "analysis.json").read_text())["models"][0]["blocks"][3]["nmi"]
         == model["blocks"][3]["nmi"]
     )
+
+
+def test_images_are_evenly_spaced(places: Path) -> None:
+    rows = without_decoding(load_infrared_dataset("folder", places / "data", "validation"))
+    numbers, samples = read_samples(argparse.Namespace(num_images=3), rows)
+    assert numbers == [0, 2, 4] and [Path(sample.name).name for sample in samples] == ["0.png", "2.png", "4.png"]
 
 
 def test_pairs_are_seen_by_both_cameras(places: Path, tmp_path: Path, few_scenes: Callable) -> None:
