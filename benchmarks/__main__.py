@@ -84,6 +84,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for all numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="SVG or PNG file for the curves of scaling")
     parser.add_argument("--images", type=Path, help="folder of JPEG files for input, instead of drawn ones")
     cells = parser.add_argument_group(
         "segmentation", "default: a selection that takes a few minutes; with any of these options, all combinations"
@@ -109,8 +110,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--batch_sizes must be at least 1, got {' '.join(map(str, options.batch_sizes))}.")
     if options.images is not None and not options.images.is_dir():
         raise ValueError(f"--images must be a folder, got {str(options.images)!r}.")
-    if options.output is not None and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise ValueError(f"--output must be a file in an existing folder, got {str(options.output)!r}.")
+    for name in ("output", "plot"):
+        file = getattr(options, name)
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise ValueError(f"--{name} must be a file in an existing folder, got {str(file)!r}.")
+    if options.plot is not None and options.plot.suffix not in (".svg", ".png"):
+        raise ValueError(f"--plot must be an SVG or a PNG file, got {str(options.plot)!r}.")
     return options
 
 
@@ -159,7 +164,12 @@ def choose_cells(options: argparse.Namespace, device: str) -> list[Cell]:
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     device = choose_device(options.device)
-    extra: dict[str, tuple[Any, ...]] = {"input": (options.images,)}
+    size = options.sizes[0] if options.sizes else "small"
+    extra: dict[str, tuple[Any, ...]] = {
+        "input": (options.images,),
+        "lean_head": (device, options.sizes or ("tiny", "small", "base")),
+        "scaling": (device, size, options.plot),
+    }
     if "segmentation" in options.only:
         extra["segmentation"] = (choose_cells(options, device), device, options.channels_last)
     machine = {

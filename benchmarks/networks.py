@@ -63,23 +63,21 @@ def make_other(name: str, size: str, image_size: tuple[int, int]) -> nn.Module:
 
     unip = UnipConfig.from_size(size)
     width, depth = unip.hidden_size, unip.num_hidden_layers
-    vit: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": depth, "intermediate_size": 4 * width}
-    vit |= {"num_attention_heads": unip.num_attention_heads, "num_labels": NUM_CLASSES, "use_auxiliary_head": False}
+    classes: dict[str, Any] = {"num_labels": NUM_CLASSES}
+    vit: dict[str, Any] = {**classes, "hidden_size": width, "num_hidden_layers": depth, "intermediate_size": 4 * width}
+    vit |= {"num_attention_heads": unip.num_attention_heads, "use_auxiliary_head": False}
     quarters = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
     if name == "beit":
-        config = BeitConfig(**vit, image_size=image_size, out_indices=quarters, use_relative_position_bias=True)
-        return BeitForSemanticSegmentation(config).eval()
+        vit |= {"image_size": image_size, "out_indices": quarters, "use_relative_position_bias": True}
+        return BeitForSemanticSegmentation(BeitConfig(**vit)).eval()
     if name == "dpt":
         if image_size[0] != image_size[1]:
             raise ValueError(f"it takes square images, not {image_size[0]}x{image_size[1]}")
         widths = [width // 4, width // 2, width, width]
-        return DPTForSemanticSegmentation(
-            DPTConfig(**vit, image_size=image_size[0], backbone_out_indices=quarters, neck_hidden_sizes=widths)
-        ).eval()
-    config = SegformerConfig(
-        depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=NUM_CLASSES
-    )
-    return SegformerForSemanticSegmentation(config).eval()
+        vit |= {"image_size": image_size[0], "backbone_out_indices": quarters, "neck_hidden_sizes": widths}
+        return DPTForSemanticSegmentation(DPTConfig(**vit)).eval()
+    b2: dict[str, Any] = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768}
+    return SegformerForSemanticSegmentation(SegformerConfig(**b2, **classes)).eval()
 
 
 def count_gflop(model: nn.Module, image_size: tuple[int, int]) -> float:

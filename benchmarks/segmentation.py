@@ -121,7 +121,7 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
                 place = Path(folder) / runtime
                 place.mkdir(exist_ok=True)
                 if runtime not in EXPORTED:
-                    model = copy.deepcopy(model).to(device, DTYPES[dtype], memory_format=order)
+                    model = copy.deepcopy(model).to(device, DTYPES[dtype]).to(memory_format=order)
                 pixel_values = images.to(device, DTYPES[dtype], memory_format=order)
                 started = time.perf_counter()
                 run = make_runner(model, runtime, pixel_values, place)
