@@ -80,7 +80,10 @@ def command_parser() -> argparse.ArgumentParser:
         help=textwrap.fill(f"default: {', '.join(MEASUREMENTS)}. On request: {', '.join(ON_REQUEST)}", 95),
     )
     parser.add_argument(
-        "--repeats", type=int, default=9, help="the median counts; on a CPU, large ones have fewer\n(default: 9)"
+        "--repeats",
+        type=int,
+        default=9,
+        help="the median counts; on a CPU, those of networks are at most 3\n(default: %(default)s)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for all numbers")

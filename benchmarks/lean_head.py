@@ -26,7 +26,7 @@ def measure_lean_head(
     Returns:
         `{"heads": [...]}`, one dictionary for each row; `ratio` is how many times as fast as with the paper's width.
     """
-    dtype, repeats = ("bf16", repeats) if device == "cuda" else ("fp32", min(repeats, 5))
+    dtype, repeats = ("bf16", repeats) if device == "cuda" else ("fp32", min(repeats, 3))
     pixel_values = draw_images(1, side, side).to(device, DTYPES[dtype])
     found: list[dict[str, Any]] = []
     print(f"heads of several widths, 1 image of {side}x{side}, {dtype} on {device}, beside the paper's width")

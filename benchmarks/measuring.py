@@ -10,7 +10,7 @@ import torch
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NOISY = 0.2  # of the matrix peak, between the fastest and the slowest time it was measured
+NOISY = 0.2  # how far the matrix peak may vary, and what share of its cores a process may lack
 
 rows: list[dict[str, Any]] = []  # what `row` printed, for the JSON file
 
@@ -56,8 +56,8 @@ def median_ratio(times: Sequence[float], others: Sequence[float]) -> float:
 
 class MatrixPeak:
     """
-    What the machine multiplies in a second, the best of a few square matrices. It is measured again and again: where
-    the results differ, something else is running.
+    What the machine multiplies in a second, the best of a few square matrices. It is measured again and again.
+    Something else is running where the results differ, or where a CPU gives the threads less time than passes.
 
     Args:
         device: "cpu" or "cuda".
@@ -69,8 +69,10 @@ class MatrixPeak:
         side = 8192 if device == "cuda" else 2048
         self.matrices = {name: torch.randn(side, side, device=device, dtype=DTYPES[name]) for name in dtypes}
         self.found: dict[str, list[float]] = {name: [] for name in dtypes}  # operations per second
+        self.shares: list[float] = []  # of the cores, on a CPU
 
     def measure(self) -> None:
+        start, start_of_cores = time.perf_counter(), time.process_time()
         for name, matrix in self.matrices.items():
             seconds = []
             for _ in range(3):
@@ -80,6 +82,9 @@ class MatrixPeak:
                 wait_for(self.device)
                 seconds.append(time.perf_counter() - started)
             self.found[name].append(2 * len(matrix) ** 3 / min(seconds))
+        if self.device == "cpu":
+            taken = torch.get_num_threads() * (time.perf_counter() - start)
+            self.shares.append(min(1.0, (time.process_time() - start_of_cores) / taken))
 
     def best(self, dtype: str) -> float:
         """In operations per second, of what was measured so far."""
@@ -94,9 +99,10 @@ class MatrixPeak:
         peaks = ", ".join(f"{name} {self.best(name) / 1e12:.3g} TFLOP/s" for name in self.found)
         count, spread = len(next(iter(self.found.values()))), self.spread()
         text = f"matrix peak: {peaks}; measured {count} times, the slowest {spread:.0%} below the fastest"
-        if spread > NOISY:
-            text += (
-                f"\nThe machine is too noisy to believe these numbers: the peak varies by more than {NOISY:.0%}. "
-                "Stop other programs and measure again."
-            )
+        problems = [f"the peak varies by {spread:.0%}"] if spread > NOISY else []
+        share = statistics.median(self.shares) if self.shares else 1.0
+        if 1 - share > NOISY:
+            problems.append(f"other programs leave {share:.0%} of the cores")
+        if problems:
+            text += f"\nThe machine is too noisy to believe these numbers: {' and '.join(problems)}. Measure again."
         return text

@@ -63,7 +63,8 @@ def default_cells(device: str) -> list[Cell]:
     runtimes = tuple(runtime for runtime in available_runtimes(device) if runtime not in modes)
     batches = (1, 8) if device == "cuda" else (1,)
     cells = [Cell("small", batch_size=batch, runtimes=runtimes, others=tuple(OTHERS)) for batch in batches]
-    cells += [Cell(size, batch_size=batch) for size in ("tiny", "base") for batch in batches]
+    dtypes = ("fp32", "bf16") if device == "cuda" else ("fp32",)
+    cells += [Cell(size, batch_size=batch, dtypes=dtypes) for size in ("tiny", "base") for batch in batches]
     return [*cells, Cell("small", (480, 640))]
 
 
@@ -177,7 +178,7 @@ def measure_segmentation(
     peak = MatrixPeak(device, sorted({dtype for cell in cells for dtype in cell.dtypes}))
     measured = []
     for cell in cells:
-        results = measure_cell(cell, repeats if device == "cuda" else min(repeats, 5), peak, channels_last)
+        results = measure_cell(cell, repeats if device == "cuda" else min(repeats, 3), peak, channels_last)
         print_cell(cell, results, device)
         measured.append({**asdict(cell), "contenders": results})
     print(peak.describe())
