@@ -192,11 +192,15 @@ def main(arguments: Sequence[str]) -> None:
         measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
         found = measure() if name == "pretraining_cost" else measure(options.repeats, *extra.get(name, ()))
         measured[name] = {"rows": [*measuring.rows], **(found or {})}
+        write(options.output, measured)  # what an interruption leaves
     peak.measure()
     print(f"in the whole run: {peak.describe()}")
-    measured["matrix_peak"] = peak.found
-    if options.output is not None:
-        with write_whole(options.output) as staged:
+    write(options.output, {**measured, "matrix_peak": peak.found})
+
+
+def write(file: Path | None, measured: dict[str, Any]) -> None:
+    if file is not None:
+        with write_whole(file) as staged:
             staged.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
 
 

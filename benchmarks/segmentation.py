@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from unip_hf.progress import Progress
+
 from .measuring import DTYPES, MatrixPeak, median_ratio, seconds_side_by_side
 from .networks import EXPORTED, OTHERS, available_runtimes, count_gflop, make_other, make_runner, make_unip
 from .pretraining import peak_memory
@@ -111,10 +113,17 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
     with torch.inference_mode():
         expected = unip["plain"](images).logits
     runs: list[Callable[[], torch.Tensor]] = []
+    progress = Progress(cell.describe(), len(list(cell.contenders())) + repeats + 1)
+
+    def before_turn() -> None:
+        peak.measure()
+        progress.update("side by side")
+
     with tempfile.TemporaryDirectory() as folder:
         for name, dtype, runtime in cell.contenders():
             result: dict[str, Any] = {"network": name, "dtype": dtype, "runtime": runtime}
             found.append(result)
+            progress.update(f"{NAMES[name]}, {dtype}, {runtime}")
             try:
                 model = unip[name] if name in unip else make_other(name, cell.size, cell.image_size)
                 result["gflop"] = gflop[name] if name in unip else count_gflop(model, cell.image_size)
@@ -140,8 +149,9 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
             if runtime == "eager" or (runtime == "compiled" and device == "cuda"):
                 result["peak_megabytes"] = peak_memory(run)
             runs.append(run)
-        times = seconds_side_by_side(runs, repeats, peak.measure)
+        times = seconds_side_by_side(runs, repeats, before_turn)
         peak.measure()
+    progress.close()
     for result, seconds in zip((result for result in found if "problem" not in result), times):
         speed = 1e9 * result["gflop"] * cell.batch_size / statistics.median(seconds)
         result |= {"seconds": seconds, "ratio": median_ratio(seconds, times[0])}
