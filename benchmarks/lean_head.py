@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .measuring import DTYPES, median_ratio, seconds_side_by_side
-from .networks import count_gflop, make_runner, make_unip
-from .pretraining import peak_memory
+from .networks import count_pass, make_runner, make_unip
 from .segmentation import draw_images
 
 
@@ -38,12 +37,12 @@ def measure_lean_head(
         for channels in (paper, *(width for width in WIDTHS if width < paper)):
             model = make_unip(size, decoder_channels=channels)
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            row = {"size": size, "decoder_channels": channels, "parameters": parameters}
-            rows.append(row | {"gflop": count_gflop(model, (side, side))})
             model.to(device, DTYPES[dtype])
             runs.append(make_runner(model, "eager", pixel_values, Path(tempfile.gettempdir())))
-            runs[-1]()
-            rows[-1]["peak_megabytes"] = peak_memory(runs[-1])
+            runs[-1]()  # what libraries set up once is no memory of the pass
+            gflop, megabytes = count_pass(model, pixel_values)
+            row = {"size": size, "decoder_channels": channels, "parameters": parameters, "gflop": gflop}
+            rows.append({**row, "peak_megabytes": megabytes})
         times = seconds_side_by_side(runs, repeats)
         for row, seconds in zip(rows, times):
             row |= {"seconds": seconds, "ratio": median_ratio(seconds, times[0])}

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from unip_hf import UnipConfig, UnipForSemanticSegmentation
-from unip_hf.analysis.cost import count_cost, total_cost
+
+from .pretraining import peak_memory
 
 
 NUM_CLASSES = 9
@@ -80,10 +82,14 @@ def make_other(name: str, size: str, image_size: tuple[int, int]) -> nn.Module:
     return SegformerForSemanticSegmentation(SegformerConfig(**b2, **classes)).eval()
 
 
-def count_gflop(model: nn.Module, image_size: tuple[int, int]) -> float:
-    """Billions of operations of a forward pass with one image, two for each multiply-add."""
-    cost = total_cost(count_cost(model, *image_size))
-    return 2e-9 * (cost.multiply_adds + cost.attention_products)
+def count_pass(model: nn.Module, pixel_values: torch.Tensor) -> tuple[float, float]:
+    """
+    What an eager pass computes and needs: billions of operations for each image (convolutions and matrix products, two
+    for each multiply-add), and the peak memory in MB beside weights and images.
+    """
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        megabytes = peak_memory(lambda: model(pixel_values))
+    return counter.get_total_flops() / 1e9 / len(pixel_values), megabytes
 
 
 def make_runner(

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from .measuring import DTYPES, median_ratio, seconds_side_by_side
-from .networks import NUM_CLASSES, count_gflop, make_runner, make_unip
-from .pretraining import peak_memory
+from .networks import NUM_CLASSES, count_pass, make_runner, make_unip
 
 
 SIDES = (256, 512, 1024, 2048)
@@ -36,12 +35,12 @@ def measure_point(
     results, runs = [], []
     for head in HEADS:
         model = make_unip(size, head, num_labels=classes)
-        gflop = batch_size * count_gflop(model, (side, side))
         model.to(device, DTYPES[dtype])
         runs.append(make_runner(model, "eager", pixel_values, Path(tempfile.gettempdir())))
         if device == "cuda":
             runs[-1]()  # what libraries set up once is no memory of the pass
-        results.append({**point, "head": head, "gflop": gflop, "peak_megabytes": peak_memory(runs[-1])})
+        gflop, megabytes = count_pass(model, pixel_values)
+        results.append({**point, "head": head, "gflop": batch_size * gflop, "peak_megabytes": megabytes})
     times = seconds_side_by_side(runs, repeats)
     for result, seconds in zip(results, times):
         result |= {"seconds": seconds, "ratio": median_ratio(seconds, times[0])}

@@ -16,7 +16,7 @@ from torch import nn
 from unip_hf.progress import Progress
 
 from .measuring import DTYPES, MatrixPeak, median_ratio, seconds_side_by_side
-from .networks import EXPORTED, OTHERS, available_runtimes, count_gflop, make_other, make_runner, make_unip
+from .networks import EXPORTED, OTHERS, available_runtimes, count_pass, make_other, make_runner, make_unip
 from .pretraining import peak_memory
 
 
@@ -108,7 +108,7 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
     torch.manual_seed(0)
     unip = {name: make_unip(cell.size, name) for name in ("plain", "fast")}
     unip["fast"].load_state_dict(unip["plain"].state_dict())
-    gflop = {name: count_gflop(model, cell.image_size) for name, model in unip.items()}
+    counted: dict[tuple[str, str], tuple[float, float]] = {}
     images = draw_images(cell.batch_size, *cell.image_size)
     with torch.inference_mode():
         expected = unip["plain"](images).logits
@@ -126,7 +126,6 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
             progress.update(f"{NAMES[name]}, {dtype}, {runtime}")
             try:
                 model = unip[name] if name in unip else make_other(name, cell.size, cell.image_size)
-                result["gflop"] = gflop[name] if name in unip else count_gflop(model, cell.image_size)
                 order = torch.channels_last if channels_last and name == "fast" else torch.preserve_format
                 place = Path(folder) / runtime
                 place.mkdir(exist_ok=True)
@@ -137,6 +136,8 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
                 run = make_runner(model, runtime, pixel_values, place)
                 logits = run().float().cpu()
                 result["first_seconds"] = time.perf_counter() - started
+                if (name, dtype) not in counted:
+                    counted[name, dtype] = count_pass(model, images if runtime in EXPORTED else pixel_values)
             except (RuntimeError, ValueError) as error:
                 if name == "plain":
                     raise
@@ -145,8 +146,11 @@ def measure_cell(cell: Cell, repeats: int, peak: MatrixPeak, channels_last: bool
             if name in unip:
                 result["largest_difference"] = (logits - expected).abs().max().item()
                 result["changed_pixels"] = changed_pixels(logits, expected, cell.image_size)
+            result["gflop"], megabytes = counted[name, dtype]
             # Neither compiled code on a CPU nor a CUDA graph allocates where it could be counted.
-            if runtime == "eager" or (runtime == "compiled" and device == "cuda"):
+            if runtime == "eager":
+                result["peak_megabytes"] = megabytes
+            elif runtime == "compiled" and device == "cuda":
                 result["peak_megabytes"] = peak_memory(run)
             runs.append(run)
         times = seconds_side_by_side(runs, repeats, before_turn)
