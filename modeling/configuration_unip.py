@@ -91,6 +91,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         head_implementation (`"fast"` or `"plain"`, *optional*, defaults to `"fast"`):
             How [`UnipForSemanticSegmentation`] computes its pyramid and head: `"plain"` as the paper writes them down,
             `"fast"` with about half the operations. The weights are the same, and the results differ by rounding.
+            `"fast"` does not call the modules of pyramid and head one by one: forward hooks on them need `"plain"`.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):

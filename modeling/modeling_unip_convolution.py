@@ -72,15 +72,26 @@ def winograd_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE  # of tiles
     below, right = rows * TILE + 1 - height, columns * TILE + 1 - width
     cells = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))  # (B, 4 rows + 2, ..., C)
-    tiles = cells.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)  # (6, 6, B, rows, columns, C)
-    tiles = on_both_axes(OF_INPUT, tiles.reshape(36, -1)).view(36, -1, in_channels)
-    weights = on_both_axes(OF_WEIGHTS, weight.permute(2, 3, 1, 0).reshape(9, -1))
-    products = torch.bmm(tiles, weights.view(36, in_channels, out_channels))  # (36, B * rows * columns, out)
-    outputs = on_both_axes(OF_OUTPUT, products.view(36, -1))  # (16, B * rows * columns * out)
-    outputs = outputs.view(TILE, TILE, batch_size, rows, columns, out_channels).permute(2, 3, 0, 4, 1, 5)
+    weights = on_both_axes(OF_WEIGHTS, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, in_channels, out_channels)
+
+    def convolve_rows(some: torch.Tensor) -> torch.Tensor:
+        tiles = some.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)  # (6, 6, B, rows, columns, C)
+        tiles = on_both_axes(OF_INPUT, tiles.reshape(36, -1)).view(36, -1, in_channels)
+        tiles = torch.bmm(tiles, weights).view(36, -1)  # (36, B * rows * columns * out)
+        tiles = on_both_axes(OF_OUTPUT, tiles).view(TILE, TILE, batch_size, -1, columns, out_channels)
+        return tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, out)
+
+    if torch.compiler.is_compiling():
+        outputs = convolve_rows(cells)
+    else:  # in four parts, which bounds the memory
+        outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
+        step = (rows + 3) // 4
+        for first in range(0, rows, step):
+            some = cells[:, TILE * first : TILE * (first + step) + 2]
+            outputs[:, first : first + step] = convolve_rows(some)
     outputs = outputs.reshape(batch_size, rows * TILE, columns * TILE, out_channels)[:, :height, :width]
     if bias is not None:
-        outputs = outputs + bias
+        outputs += bias
     return outputs.permute(0, 3, 1, 2)
 
 

@@ -23,13 +23,19 @@ from .modeling_unip_layers import UnipConvModule, normalize_batch
 from .modeling_unip_resampling import adaptive_average_pool, max_pool, resize_matrix
 
 
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """What batch norm does in evaluation: a factor and a summand for each channel, `(C, 1, 1, 1)` and `(C,)`."""
+    if norm.training:
+        return None, None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    return scale[:, None, None, None], norm.bias - norm.running_mean * scale  # type: ignore[operator]
+
+
 def fold(module: UnipConvModule) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight and bias of a convolution. In evaluation, batch norm is part of them."""
-    weight, norm = module.convolution.weight, module.batch_norm
-    if norm.training:
-        return weight, None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    scale, shift = scale_and_shift(module.batch_norm)
+    weight = module.convolution.weight
+    return weight if scale is None else weight * scale, shift
 
 
 def finish(maps: torch.Tensor, module: UnipConvModule) -> torch.Tensor:
@@ -87,10 +93,10 @@ def add_resized_and_convolved(total: torch.Tensor, maps: torch.Tensor, weight: t
     cells = maps.permute(0, 2, 3, 1).reshape(batch_size, 1, rows * columns, in_channels)
     mixed = torch.matmul(cells, by_row)  # (B, taps, rows * columns, taps * out)
     of_columns, of_rows = resize_matrix(width, columns, mixed, taps=3), resize_matrix(height, rows, mixed, taps=3)
-    wide = torch.matmul(of_columns, mixed.view(batch_size, 3 * rows, 3 * columns, out_channels))
+    mixed = torch.matmul(of_columns, mixed.view(batch_size, 3 * rows, 3 * columns, out_channels))
     # The taps of a column stand outside of its rows here: (taps, rows) in place of (rows, taps).
     of_rows = of_rows.unflatten(1, (rows, 3)).transpose(1, 2).flatten(1)  # (height, taps * rows)
-    return _add_rows(total, of_rows, wide.view(batch_size, 3 * rows, width * out_channels))
+    return _add_rows(total, of_rows, mixed.view(batch_size, 3 * rows, width * out_channels))
 
 
 def _add_rows(total: torch.Tensor, of_rows: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
@@ -103,11 +109,12 @@ def _add_rows(total: torch.Tensor, of_rows: torch.Tensor, wide: torch.Tensor) ->
 
 def convolve_levels(levels: list[torch.Tensor], module: UnipConvModule) -> torch.Tensor:
     """The module on all levels, which are resized to the first one and concatenated."""
-    weight, bias = fold(module)
-    first, *others = weight.split([maps.shape[1] for maps in levels], dim=1)
-    total = convolve_3x3(levels[0], first, bias)
-    for maps, part in zip(levels[1:], others):
-        total = add_resized_and_convolved(total, maps, part)
+    scale, shift = scale_and_shift(module.batch_norm)
+    weights = module.convolution.weight.split([maps.shape[1] for maps in levels], dim=1)
+    first, *others = weights if scale is None else (weight * scale for weight in weights)
+    total = convolve_3x3(levels[0], first, shift)
+    for maps, weight in zip(levels[1:], others):
+        total = add_resized_and_convolved(total, maps, weight)
     return finish(total, module)
 
 
@@ -141,9 +148,10 @@ def fast_upernet(feature_maps: list[torch.Tensor], pyramid: Any, head: Any) -> t
         for bins, module in zip(head.pool_scales, head.pooled_convolutions)
     ]
     levels = [convolve_levels([coarsest, *pooled], head.bottleneck)]
-    for lateral in reversed(laterals):
-        levels.insert(0, add_resized(lateral, levels[0]))
-    levels[:3] = [convolve(one, module) for one, module in zip(levels, head.output_convolutions)]
+    while laterals:
+        levels.insert(0, add_resized(laterals.pop(), levels[0]))
+    for index, module in enumerate(head.output_convolutions):
+        levels[index] = convolve(levels[index], module)
     return head.classifier(head.dropout(convolve_levels(levels, head.fusion)))
 
 

@@ -74,7 +74,8 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     call, `bmm`, `baddbmm`) are products of two computed matrices: attention. Norms, activations, softmax, resizing and
     sampling are not counted, except where this library writes pooling (UPerNet) and the cropping of padded logits as
     products, less than 0.01 % of the whole. Without attention products, these are the numbers of mmcv's counter and
-    of the paper's "mIoU per FLOP".
+    of the paper's "mIoU per FLOP": UNIP's head counts as the paper writes it down, whatever
+    `config.head_implementation` is.
 
     Args:
         model: A network of this library, of `transformers` or of `timm`, on any device. It is not changed.
@@ -105,12 +106,18 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     if AUXILIARY_HEAD in parts.values() and getattr(model.config, "model_type", "") == "unip":
         inputs["labels"] = torch.zeros((1, height, width), dtype=torch.long, device="meta")
     modes = [(module, module.training) for module in model.modules()]
+    config: Any = getattr(model, "config", None)
+    implementation = getattr(config, "head_implementation", None)
     try:
+        if implementation is not None:
+            config.head_implementation = "plain"
         with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             functional_call(model.eval(), on_meta, inputs.pop("pixel_values"), inputs)  # timm calls it x
     except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{network}: {' '.join(str(error).split())}") from error
     finally:
+        if implementation is not None:
+            config.head_implementation = implementation
         for module, mode in modes:
             module.training = mode
     return _by_part(model, parts, counter.get_flop_counts())
