@@ -29,13 +29,23 @@ from unip_hf.scripts.options import (
     with_recipe,
 )
 from unip_hf.scripts.pretraining import (
+    count_operations,
     load_images,
     make_objective,
+    place_teacher,
     prepare_inputs,
     prepare_students,
     show_layers,
 )
-from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
+from unip_hf.scripts.runs import (
+    divide_batch,
+    make_accelerator,
+    open_run,
+    prepare_speed,
+    save_with_processor,
+    start_run,
+    tracked,
+)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -223,7 +233,7 @@ def main(arguments: Sequence[str]) -> None:
     scale, flip_probability = tuple(options.crop_scale), options.flip_probability
     crop = GreyCrop(options.crop_size, scale, flip_probability=flip_probability, **colour)
     objective = make_objective(options)
-    inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), sharding)
+    inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), is_sharded)
     teacher = inputs.teacher
     if options.streaming:
         readers = [division.num_processes, division.per_device, options.num_workers]
@@ -235,6 +245,9 @@ def main(arguments: Sequence[str]) -> None:
     set_seed(options.seed)
     students = prepare_students(options, objective, teacher)
     set_seed(options.seed, device_specific=True)
+    num_operations = count_operations(options, objective, teacher, students)
+    if teacher is not None:
+        place_teacher(options, teacher, accelerator.device, sharding)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256
     groups = layer_decay_parameter_groups(students, learning_rate, layer_decay=1, weight_decay=options.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas))
@@ -283,6 +296,7 @@ def main(arguments: Sequence[str]) -> None:
         save_model=save_model,
         evaluate=AttentionMonitor(accelerator, inputs, sample, options.output_dir) if pictures_every else None,
         loss_names=[f"loss/{name}" for name in students] if len(students) > 1 else (),
+        speed=prepare_speed(accelerator, options.batch_size, num_operations),
     )
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps, "found": found})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unip_hf import UnipImageProcessor
+    from unip_hf.training import RunSpeed
 
 
 def versions() -> dict[str, str]:
@@ -150,6 +151,17 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
     if missing:
         raise ValueError(f"--report_to {' '.join(missing)}: install that package, or choose none.")
     return accelerator
+
+
+def prepare_speed(accelerator: "Accelerator", batch_size: int, operations_per_image: float | None) -> "RunSpeed":
+    """What the speed of a run is calculated from. Measures what its devices can multiply in its precision."""
+    import torch
+
+    from unip_hf.training.speed import RunSpeed, measure_matrix_peak
+
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    peak = measure_matrix_peak(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
+    return RunSpeed(batch_size, operations_per_image, peak * accelerator.num_processes)
 
 
 def save_with_processor(

@@ -115,6 +115,9 @@ def test_a_student_learns_the_attention_of_a_published_teacher(
     lines = metrics(out)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 60 and np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    speeds = [line for line in metrics(out, keeps_speeds=True) if "loss" in line]
+    (operations,) = {round(1e12 * line["tflops"] / line["images_per_second"]) for line in speeds}
+    assert 1e6 < operations < 1e8 and all(0 < line["mfu"] < 1 for line in speeds)
     samples = [line for line in lines if "sample_loss/student" in line]
     assert [line["step"] for line in samples] == [30, 60]
     assert samples[-1]["sample_loss/student"] < 0.95 * losses[0]
