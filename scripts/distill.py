@@ -92,7 +92,10 @@ def command_parser() -> argparse.ArgumentParser:
         help="the teacher sees the students' pixel values (default, the paper),\nor those it was trained with",
     )
     teacher.add_argument(
-        "--teacher_dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of its weights (default: fp32)"
+        "--teacher_dtype",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        help="of its weights; auto (default): bf16 on a GPU with --mixed_precision bf16,\notherwise fp32",
     )
     teacher.add_argument("--teacher_num_attention_heads", type=int, help="for a published file of unusual width")
 
@@ -250,7 +253,8 @@ def main(arguments: Sequence[str]) -> None:
         place_teacher(options, teacher, accelerator.device, sharding)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256
     groups = layer_decay_parameter_groups(students, learning_rate, layer_decay=1, weight_decay=options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas))
+    is_fused = accelerator.device.type == "cuda" or None  # None: as torch would
+    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas), fused=is_fused)
     num_images = None if options.streaming else len(rows)
     num_steps, num_warmup_steps = count_steps(options, num_images)
     if found.setdefault("num_images", num_images) != num_images:
@@ -311,7 +315,7 @@ def main(arguments: Sequence[str]) -> None:
         else:
             block = f"block {teacher.layer} of {teacher.num_layers} of {options.teacher}"
             learned = f"{teacher.num_attention_heads} heads" if objective.shares_heads else "features"
-            described = f"Teacher: {block}, {learned}; {described}"
+            described = f"Teacher: {block}, {learned}, {found['teacher_dtype']}; {described}"
         print(f"{described}\n{division.describe(num_steps, num_images)}", flush=True)
     accelerator.wait_for_everyone()
     with tracked(accelerator, run):

@@ -87,9 +87,9 @@ def prepare_inputs(
     """
     What the students see and, if the objective has a teacher, are compared with; and what the run found out.
 
-    The block that is learned is the teacher's last. `teacher_layer` is found and, if it was searched, `teacher_nmi`.
-    It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found` is what a resumed run
-    found out before. `is_sharded` says whether the teacher will be divided among the processes.
+    The block that is learned is the teacher's last. `teacher_layer` and `teacher_dtype` are found and, if the layer was
+    searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
+    is what a resumed run found out before. `is_sharded` says whether the teacher will be divided among the processes.
     """
     import torch
     from accelerate.utils import broadcast_object_list
@@ -101,10 +101,13 @@ def prepare_inputs(
     if objective.ask is None:
         return StudentInput(processor), found
     found.setdefault("teacher_layer", None if options.teacher_layer == "auto" else int(options.teacher_layer))
+    is_bf16 = accelerator.device.type == "cuda" and accelerator.mixed_precision == "bf16"
+    usual_dtype = "bf16" if is_bf16 else "fp32"
+    found.setdefault("teacher_dtype", usual_dtype if options.teacher_dtype == "auto" else options.teacher_dtype)
     teacher = load_teacher(
         options.teacher,
         found["teacher_layer"],
-        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.teacher_dtype],
+        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[found["teacher_dtype"]],
         num_attention_heads=options.teacher_num_attention_heads,
         patch_size=patch_size,
     )

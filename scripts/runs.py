@@ -47,7 +47,8 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     Looks at the folder of the run and writes nothing.
 
     Returns:
-        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`.
+        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`, and
+        `options` that are "auto" become what they were.
 
     Raises:
         ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
@@ -69,6 +70,9 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
     before, now = recorded["options"], run["options"]
+    for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
+        now[name] = before[name]
+        setattr(options, name, before[name])
     changed = [name for name in now if name not in FREE_OPTIONS and before.get(name, now[name]) != now[name]]
     if changed:
         named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
