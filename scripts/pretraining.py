@@ -87,9 +87,10 @@ def prepare_inputs(
     """
     What the students see and, if the objective has a teacher, are compared with; and what the run found out.
 
-    The block that is learned is the teacher's last. `teacher_layer` and `teacher_dtype` are found and, if the layer was
-    searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
-    is what a resumed run found out before. `is_sharded` says whether the teacher will be divided among the processes.
+    The block that is learned is the teacher's last. `teacher_layer` and `teacher_dtype` are found and, if the layer
+    was searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`.
+    `found` is what a resumed run found out before. `is_sharded` says whether the teacher will be divided among the
+    processes.
     """
     import torch
     from accelerate.utils import broadcast_object_list
