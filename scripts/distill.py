@@ -248,7 +248,7 @@ def main(arguments: Sequence[str]) -> None:
     set_seed(options.seed)
     students = prepare_students(options, objective, teacher)
     set_seed(options.seed, device_specific=True)
-    num_operations = count_operations(options, objective, teacher, students)
+    num_operations = count_operations(options.crop_size, objective, teacher, students)
     if teacher is not None:
         place_teacher(options, teacher, accelerator.device, sharding)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256

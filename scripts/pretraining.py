@@ -151,17 +151,16 @@ def place_teacher(
 
 
 def count_operations(
-    options: argparse.Namespace, objective: "Objective", teacher: "Teacher | None", students: "Students"
+    side: int, objective: "Objective", teacher: "Teacher | None", students: "Students"
 ) -> float | None:
     """
-    Floating-point operations for one image: the forward pass of the teacher, which is still whole, and the forward and
-    backward passes of all students. `None` if a network cannot be counted.
+    Floating-point operations for one image of `side` x `side` pixels: the forward pass of the teacher, which is not
+    divided yet, and the forward and backward passes of all students. `None` if a network cannot be counted.
     """
     import torch
 
     from unip_hf.analysis.cost import count_training_operations
 
-    side = options.crop_size
     (num_channels,) = {student.config.num_channels for student in students.checkpoints().values()}
 
     def learn(networks: "Students") -> list[torch.Tensor]:
