@@ -253,8 +253,7 @@ def main(arguments: Sequence[str]) -> None:
         place_teacher(options, teacher, accelerator.device, sharding)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256
     groups = layer_decay_parameter_groups(students, learning_rate, layer_decay=1, weight_decay=options.weight_decay)
-    is_fused = accelerator.device.type == "cuda" or None  # None: as torch would
-    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas), fused=is_fused)
+    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas), fused=True)
     num_images = None if options.streaming else len(rows)
     num_steps, num_warmup_steps = count_steps(options, num_images)
     if found.setdefault("num_images", num_images) != num_images:
