@@ -50,7 +50,7 @@ MEASUREMENTS = {
     "training_step": "training.measure_training_step",
     "loss": "pretraining.measure_loss",
     "students": "pretraining.measure_students",
-    "distillation": "pretraining.measure_distillation",
+    "distillation": "distillation.measure_distillation",
     "fusion": "fusion.measure_fusion",
     "input": "pretraining.measure_input",
 }

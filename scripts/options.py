@@ -273,19 +273,22 @@ def normalisation_of_weights(weights: "Pretrained", num_channels: int | None) ->
     return {"image_mean": list(mean[:num_channels]), "image_std": list(std[:num_channels])}
 
 
+def training_crop(options: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the training crops that the options of [`add_image_options`] choose."""
+    largest = (options.crop_size, options.crop_size)
+    if options.resize_to is not None:  # no image is larger than this
+        largest = tuple(math.ceil(side * options.ratio_range[1]) for side in options.resize_to)
+    height, width = (min(options.crop_size, side) for side in largest)
+    return height, width
+
+
 def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor") -> "Transform":
     """The training transforms that the options of [`add_image_options`] choose."""
     from unip_hf.data.transforms import training_transforms
 
-    crop_size: int | tuple[int, int] = options.crop_size
-    if options.resize_to is not None:  # no image is larger than this
-        height, width = (
-            min(options.crop_size, math.ceil(side * options.ratio_range[1])) for side in options.resize_to
-        )
-        crop_size = height, width
     return training_transforms(
         processor,
-        crop_size,
+        training_crop(options),
         tuple(options.ratio_range),
         flip_probability=options.flip_probability,
         photometric_distortion=not options.no_photometric_distortion,

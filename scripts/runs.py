@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unip_hf import UnipImageProcessor
+    from unip_hf.training import RunSpeed
 
 
 def versions() -> dict[str, str]:
@@ -46,7 +47,8 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     Looks at the folder of the run and writes nothing.
 
     Returns:
-        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`.
+        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`, and
+        `options` that are "auto" become what they were.
 
     Raises:
         ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
@@ -68,6 +70,9 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
     before, now = recorded["options"], run["options"]
+    for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
+        now[name] = before[name]
+        setattr(options, name, before[name])
     changed = [name for name in now if name not in FREE_OPTIONS and before.get(name, now[name]) != now[name]]
     if changed:
         named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
@@ -150,6 +155,17 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
     if missing:
         raise ValueError(f"--report_to {' '.join(missing)}: install that package, or choose none.")
     return accelerator
+
+
+def prepare_speed(accelerator: "Accelerator", batch_size: int, operations_per_image: float | None) -> "RunSpeed":
+    """What the speed of a run is calculated from. Measures what its devices can multiply in its precision."""
+    import torch
+
+    from unip_hf.training.speed import RunSpeed, measure_matrix_peak
+
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    peak = measure_matrix_peak(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
+    return RunSpeed(batch_size, operations_per_image, peak * accelerator.num_processes)
 
 
 def save_with_processor(

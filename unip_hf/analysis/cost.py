@@ -1,8 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What a network costs: parameters, and multiply-adds for one image, part by part."""
 
+import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +124,45 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     return _by_part(model, parts, counter.get_flop_counts())
 
 
+def count_training_operations(network: nn.Module, run: Callable[[Any], Any]) -> int | None:
+    """
+    Counts the floating-point operations of a training step as [`count_cost`] does: of a forward pass, and, for what is
+    trained, of the backward pass. Nothing is computed. What gradient checkpointing computes once more is not counted.
+
+    Args:
+        network: On any device, compiled or not. It is not changed.
+        run: Takes a copy of the network on torch's device "meta", where it makes all its tensors. Returns one that the
+            gradient is taken of, or several; if it needs no gradient, there is no backward pass.
+
+    Returns:
+        The number, or `None` if the network cannot run without content.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    on_meta: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in network.buffers()}
+    for weight in network.parameters():
+        empty = torch.empty_like(weight, device="meta", dtype=torch.float32)
+        on_meta[id(weight)] = nn.Parameter(empty, weight.requires_grad)
+    try:
+        copied = copy.deepcopy(network, on_meta).train()
+        module: Any
+        for module in copied.modules():
+            if isinstance(module, nn.SyncBatchNorm):  # which would talk to other processes
+                module.eval()
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False
+        weights = [weight for weight in copied.parameters() if weight.requires_grad]
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), FlopCounterMode(display=False) as counter:
+            result = run(copied)
+            results = [result] if isinstance(result, torch.Tensor) else result
+            trained = [tensor.sum() for tensor in results if tensor.requires_grad]
+            if trained:
+                torch.autograd.grad(trained, weights, allow_unused=True)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+    return counter.get_total_flops()
+
+
 def total_cost(parts: Mapping[str, PartCost]) -> PartCost:
     """Of what [`count_cost`] returned: all parameters, and the multiply-adds without the auxiliary head."""
     total = sum((cost for name, cost in parts.items() if name != AUXILIARY_HEAD), PartCost())
@@ -173,4 +213,14 @@ def _counts_under(module: nn.Module, name: str, counts: Mapping[str, Any]) -> "C
     return found
 
 
-__all__ = ["AUXILIARY_HEAD", "ENCODER", "HEAD", "PYRAMID", "PartCost", "count_cost", "image_inputs", "total_cost"]
+__all__ = [
+    "AUXILIARY_HEAD",
+    "ENCODER",
+    "HEAD",
+    "PYRAMID",
+    "PartCost",
+    "count_cost",
+    "count_training_operations",
+    "image_inputs",
+    "total_cost",
+]
