@@ -29,8 +29,8 @@ def nearest_pixels(length: int, resized_length: int, mode: str) -> np.ndarray:
     Returns:
         int64 `np.ndarray` of shape `(resized_length,)`.
     """
-    places = np.arange(resized_length) + (0.5 if mode == "nearest-exact" else 0.0)
-    return np.minimum((places * (length / resized_length)).astype(np.int64), length - 1)
+    numbers = torch.arange(length, dtype=torch.float64).view(1, 1, length)
+    return nn.functional.interpolate(numbers, size=resized_length, mode=mode).flatten().long().numpy()
 
 
 def resized_window(image: torch.Tensor, size: tuple[int, int], window: Window, antialias: bool = True) -> torch.Tensor:
@@ -47,13 +47,17 @@ def resized_window(image: torch.Tensor, size: tuple[int, int], window: Window, a
     Returns:
         Float32 `torch.Tensor` of shape `(channels, window.height, window.width)`.
     """
-    rows, row_weights = _sources(image.shape[1], size[0], window.top, window.height, antialias)
-    columns, column_weights = _sources(image.shape[2], size[1], window.left, window.width, antialias)
-    first_row, first_column = int(rows[0, 0]), int(columns[0, 0])
-    part = image[:, first_row : int(rows[-1, -1]) + 1, first_column : int(columns[-1, -1]) + 1].permute(1, 2, 0)
-    part = _weighted_sums(part, rows - first_row, row_weights)  # (h, W, C)
-    part = _weighted_sums(part.transpose(0, 1), columns - first_column, column_weights)  # (w, h, C)
-    return part.permute(2, 1, 0).contiguous()  # (C, h, w)
+    part, axes = image.permute(1, 2, 0), []  # (H, W, C)
+    for axis, (start, count) in enumerate(((window.top, window.height), (window.left, window.width))):
+        numbers, weights = _sources(part.shape[axis], size[axis], start, count, antialias)
+        first = int(numbers[0, 0])
+        part = part.narrow(axis, first, int(numbers[-1, -1]) + 1 - first)
+        axes.append((axis, numbers - first, weights))
+    if part.shape[0] * part.shape[1] < window.height * window.width:
+        axes.reverse()  # columns first: changing rows and columns takes most of the time, so change the smaller image
+    for axis, numbers, weights in axes:
+        part = _weighted_sums(part, axis, numbers, weights)
+    return part.permute(2, 0, 1).contiguous()  # (C, h, w)
 
 
 def _sources(
@@ -75,10 +79,11 @@ def _sources(
     return sources.clamp(0, length - 1).long(), weights / weights.sum(1, keepdim=True)
 
 
-def _weighted_sums(lines: torch.Tensor, numbers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sums of some of the lines `(L, ...)`, `(count, ...)`. Their numbers and weights are `(count, taps)`."""
+def _weighted_sums(image: torch.Tensor, axis: int, numbers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Replaces the rows of `(H, W, C)` (axis 0) or its columns by sums of some, given as `(count, taps)`."""
+    lines = image.movedim(axis, 0)
     sums = nn.functional.embedding_bag(numbers, lines.flatten(1), per_sample_weights=weights, mode="sum")
-    return sums.view(-1, *lines.shape[1:])
+    return sums.view(-1, *lines.shape[1:]).movedim(0, axis)
 
 
 __all__ = ["Window", "nearest_pixels", "resized_window"]

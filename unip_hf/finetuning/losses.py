@@ -7,6 +7,7 @@ from the logits and auxiliary logits of any model.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class SegmentationLoss:
         if self.focal_gamma:
             losses = losses * (1 - log_of_true.exp()) ** self.focal_gamma
         if self.class_weights is not None:
-            losses = losses * losses.new_tensor(self.class_weights)[ids.squeeze(1)]
+            losses = losses * _on_device(tuple(self.class_weights), losses.device)[ids.squeeze(1)]
         total = (losses * is_labelled).sum()
         if self.dice_loss_weight:
             total = total + self.dice_loss_weight * self._dice(log_probabilities.exp(), ids, is_labelled)
@@ -159,6 +160,12 @@ class SegmentationLoss:
         occurs = pixels > 0
         of_image = ((1 - dice) * occurs).sum(1) / occurs.sum(1).clamp(min=1)  # (B,)
         return (of_image * pixels.sum(1)).sum()
+
+
+@lru_cache(maxsize=1)
+def _on_device(weights: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Kept there, because the host waits for the device whenever it copies a list."""
+    return torch.tensor(weights, device=device)
 
 
 __all__ = ["SegmentationLoss", "make_class_weights"]
