@@ -1,18 +1,15 @@
 """Crops that are computed alone, beside crops of whole resized images."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
+from benchmarks.training import plain_crop
 from unip_hf import UnipImageProcessor
 from unip_hf.data.reading import count_ids
 from unip_hf.data.resizing import Window, nearest_pixels, resized_window
-from unip_hf.data.transforms import Finish, PhotometricDistortion, Prepare, training_transforms, uniform
+from unip_hf.data.transforms import training_transforms
 
 
 SIZES = [
@@ -67,34 +64,6 @@ def test_ids_are_counted() -> None:
         }
 
 
-def plain_crop(
-    processor: UnipImageProcessor, size: tuple[int, int], mode: str, arrays: Sequence[np.ndarray], class_id: int | None
-) -> tuple[torch.Tensor, ...]:
-    """The same augmentation, with images and mask resized as a whole, and int64 masks."""
-    image, _, *auxiliary = Prepare(processor)(*arrays)
-    ids = torch.from_numpy(arrays[1].astype(np.int64))
-    height, width = processor.output_size(*ids.shape)
-    ratio = uniform(0.5, 2.0)
-    resized = max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
-    mask = resize(ids[None].double(), resized, mode)[0].long()
-    images = [v2.functional.resize(one, list(resized), antialias=processor.antialias) for one in (image, *auxiliary)]
-    height, width = (min(pair) for pair in zip(size, resized))
-    lowest, highest = [0, 0], [resized[0] - height, resized[1] - width]
-    if class_id is not None and len(pixels := (mask == class_id).nonzero()):
-        place = pixels[int(torch.randint(len(pixels), ()))].tolist()
-        lowest = [max(0, at - side + 1) for at, side in zip(place, (height, width))]
-        highest = [min(pair) for pair in zip(place, highest)]
-    for _ in range(10):
-        top, left = (low + int(torch.randint(high - low + 1, ())) for low, high in zip(lowest, highest))
-        window = mask[top : top + height, left : left + width]
-        counts = torch.bincount(window[window != 255])
-        if counts.count_nonzero() > 1 and counts.max() < 0.75 * counts.sum():
-            break
-    crops = [tv_tensors.Image(one[:, top : top + height, left : left + width]) for one in images]
-    steps = v2.Compose([v2.RandomHorizontalFlip(0.5), PhotometricDistortion(), Finish(processor, size)])
-    return steps(crops[0], tv_tensors.Mask(window), *crops[1:])
-
-
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("kind", ["grey", "grey as colour", "colour", "16 bits", "300 classes", "pair", "of a class"])
@@ -109,16 +78,16 @@ def test_crops_are_those_of_whole_images_with_the_same_random_numbers(kind: str,
     if kind == "grey as colour":
         image = image.repeat(3, axis=2)
     visible = [random.integers(0, 256, (*ids.shape, 3), dtype=np.uint8)] if kind == "pair" else []
-    class_id = 2 if kind == "of a class" else None
+    others = [*visible, *([2] if kind == "of a class" else [])]
     processor = UnipImageProcessor(size={"shortest_edge": 120}, antialias=antialias)
     for size in ((64, 64), (100, 230)):
         transform = training_transforms(processor, size, mask_interpolation=mode)
         for seed in range(6):
             torch.manual_seed(seed)
-            found = transform(image, ids, *visible, *([] if class_id is None else [class_id]))
+            found = transform(image, ids, *others)
             drawn = torch.rand(())
             torch.manual_seed(seed)
-            expected = plain_crop(processor, size, mode, (image, ids, *visible), class_id)
+            expected = plain_crop(processor, size, mode, image, ids, *others)
             assert torch.rand(()) == drawn
             assert torch.equal(found[1], expected[1]) and found[1].dtype == torch.int64
             for pixels, plain in zip(found[::2], expected[::2], strict=True):
