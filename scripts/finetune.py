@@ -56,7 +56,7 @@ CLASS_PIXELS = "class_pixels.npy"  # in the folder of the run
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune", __doc__)
-    add_training_options(parser)
+    add_training_options(parser, num_workers=None)
     data = add_dataset_options(parser)
     data.add_argument("--train_split", default="train", help="default: %(default)s")
     data.add_argument("--validation_split", default="validation", help="default: %(default)s")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.scripts.runs import default_num_workers
+
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,8 +28,8 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a run, for every job that trains."""
+def add_training_options(parser: argparse.ArgumentParser, num_workers: int | None = 2) -> None:
+    """Options of a run, for every job that trains. If `num_workers` is `None`, it depends on the machine."""
     run = parser.add_argument_group("run")
     run.add_argument(
         "--config",
@@ -52,7 +54,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         default=["tensorboard"],
         help="trackers of Accelerate: tensorboard (default), wandb, mlflow,\ntrackio, ..., or none",
     )
-    run.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    run.add_argument(
+        "--num_workers",
+        type=int,
+        default=num_workers,
+        help=f"processes that read images (default: {num_workers or 'one for each core but one, from 2 to 8'})",
+    )
     run.add_argument("--save_every", type=int, help="steps between checkpoints (default: at each evaluation)")
     run.add_argument("--log_every", type=int, default=10, help="steps between logged losses (default: %(default)s)")
     add_launch_options(parser)
@@ -75,12 +82,13 @@ def add_recipe_options(parser: argparse.ArgumentParser, batch_size: int) -> Any:
 
 
 def check_training_options(options: argparse.Namespace) -> None:
-    """Checks what [`add_training_options`] and [`add_recipe_options`] were given."""
+    """Checks what [`add_training_options`] and [`add_recipe_options`] were given, and counts cores if need be."""
     check_positive(
         options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
         "max_gradient_norm", "save_every", "log_every",
     )  # fmt: skip
     check_positive(options, "weight_decay", "num_workers", or_zero=True)
+    options.num_workers = default_num_workers() if options.num_workers is None else options.num_workers
     if options.ema_decay is not None and not 0 < options.ema_decay < 1:
         raise ValueError(f"--ema_decay must be between 0 and 1, got {options.ema_decay}.")
 

@@ -128,4 +128,4 @@ def make_optimizer(options: argparse.Namespace, model: Any) -> "torch.optim.Opti
     if options.optimizer == "sgd":
         momentum = 0.9 if options.momentum is None else options.momentum
         return torch.optim.SGD(groups, rate, momentum=momentum, weight_decay=decay)
-    return torch.optim.AdamW(groups, rate, (0.9, 0.999), weight_decay=decay)
+    return torch.optim.AdamW(groups, rate, (0.9, 0.999), weight_decay=decay, fused=True)

@@ -4,6 +4,7 @@
 import argparse
 import json
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -121,6 +122,13 @@ def divide_batch(options: argparse.Namespace, num_processes: int) -> BatchDivisi
             f"once ({per_device}) x accumulation steps. Choose another --batch_size or --per_device_batch_size."
         )
     return BatchDivision(num_processes, per_device, options.batch_size // (num_processes * per_device))
+
+
+def default_num_workers() -> int:
+    """As many as this process has cores beside its own, but 2 to 8. Processes of one machine share its cores."""
+    is_limited = hasattr(os, "sched_getaffinity")  # on Linux, by containers and schedulers
+    num_cores = len(os.sched_getaffinity(0)) if is_limited else os.cpu_count() or 1
+    return min(8, max(2, num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 
 def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool = False) -> "Accelerator":

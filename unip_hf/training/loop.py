@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -150,10 +150,7 @@ class TrainingLoop:
         accelerator, decay = self.accelerator, self.settings.ema_decay
         self.is_terminated = self.is_evaluating = False
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.averaged = None
-        if decay is not None:
-            averaging = get_ema_multi_avg_fn(decay)
-            self.averaged = AveragedModel(self.model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
+        self.averaged = None if decay is None else AveragedModel(self.model, accelerator.device, use_buffers=True)
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
         self.losses: list[torch.Tensor] = []  # of the updates that are not logged yet
         self.shown: dict[str, str] = {}  # beside the progress
@@ -219,8 +216,9 @@ class TrainingLoop:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.accelerator.unwrap_model(self.model))
+        if self.averaged is not None and self.settings.ema_decay is not None:
+            decay = self.settings.ema_decay if self.state["step"] > 0 else 0.0
+            update_average(self.averaged, self.accelerator.unwrap_model(self.model), decay)
         self.state["step"] += 1
 
     def is_due(self, every: int) -> bool:
@@ -358,6 +356,24 @@ class TrainingLoop:
                 name = f"step-{step:08d}-batch-{number + 1}-process-{self.accelerator.process_index}.safetensors"
                 with write_whole(self.output_dir / "not_finite_batches" / name) as staged:
                     save_file(tensors, staged)
+
+
+@torch.no_grad()
+def update_average(averaged: AveragedModel, model: nn.Module, decay: float) -> None:
+    """
+    Moves averaged weights and buffers towards those of the model, or makes them equal if `decay` is 0, as it must be
+    the first time. `AveragedModel.update_parameters` reads its counter on the device, and so waits for it.
+    """
+    by_dtype: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+    of_average, of_model = (chain(one.parameters(), one.buffers()) for one in (averaged.module, model))
+    for average, current in zip(of_average, of_model):
+        averages, currents = by_dtype.setdefault(average.dtype, ([], []))
+        averages.append(average)
+        currents.append(current)
+    update = get_ema_multi_avg_fn(decay)
+    for averages, currents in by_dtype.values():
+        update(averages, currents, None)
+    averaged.n_averaged += 1
 
 
 __all__ = ["TrainingLoop", "TrainingSettings"]
