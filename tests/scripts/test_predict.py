@@ -179,16 +179,20 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert unip_predict(*command, "whole") == 0
     whole = contents("whole")
 
-    segment, images = Predictor.segment, []
+    prepare, prepared = Predictor.prepare, []
 
-    def interrupted(self: Predictor, image: np.ndarray) -> object:
-        images.append(image)
-        if len(images) == 6:
+    def recorded(self: Predictor, frame: Frame) -> object:
+        prepared.append(frame.name)
+        return prepare(self, frame)
+
+    def interrupted(self: Predictor, frame: Frame) -> object:
+        if frame.name == "night/clip/000001":  # the sixth
             raise KeyboardInterrupt
-        return segment(self, image)
+        return prepare(self, frame)
 
-    monkeypatch.setattr(Predictor, "segment", interrupted)
-    assert unip_predict(*command, "out") == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "prepare", interrupted)
+        assert unip_predict(*command, "out") == 130
     half = contents("out")
     assert set(half) < set(whole) and sum(name.startswith("masks") for name in half) == 5
     leftover = Path("out/masks/.incomplete-0")  # of a process that was killed
@@ -200,9 +204,9 @@ def test_a_run_goes_on_where_it_was_interrupted(
 
     for name in ("masks/one.png", "overlays/stack/000001.png", "overlays/counts.mp4", "masks/night/clip/000002.png"):
         (Path("out") / name).unlink()
-    images = [*range(10)]
+    monkeypatch.setattr(Predictor, "prepare", recorded)
     assert unip_predict(*command, "out") == 0
-    assert len(images) == 13 and contents("out") == whole
+    assert len(prepared) == 3 and contents("out") == whole
     assert unip_predict(*command, "out", "--save_scores", "--batch_size", "1") == 0  # more of the same
     assert set(contents("out")) > set(whole)
 
@@ -227,16 +231,15 @@ def test_results_of_different_runs_are_not_mixed(
 
     # What an interrupted --overwrite has not replaced yet is not taken for a result of it.
     assert unip_predict("model", "data/stack.tif", "-o", "fresh") == 0
-    segment, images = Predictor.segment, []
+    prepare = Predictor.prepare
 
-    def interrupted(self: Predictor, image: np.ndarray) -> object:
-        images.append(image)
-        if len(images) == 2:
+    def interrupted(self: Predictor, frame: Frame) -> object:
+        if frame.name == "stack/000001":
             raise KeyboardInterrupt
-        return segment(self, image)
+        return prepare(self, frame)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Predictor, "segment", interrupted)
+        patched.setattr(Predictor, "prepare", interrupted)
         assert unip_predict(*command, "--overwrite") == 130
     assert unip_predict(*command) == 0
     assert contents("out") == {**contents("fresh"), "masks/other.png": b"a file of the user"}
