@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -24,6 +23,7 @@ from .ahead import Task, ahead, worker_threads
 from .canvas import Output
 from .copying import copied_late
 from .exported import EndToEndModel, ExportedModel
+from .precision import CompiledModel, autocast
 from .results import ResultFolder
 from .sources import Frame, FrameToRead, Source, list_frames
 from .windows import InferenceSettings, PreparedImage, prepare_image, reads_pairs, segment_images
@@ -72,7 +72,7 @@ class Predictor:
         with_overlays: Whether to write overlays.
         with_scores: Whether to write the probabilities of all classes: array `probabilities`, float16
             `(classes, height, width)`.
-        dtype (*optional*): Data type of automatic mixed precision, `torch.bfloat16` or `torch.float16`.
+        dtype: Precision of the computation, `"fp32"`, `"bf16"` or `"fp16"`.
 
     Raises:
         ValueError: for `with_scores` with an end-to-end file, which only gives ids.
@@ -80,14 +80,14 @@ class Predictor:
 
     def __init__(
         self,
-        model: PreTrainedModel | ExportedModel,
+        model: PreTrainedModel | ExportedModel | CompiledModel,
         processor: UnipImageProcessor,
         results: ResultFolder,
         settings: InferenceSettings,
         opacity: float = 0.5,
         with_overlays: bool = True,
         with_scores: bool = False,
-        dtype: torch.dtype | None = None,
+        dtype: str = "fp32",
     ):
         if with_scores and isinstance(model, EndToEndModel):
             raise ValueError(f"{model.name!r} gives class ids and no scores. Export it without --end_to_end for them.")
@@ -123,7 +123,7 @@ class Predictor:
         already = len(names) - sum(self._lacks_results(*name) for name in names)
         progress = Progress("frame", len(names), done=len(names) - sum(self._is_wanted(*name) for name in names))
         segmented = 0
-        with worker_threads() as threads, closing(progress):
+        with worker_threads() as threads, closing(progress), self._autocast():  # which keeps weights that it cast
             frames = list_frames(sources, every, self._is_wanted, unreadable)
             finished = ahead(threads, self._writing(self._segmented(threads, frames, unreadable)))
             for source, of_source in itertools.groupby(finished, key=lambda one: one.source):
@@ -203,7 +203,7 @@ class Predictor:
         return prepare_image((frame, None), self.model, self.processor, main, self.settings, auxiliary)
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        return autocast(self.dtype, self.model.device)
 
     def _writing(self, results: Iterable[SegmentedFrame]) -> Iterator[Task["WrittenFrame"]]:
         for result in results:
