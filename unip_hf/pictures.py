@@ -165,7 +165,8 @@ def overlay_picture(
 
 def _present(ids: np.ndarray) -> list[int]:
     """The ids that occur, in any order."""
-    return (np.flatnonzero(np.bincount(ids.ravel())) if ids.dtype == np.uint8 else np.unique(ids)).tolist()
+    found = np.flatnonzero(np.bincount(ids.ravel())) if ids.dtype == np.uint8 else np.unique(ids)
+    return found.astype(np.int64).tolist()
 
 
 def _shades(present: Sequence[int], id2label: Mapping[int, str], opacity: float) -> np.ndarray:

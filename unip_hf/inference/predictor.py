@@ -25,7 +25,7 @@ from .copying import copied_late
 from .exported import EndToEndModel, ExportedModel
 from .precision import CompiledModel, autocast
 from .results import ResultFolder
-from .sources import Frame, FrameToRead, Source, list_frames
+from .sources import Frame, Source, list_frames
 from .windows import InferenceSettings, PreparedImage, prepare_image, reads_pairs, segment_images
 
 
@@ -124,7 +124,8 @@ class Predictor:
         progress = Progress("frame", len(names), done=len(names) - sum(self._is_wanted(*name) for name in names))
         segmented = 0
         with worker_threads() as threads, closing(progress), self._autocast():  # which keeps weights that it cast
-            frames = list_frames(sources, every, self._is_wanted, unreadable)
+            listed = list_frames(sources, every, self._is_wanted, unreadable)
+            frames = ((frame.read, frame.num_pixels) for frame in listed)
             finished = ahead(threads, self._writing(self._segmented(threads, frames, unreadable)))
             for source, of_source in itertools.groupby(finished, key=lambda one: one.source):
                 with self._overlay_video(source, every) as append:
@@ -149,16 +150,16 @@ class Predictor:
             ValueError: if a frame cannot be used; the message names it.
         """
         with worker_threads() as threads:
-            to_read = (FrameToRead(*frame[:3], frame.image.size, partial(_given, frame)) for frame in frames)
-            yield from self._segmented(threads, to_read, unreadable)
+            given = ((partial(_given, frame), frame.image.size) for frame in frames)
+            yield from self._segmented(threads, given, unreadable)
 
     def _segmented(
-        self, threads: Executor, frames: Iterable[FrameToRead], unreadable: list[str] | None
+        self, threads: Executor, frames: Iterable[Task[Frame]], unreadable: list[str] | None
     ) -> Iterator[SegmentedFrame]:
         """What [`segment_frames`] gives, of frames that threads read and prepare."""
 
         def readable() -> Iterator[PreparedImage[tuple[Frame, np.ndarray | None]]]:
-            for prepared in ahead(threads, ((partial(self._prepare, frame), frame.num_pixels) for frame in frames)):
+            for prepared in ahead(threads, ((partial(self._prepare, read), pixels) for read, pixels in frames)):
                 if isinstance(prepared, Exception):
                     _report(prepared, unreadable)
                 else:
@@ -175,10 +176,10 @@ class Predictor:
             else:
                 yield SegmentedFrame(frame, ids if ids.dtype == np.uint8 else ids.astype(np.uint16), probabilities)
 
-    def _prepare(self, to_read: FrameToRead) -> PreparedImage[tuple[Frame, np.ndarray | None]] | Exception:
+    def _prepare(self, read: Callable[[], Frame]) -> PreparedImage[tuple[Frame, np.ndarray | None]] | Exception:
         """Reads a frame, and prepares it for the model unless its mask is there. Errors are for later."""
         try:
-            frame = to_read.read()
+            frame = read()
             if not self._lacks_results(frame.source, frame.name):
                 return PreparedImage((frame, read_mask(self.mask_path(frame.name))))
         except (ValueError, FileNotFoundError) as error:
