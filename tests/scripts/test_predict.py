@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.inference import sources
+from unip_hf.inference import precision, sources
 from unip_hf.inference.loading import load_segmentation_model
+from unip_hf.inference.precision import CompiledModel
 from unip_hf.inference.predictor import Predictor
 from unip_hf.inference.sources import Frame, find_sources, read_frames
 from unip_hf.inference.video import describe_video, frame_to_array, read_video
@@ -170,6 +172,34 @@ def test_flip_and_scales_average_probabilities(folder: Path) -> None:
     model, processor = load_segmentation_model("model")
     settings = InferenceSettings(window_size=48, stride=32, flip=True, scales=(0.75, 1.0))
     assert np.allclose(probabilities, segment_image(model, processor, draw(0), settings), atol=0.03)
+
+
+def test_precision_and_compilation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert unip_predict("model", "data/night", "-o", "auto", "--dtype", "auto") == 0
+    assert "--dtype auto takes bf16 here." in capsys.readouterr().out
+    assert unip_predict("model", "data/night", "-o", "plain") == 0
+    record, plain = (json.loads(Path(name, "predict.json").read_text()) for name in ("auto", "plain"))
+    assert (record["dtype"], plain["dtype"]) == ("bf16", "fp32")
+    assert record["settings"] == {**plain["settings"], "mixed_precision": "bf16"}
+    mask, other = (np.asarray(Image.open(f"{name}/masks/night/one.v2.png")) for name in ("auto", "plain"))
+    assert (mask == other).mean() > 0.9
+    # As earlier versions wrote and were called.
+    del record["dtype"]
+    Path("auto/predict.json").write_text(json.dumps(record))
+    assert unip_predict("model", "data/night", "-o", "auto", "--mixed_precision", "bf16") == 0
+    assert unip_predict("model", "data/night", "-o", "plain", "--mixed-precision", "no", "--batch_size", "1") == 0
+    assert capsys.readouterr().out.count("0 frames (5 more were there already)") == 2
+    assert unip_predict("model", "data/night", "-o", "plain", "--dtype", "bf16") == 2
+    assert "other settings" in capsys.readouterr().err
+
+    eager = partial(CompiledModel, backend="eager")
+    monkeypatch.setattr(precision, "CompiledModel", eager)
+    assert unip_predict("model", "data/night", "-o", "compiled", "--compile") == 0
+    found = np.asarray(Image.open("compiled/masks/night/one.v2.png"))
+    assert (found == other).mean() > 0.99
 
 
 def test_a_run_goes_on_where_it_was_interrupted(

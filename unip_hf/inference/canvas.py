@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What becomes of the logits of an image: resized to it, averaged over passes, and turned into class ids, by rows."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -80,6 +81,7 @@ class Canvas:
         self.probabilities: torch.Tensor | None = None
         self.scores: torch.Tensor | None = None
         self._resizers = [RowResizer(source, size) for source in sources]
+        self._parts: list[Iterator[tuple[int, torch.Tensor]]] = [iter(())] * len(sources)  # not yet asked for
         self._progress = [0] * len(sources)  # finished rows of each pass
         self._sum: torch.Tensor | None = None  # of probabilities, of rows that not all passes have finished
         self._first = 0  # the first of these rows
@@ -91,12 +93,18 @@ class Canvas:
     @torch.inference_mode()
     def add(self, number: int, first: int, logits: torch.Tensor) -> None:
         """Takes rows of the logits of a pass, `(classes, rows, width)`."""
-        for start, rows in self._resizers[number].add(first, logits):
-            self._progress[number] = start + rows.shape[1]
-            if len(self._resizers) == 1:
+        self._parts[number] = itertools.chain(self._parts[number], self._resizers[number].add(first, logits))
+        # The pass that is behind goes on until it needs more logits, so that no other is far ahead.
+        while not self.is_finished:
+            behind = min(range(len(self._parts)), key=self._progress.__getitem__)
+            if (part := next(self._parts[behind], None)) is None:
+                break
+            start, rows = part
+            self._progress[behind] = start + rows.shape[1]
+            if len(self._parts) == 1:
                 self._put(start, rows)
             else:
-                self._average(start, rows.softmax(dim=0) / len(self._resizers))
+                self._average(start, rows.softmax(dim=0) / len(self._parts))
 
     def _average(self, first: int, probabilities: torch.Tensor) -> None:
         """Adds rows of probabilities. Those that all passes have finished go on."""
