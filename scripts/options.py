@@ -13,6 +13,7 @@ from unip_hf.scripts.runs import default_num_workers
 
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from unip_hf import UnipImageProcessor
@@ -319,7 +320,24 @@ def add_inference_options(parser: argparse.ArgumentParser) -> Any:
     add_window_options(group)
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
-    group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
+    group.add_argument(
+        "--batch_size", type=int, default=8, help="windows at once, also of several images (default: %(default)s)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="fp32",
+        help="precision of the computation; auto takes bf16 where the device computes in\nit (default: %(default)s)",
+    )
+    # The name of this option in earlier versions.
+    names = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    group.add_argument("--mixed_precision", dest="dtype", type=lambda name: names.get(name, name),
+                       choices=[*names.values()], default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model with torch.compile, which takes minutes and pays for many\nimages of one size",
+    )
     return group
 
 
@@ -339,6 +357,16 @@ def make_inference_settings(options: argparse.Namespace, model: "nn.Module") -> 
     return make_window_settings(
         options, model, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
     )
+
+
+def choose_precision(options: argparse.Namespace, model: "nn.Module", device: "torch.device") -> str:
+    """The precision that `--dtype` chooses for a model on a device. What `auto` takes is said."""
+    from unip_hf.inference.precision import choose_dtype
+
+    chosen = choose_dtype(options.dtype, model, device)
+    if options.dtype == "auto" and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"--dtype auto takes {chosen} here.", flush=True)
+    return chosen
 
 
 def find_shipped(name: Path, folder: str, kind: str) -> Path:
