@@ -119,8 +119,8 @@ def make_students(sizes: Sequence[str], num_heads: int) -> Students:
     return Students({size: UnipForPreTraining(UnipConfig.from_size(size, **options)) for size in sizes})
 
 
-def make_optimizer(students: Students) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([weight for weight in students.parameters() if weight.requires_grad])
+def make_optimizer(students: Students, **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([weight for weight in students.parameters() if weight.requires_grad], **settings)
 
 
 def loss_of_students(

@@ -24,6 +24,7 @@ NEWER_FIELDS = (
     *("fusion", "main_modality", "auxiliary_num_channels", "freeze_backbone"),
     *("backbone_checkpoint", "backbone_fingerprint", "use_cls_token", "prompt_channels", "fusion_channels"),
     *("window_size", "global_layers", "relative_position_size"),
+    "head_implementation",
 )
 
 
@@ -87,6 +88,10 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_channels (`int`, *optional*):
             Channels of the head. `None` means `hidden_size`, and with `backbone_config` the width of its last map, at
             most 512; for [`UnipForMlaSegmentation`] and [`UnipForSegformerSegmentation`] it means 256.
+        head_implementation (`"fast"` or `"plain"`, *optional*, defaults to `"fast"`):
+            How [`UnipForSemanticSegmentation`] computes its pyramid and head: `"plain"` as the paper writes them down,
+            `"fast"` with about half the operations. The weights are the same, and the results differ by rounding.
+            `"fast"` does not call the modules of pyramid and head one by one: forward hooks on them need `"plain"`.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout in front of the classifiers of the head and the auxiliary head.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):
@@ -170,6 +175,7 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     feature_layers: list[int] | tuple[int, ...] | None = None
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
     decoder_channels: int | None = None
+    head_implementation: Literal["fast", "plain"] = "fast"
     classifier_dropout_prob: float | int = 0.1
     use_auxiliary_head: bool = True
     auxiliary_channels: int = 256

@@ -283,7 +283,17 @@ class UnipImageProcessor(BaseImageProcessor):
             pixels = (pixels - for_channels(self.image_mean, pixels)).div_(for_channels(self.image_std, pixels))
         return pixels.expand(*pixels.shape[:-3], self.num_channels, -1, -1)  # (..., C, H, W)
 
-    def _process_image(self, array: np.ndarray) -> torch.Tensor:
+    def process_image(self, array: np.ndarray) -> torch.Tensor:
+        """
+        Scales, resizes and normalises one image.
+
+        Args:
+            array (`np.ndarray` of shape `(height, width, channels)`): As [`scale_image`] takes it.
+
+        Returns:
+            Float32 `torch.Tensor` of shape `(num_channels, height, width)`. The channels of a grey image may share
+            their memory, so that a large image needs a third of it.
+        """
         pixels = self.scale_image(array)  # (1 or 3, H, W)
         size = self.output_size(*pixels.shape[-2:])
         if size != pixels.shape[-2:]:
@@ -292,7 +302,7 @@ class UnipImageProcessor(BaseImageProcessor):
             pixels = nn.functional.interpolate(pixels[None], size=size, mode=mode, antialias=antialias)[0]
             if self.do_rescale:
                 pixels = pixels.clamp_(0.0, 1.0)  # bicubic overshoots
-        return self.normalize_channels(pixels).contiguous()  # (C, h, w)
+        return self.normalize_channels(pixels)  # (C, h, w)
 
     def _process_mask(self, ids: np.ndarray) -> torch.Tensor:
         labels = torch.from_numpy(ids.astype(np.int64))
@@ -343,12 +353,12 @@ class UnipImageProcessor(BaseImageProcessor):
             return processor.preprocess(images, segmentation_maps, return_tensors, input_data_format, auxiliary_images)
 
         arrays = [to_channels_last(read_image(image), input_data_format) for image in as_list(images)]  # (H, W, C)
-        data = {"pixel_values": [self._process_image(array) for array in arrays]}
+        data = {"pixel_values": [self.process_image(array).contiguous() for array in arrays]}
         if auxiliary_images is not None:
             others = [to_channels_last(read_image(image), input_data_format) for image in as_list(auxiliary_images)]
             check_same_sizes(arrays, others, "auxiliary image")
             auxiliary = self.auxiliary
-            data["auxiliary_pixel_values"] = [auxiliary._process_image(array) for array in others]
+            data["auxiliary_pixel_values"] = [auxiliary.process_image(array).contiguous() for array in others]
         if segmentation_maps is not None:
             if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and len(segmentation_maps) == len(arrays) > 1:
                 segmentation_maps = list(segmentation_maps)  # (batch, H, W)

@@ -4,7 +4,8 @@
 import torch
 
 from .configuration_unip import UnipConfig
-from .modeling_unip_segmentation import UnipSegmentationModel, make_classifier, resize
+from .modeling_unip_resampling import resize
+from .modeling_unip_segmentation import UnipSegmentationModel, make_classifier
 
 
 class UnipForLinearSegmentation(UnipSegmentationModel):

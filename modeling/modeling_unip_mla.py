@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .configuration_unip import UnipConfig
-from .modeling_unip_segmentation import UnipConvModule, UnipSegmentationModel, make_classifier, resize
+from .modeling_unip_resampling import resize
+from .modeling_unip_segmentation import UnipConvModule, UnipSegmentationModel, make_classifier
 
 
 class UnipMlaNeck(nn.Module):

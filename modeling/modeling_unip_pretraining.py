@@ -156,8 +156,8 @@ class _AttentionDivergence(torch.autograd.Function):
         teacher_key: torch.Tensor,
     ) -> torch.Tensor:
         batch_size, num_heads, num_tokens, _ = student_query.shape
-        # Elements of the maps that exist at once: 1 MB, which a CPU's cache holds, or 16 MB, which keep a GPU busy.
-        num_maps = max(1, (2**22 if student_query.is_cuda else 2**18) // num_tokens**2)
+        # Elements of the maps that exist at once: 1 MB, which a CPU's cache holds, or 64 MB, which keep a GPU busy.
+        num_maps = max(1, (2**24 if student_query.is_cuda else 2**18) // num_tokens**2)
         num_heads_at_once = min(num_heads, num_maps)
         num_images_at_once = max(1, num_maps // num_heads)
         scales = [tensor.shape[-1] ** -0.5 for tensor in (student_query, teacher_query)]

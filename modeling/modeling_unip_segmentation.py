@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What all UNIP models for semantic segmentation share: loss, checks, logits that cover exactly the image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .modeling_unip_backbone import UnipBackboneEncoder
 from .modeling_unip_fusion import UnipFusionModel, check_pair
 from .modeling_unip_iv_tuning import UnipIVTuningModel
 from .modeling_unip_layers import UnipConvModule, check_pixel_values
+from .modeling_unip_resampling import crop_to_image, resize
 from .modeling_unip_unirgb_ir import UnipRGBIRModel
 
 
@@ -46,42 +47,6 @@ class UnipSemanticSegmenterOutput(SemanticSegmenterOutput):
     """
 
     auxiliary_logits: torch.Tensor | tuple[torch.Tensor, ...] | None = None
-
-
-def resize(maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
-    """Bilinear resize of `(batch_size, channels, height, width)`, corners not aligned."""
-    return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
-def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: Sequence[int]) -> torch.Tensor:
-    """
-    Cuts the logits of a padded image, so that they cover the image and nothing else.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, rows, columns)`): Scores that cover `padded_size`.
-        padded_size, image_size (`Sequence[int]`): Height and width in pixels with and without padding.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, num_labels, ceil(height / stride), ceil(width / stride))`, where a stride
-        of `padded_size / rows` pixels need not be whole: the finest maps over patches of 14 pixels have 3.5. Where the
-        stride does not divide the image, cells are resampled (bilinear) a little closer together, so that their edges
-        and the image's coincide.
-    """
-    for axis, (padded, size) in enumerate(zip(padded_size, image_size), start=2):
-        if padded == size:
-            continue
-        count = logits.shape[axis]
-        cells = -(-size * count // padded)
-        if size * count % padded:
-            # The weights are written out because interpolate() copies where the number of cells stays the same.
-            scale = (size * count) / (cells * padded)
-            source = (torch.arange(cells, device=logits.device) + 0.5) * scale - 0.5
-            weights = 1 - (source.clamp(min=0)[:, None] - torch.arange(logits.shape[axis], device=logits.device)).abs()
-            weights = weights.clamp(min=0).to(logits.dtype)  # (cells, padded cells)
-            logits = torch.tensordot(logits, weights, dims=([axis], [1])).movedim(-1, axis)
-        else:
-            logits = logits.narrow(axis, 0, cells)
-    return logits
 
 
 def make_classifier(channels: int, config: UnipConfig) -> nn.Conv2d:

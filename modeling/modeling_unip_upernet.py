@@ -11,37 +11,9 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_unip import UnipConfig
-from .modeling_unip_segmentation import UnipConvModule, UnipSegmentationModel, make_classifier, resize
-
-
-def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
-    """
-    Adaptive average pooling of `(batch_size, channels, height, width)` to `bins x bins`, as two small matrix products,
-    because exporters cannot express `adaptive_avg_pool2d` with dynamic sizes.
-
-    Bin i averages the positions from `floor(i n / bins)` up to, but not including, `ceil((i + 1) n / bins)`.
-    """
-
-    def shares(size: int) -> torch.Tensor:
-        position = torch.arange(size, device=maps.device)
-        index = torch.arange(bins, device=maps.device).unsqueeze(1)
-        inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
-        # Divided before anything is summed: half precision might not hold the sum.
-        return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
-
-    pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
-    return torch.matmul(pooled, shares(maps.shape[3]).T)  # (B, C, bins, bins)
-
-
-def max_pool(maps: torch.Tensor) -> torch.Tensor:
-    """
-    2x2 max pooling of `(batch_size, channels, height, width)`. An odd side is rounded up, so that no cell is lost and
-    a single cell stays. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
-    """
-    padded = nn.functional.pad(maps, (0, 0, 0, 1), value=float("-inf"))
-    maps = torch.maximum(maps[:, :, ::2], padded[:, :, 1::2])  # (B, C, height / 2, width)
-    padded = nn.functional.pad(maps, (0, 1), value=float("-inf"))
-    return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
+from .modeling_unip_fast_upernet import fast_upernet
+from .modeling_unip_resampling import adaptive_average_pool, max_pool, resize
+from .modeling_unip_segmentation import UnipConvModule, UnipSegmentationModel, make_classifier
 
 
 class UnipLastLayerFeaturePyramid(nn.Module):
@@ -206,11 +178,13 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
         return f"{pyramid} on {self._describe_blocks()}, UPerNet"
 
     def _classify(self, feature_maps: list[torch.Tensor], with_auxiliary: bool) -> tuple[torch.Tensor, ...]:
-        pyramid = feature_maps if self.pyramid is None else self.pyramid(feature_maps)
-        logits = self.decode_head(pyramid)
+        if self.config.head_implementation == "fast":
+            logits = fast_upernet(feature_maps, self.pyramid, self.decode_head)
+        else:
+            logits = self.decode_head(feature_maps if self.pyramid is None else self.pyramid(feature_maps))
         if self.auxiliary_head is None or not with_auxiliary:
             return (logits,)
-        return logits, self.auxiliary_head(pyramid[2])
+        return logits, self.auxiliary_head(self._four(feature_maps)[2])
 
 
 __all__ = ["UnipAuxiliaryHead", "UnipForSemanticSegmentation", "UnipLastLayerFeaturePyramid", "UnipUPerHead"]

@@ -29,13 +29,23 @@ from unip_hf.scripts.options import (
     with_recipe,
 )
 from unip_hf.scripts.pretraining import (
+    count_operations,
     load_images,
     make_objective,
+    place_teacher,
     prepare_inputs,
     prepare_students,
     show_layers,
 )
-from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
+from unip_hf.scripts.runs import (
+    divide_batch,
+    make_accelerator,
+    open_run,
+    prepare_speed,
+    save_with_processor,
+    start_run,
+    tracked,
+)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -82,7 +92,10 @@ def command_parser() -> argparse.ArgumentParser:
         help="the teacher sees the students' pixel values (default, the paper),\nor those it was trained with",
     )
     teacher.add_argument(
-        "--teacher_dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of its weights (default: fp32)"
+        "--teacher_dtype",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        help="of its weights; auto (default): bf16 on a GPU with --mixed_precision bf16,\notherwise fp32",
     )
     teacher.add_argument("--teacher_num_attention_heads", type=int, help="for a published file of unusual width")
 
@@ -223,7 +236,7 @@ def main(arguments: Sequence[str]) -> None:
     scale, flip_probability = tuple(options.crop_scale), options.flip_probability
     crop = GreyCrop(options.crop_size, scale, flip_probability=flip_probability, **colour)
     objective = make_objective(options)
-    inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), sharding)
+    inputs, found = prepare_inputs(options, objective, accelerator, sample, run.get("found", {}), is_sharded)
     teacher = inputs.teacher
     if options.streaming:
         readers = [division.num_processes, division.per_device, options.num_workers]
@@ -235,9 +248,12 @@ def main(arguments: Sequence[str]) -> None:
     set_seed(options.seed)
     students = prepare_students(options, objective, teacher)
     set_seed(options.seed, device_specific=True)
+    num_operations = count_operations(options.crop_size, objective, teacher, students)
+    if teacher is not None:
+        place_teacher(options, teacher, accelerator.device, sharding)
     learning_rate = options.learning_rate or 1.5e-4 * options.batch_size / 256
     groups = layer_decay_parameter_groups(students, learning_rate, layer_decay=1, weight_decay=options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas))
+    optimizer = torch.optim.AdamW(groups, betas=tuple(options.adam_betas), fused=True)
     num_images = None if options.streaming else len(rows)
     num_steps, num_warmup_steps = count_steps(options, num_images)
     if found.setdefault("num_images", num_images) != num_images:
@@ -283,6 +299,7 @@ def main(arguments: Sequence[str]) -> None:
         save_model=save_model,
         evaluate=AttentionMonitor(accelerator, inputs, sample, options.output_dir) if pictures_every else None,
         loss_names=[f"loss/{name}" for name in students] if len(students) > 1 else (),
+        speed=prepare_speed(accelerator, options.batch_size, num_operations),
     )
     if accelerator.is_main_process:
         start_run(options, {**run, "num_steps": num_steps, "found": found})
@@ -297,7 +314,7 @@ def main(arguments: Sequence[str]) -> None:
         else:
             block = f"block {teacher.layer} of {teacher.num_layers} of {options.teacher}"
             learned = f"{teacher.num_attention_heads} heads" if objective.shares_heads else "features"
-            described = f"Teacher: {block}, {learned}; {described}"
+            described = f"Teacher: {block}, {learned}, {found['teacher_dtype']}; {described}"
         print(f"{described}\n{division.describe(num_steps, num_images)}", flush=True)
     accelerator.wait_for_everyone()
     with tracked(accelerator, run):

@@ -22,6 +22,7 @@ from unip_hf.scripts.options import (
     add_inference_options,
     add_launch_options,
     check_positive,
+    choose_precision,
     load_dataset,
     make_inference_settings,
     make_parser,
@@ -36,7 +37,6 @@ def command_parser() -> argparse.ArgumentParser:
     group.add_argument("--split", default="validation", help="default: %(default)s")
     group.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     group = add_inference_options(parser)
-    group.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: %(default)s")
     group.add_argument(
         "--no_sensor_faults",
         action="store_true",
@@ -79,12 +79,11 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.evaluation import evaluate_dataset, format_result, update_model_card, write_results
     from unip_hf.inference import load_segmentation_model
     from unip_hf.inference.loading import fingerprint
+    from unip_hf.inference.precision import MIXED_PRECISION, CompiledModel, autocast
 
     logging.disable_progress_bar()
-    accelerator = Accelerator(mixed_precision=options.mixed_precision)
+    accelerator = Accelerator(mixed_precision="no")
     try:
-        if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-            raise ValueError("--mixed_precision fp16 needs a GPU: use bf16 or no.")  # it would do nothing
         id2label = load_id2label(options.dataset, options.data_dir)
         model, processor = load_segmentation_model(options.checkpoint, accelerator.device)
         settings = make_inference_settings(options, model)
@@ -94,11 +93,23 @@ def main(arguments: Sequence[str]) -> None:
                 f"The classes of the model {options.checkpoint!r} are not those of the dataset.\n"
                 f"  model:   {classes}\n  dataset: {id2label}"
             )
+        dtype = choose_precision(options, model, accelerator.device)
+        used = CompiledModel(model, settings.batch_size) if options.compile else model
         dataset = load_dataset(options, options.split)
-        result = evaluate_dataset(
-            *(model, processor, dataset, id2label, settings, accelerator, options.num_workers, options.num_examples),
-            with_sensor_faults=not options.no_sensor_faults,
-        )
+        with autocast(dtype, accelerator.device):
+            result = evaluate_dataset(
+                *(
+                    used,
+                    processor,
+                    dataset,
+                    id2label,
+                    settings,
+                    accelerator,
+                    options.num_workers,
+                    options.num_examples,
+                ),
+                with_sensor_faults=not options.no_sensor_faults,
+            )
         if accelerator.is_main_process:
             details = {
                 "checkpoint": options.checkpoint,
@@ -108,7 +119,8 @@ def main(arguments: Sequence[str]) -> None:
                 "data_dir": None if options.data_dir is None else str(options.data_dir),
                 "split": options.split,
                 "settings": asdict(settings),
-                "mixed_precision": options.mixed_precision,
+                "dtype": dtype,
+                "mixed_precision": MIXED_PRECISION[dtype],  # what the model card reads
                 "versions": versions(),
             }
             is_folder = options.dataset == "folder"

@@ -40,6 +40,7 @@ from unip_hf.scripts.parts import (
     check_parts,
     make_optimizer,
     prepare_parts,
+    prepare_segmentation_speed,
 )
 from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
 
@@ -55,7 +56,7 @@ CLASS_PIXELS = "class_pixels.npy"  # in the folder of the run
 
 def command_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune", __doc__)
-    add_training_options(parser)
+    add_training_options(parser, num_workers=None)
     data = add_dataset_options(parser)
     data.add_argument("--train_split", default="train", help="default: %(default)s")
     data.add_argument("--validation_split", default="validation", help="default: %(default)s")
@@ -320,15 +321,12 @@ def main(arguments: Sequence[str]) -> None:
     loss, class_pixels = prepare_rare_classes(options, rows, id2label, accelerator, run)
 
     def batches(first_step: int) -> Iterable[dict[str, torch.Tensor]]:
-        place = accelerator.process_index, accelerator.num_processes
         first_batch = first_step * division.accumulation_steps
-        order = ShuffledBatches(len(samples), division.per_device, *place, options.seed, first_batch)
+        place = accelerator.process_index, accelerator.num_processes, options.seed, first_batch
+        order = ShuffledBatches(len(samples), division.per_device, *place)
         if options.rare_class_sampling is not None:
-            order = RareClassBatches(
-                *(len(samples), division.per_device, *place, options.seed, first_batch),
-                class_pixels=class_pixels,
-                temperature=options.rare_class_sampling,
-            )
+            rare = {"class_pixels": class_pixels, "temperature": options.rare_class_sampling}
+            order = RareClassBatches(len(samples), division.per_device, *place, **rare)
         is_cuda = accelerator.device.type == "cuda"
         return read_batches(samples, order, num_workers=options.num_workers, pin_memory=is_cuda)
 
@@ -385,6 +383,7 @@ def main(arguments: Sequence[str]) -> None:
         evaluate=validation,
         best_metric=MAIN_METRIC.key,
         set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
+        speed=prepare_segmentation_speed(options, model, accelerator),
     )
     with tracked(accelerator, run):
         end = loop.run(options.resume_from_checkpoint)

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.scripts.runs import default_num_workers
+
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from unip_hf import UnipImageProcessor
@@ -26,8 +29,8 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a run, for every job that trains."""
+def add_training_options(parser: argparse.ArgumentParser, num_workers: int | None = 2) -> None:
+    """Options of a run, for every job that trains. If `num_workers` is `None`, it depends on the machine."""
     run = parser.add_argument_group("run")
     run.add_argument(
         "--config",
@@ -52,7 +55,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         default=["tensorboard"],
         help="trackers of Accelerate: tensorboard (default), wandb, mlflow,\ntrackio, ..., or none",
     )
-    run.add_argument("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    run.add_argument(
+        "--num_workers",
+        type=int,
+        default=num_workers,
+        help=f"processes that read images (default: {num_workers or 'one for each core but one, from 2 to 8'})",
+    )
     run.add_argument("--save_every", type=int, help="steps between checkpoints (default: at each evaluation)")
     run.add_argument("--log_every", type=int, default=10, help="steps between logged losses (default: %(default)s)")
     add_launch_options(parser)
@@ -75,12 +83,13 @@ def add_recipe_options(parser: argparse.ArgumentParser, batch_size: int) -> Any:
 
 
 def check_training_options(options: argparse.Namespace) -> None:
-    """Checks what [`add_training_options`] and [`add_recipe_options`] were given."""
+    """Checks what [`add_training_options`] and [`add_recipe_options`] were given, and counts cores if need be."""
     check_positive(
         options, "crop_size", "batch_size", "per_device_batch_size", "num_epochs", "num_steps", "learning_rate",
         "max_gradient_norm", "save_every", "log_every",
     )  # fmt: skip
     check_positive(options, "weight_decay", "num_workers", or_zero=True)
+    options.num_workers = default_num_workers() if options.num_workers is None else options.num_workers
     if options.ema_decay is not None and not 0 < options.ema_decay < 1:
         raise ValueError(f"--ema_decay must be between 0 and 1, got {options.ema_decay}.")
 
@@ -273,19 +282,22 @@ def normalisation_of_weights(weights: "Pretrained", num_channels: int | None) ->
     return {"image_mean": list(mean[:num_channels]), "image_std": list(std[:num_channels])}
 
 
+def training_crop(options: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the training crops that the options of [`add_image_options`] choose."""
+    largest = (options.crop_size, options.crop_size)
+    if options.resize_to is not None:  # no image is larger than this
+        largest = tuple(math.ceil(side * options.ratio_range[1]) for side in options.resize_to)
+    height, width = (min(options.crop_size, side) for side in largest)
+    return height, width
+
+
 def make_transform(options: argparse.Namespace, processor: "UnipImageProcessor") -> "Transform":
     """The training transforms that the options of [`add_image_options`] choose."""
     from unip_hf.data.transforms import training_transforms
 
-    crop_size: int | tuple[int, int] = options.crop_size
-    if options.resize_to is not None:  # no image is larger than this
-        height, width = (
-            min(options.crop_size, math.ceil(side * options.ratio_range[1])) for side in options.resize_to
-        )
-        crop_size = height, width
     return training_transforms(
         processor,
-        crop_size,
+        training_crop(options),
         tuple(options.ratio_range),
         flip_probability=options.flip_probability,
         photometric_distortion=not options.no_photometric_distortion,
@@ -308,7 +320,24 @@ def add_inference_options(parser: argparse.ArgumentParser) -> Any:
     add_window_options(group)
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes to average over (default: 1)")
-    group.add_argument("--batch_size", type=int, default=8, help="windows at once (default: %(default)s)")
+    group.add_argument(
+        "--batch_size", type=int, default=8, help="windows at once, also of several images (default: %(default)s)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="fp32",
+        help="precision of the computation; auto takes bf16 where the device computes in\nit (default: %(default)s)",
+    )
+    # The name of this option in earlier versions.
+    names = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    group.add_argument("--mixed_precision", dest="dtype", type=lambda name: names.get(name, name),
+                       choices=[*names.values()], default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model with torch.compile, which takes minutes and pays for many\nimages of one size",
+    )
     return group
 
 
@@ -328,6 +357,16 @@ def make_inference_settings(options: argparse.Namespace, model: "nn.Module") -> 
     return make_window_settings(
         options, model, flip=options.flip, scales=tuple(options.scales), batch_size=options.batch_size
     )
+
+
+def choose_precision(options: argparse.Namespace, model: "nn.Module", device: "torch.device") -> str:
+    """The precision that `--dtype` chooses for a model on a device. What `auto` takes is said."""
+    from unip_hf.inference.precision import choose_dtype
+
+    chosen = choose_dtype(options.dtype, model, device)
+    if options.dtype == "auto" and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"--dtype auto takes {chosen} here.", flush=True)
+    return chosen
 
 
 def find_shipped(name: Path, folder: str, kind: str) -> Path:

@@ -4,9 +4,15 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.scripts.options import training_crop
+from unip_hf.scripts.runs import prepare_speed
+
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
+
+    from unip_hf.training import RunSpeed
 
 
 def add_parts_options(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +99,22 @@ def prepare_parts(options: argparse.Namespace, model: Any) -> None:
         without_backbone(model, model.state_dict(), model.config.backbone_checkpoint or model.config.name_or_path)
 
 
+def prepare_segmentation_speed(options: argparse.Namespace, model: Any, accelerator: "Accelerator") -> "RunSpeed":
+    """What the speed of the training is calculated from."""
+    import torch
+
+    from unip_hf.analysis.cost import count_training_operations, image_inputs
+
+    height, width = training_crop(options)
+
+    def compute_loss(network: Any) -> torch.Tensor:
+        images = {name: image.expand(2, -1, -1, -1) for name, image in image_inputs(network, height, width).items()}
+        return network(**images, labels=torch.zeros(2, height, width, dtype=torch.long)).loss
+
+    num_operations = count_training_operations(model, compute_loss)  # of two images
+    return prepare_speed(accelerator, options.batch_size, num_operations and num_operations / 2)
+
+
 def make_optimizer(options: argparse.Namespace, model: Any) -> "torch.optim.Optimizer":
     """The optimizer for what is trained."""
     import torch
@@ -106,4 +128,4 @@ def make_optimizer(options: argparse.Namespace, model: Any) -> "torch.optim.Opti
     if options.optimizer == "sgd":
         momentum = 0.9 if options.momentum is None else options.momentum
         return torch.optim.SGD(groups, rate, momentum=momentum, weight_decay=decay)
-    return torch.optim.AdamW(groups, rate, (0.9, 0.999), weight_decay=decay)
+    return torch.optim.AdamW(groups, rate, (0.9, 0.999), weight_decay=decay, fused=True)

@@ -22,6 +22,7 @@ If it was interrupted, the same command goes on where it stopped.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import add_inference_options, make_inference_settings, make_parser
+from unip_hf.scripts.options import add_inference_options, choose_precision, make_inference_settings, make_parser
 
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def command_parser() -> argparse.ArgumentParser:
     output.add_argument("--every", type=int, default=1, help="take every n-th frame of videos (default: %(default)s)")
     inference = add_inference_options(parser)
     inference.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    inference.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="default: no")
     return parser
 
 
@@ -98,8 +98,23 @@ def choose_device(name: str | None) -> "torch.device":
         raise ValueError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
+def leave_out_packages(model: str) -> None:
+    """
+    Keeps `transformers` from importing packages wherever they are installed, which takes longer than everything else,
+    if the model is one of UNIP. Those with a backbone of timm need them. Not in a process that did more before.
+    """
+    try:
+        config = json.loads(Path(model, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no folder of a model: loading it says what is wrong
+        return
+    is_plain = isinstance(config, dict) and config.get("model_type") == "unip" and not config.get("backbone_config")
+    if is_plain and "transformers.image_utils" not in sys.modules:
+        for package in ("accelerate", "scipy", "torchvision"):
+            sys.modules.setdefault(package, None)  # type: ignore[arg-type]
+
+
 def describe_run(
-    options: argparse.Namespace, settings: "InferenceSettings", model: Any, processor: Any
+    options: argparse.Namespace, settings: "InferenceSettings", model: Any, processor: Any, dtype: str
 ) -> dict[str, Any]:
     """Content of predict.json."""
     import numpy
@@ -109,11 +124,12 @@ def describe_run(
 
     from unip_hf import __version__
     from unip_hf.inference.loading import fingerprint
+    from unip_hf.inference.precision import MIXED_PRECISION
     from unip_hf.pictures import segmentation_palette
 
     names = sorted(model.config.id2label.items())
     palette = segmentation_palette(names[-1][0] + 1).tolist()
-    shared = ("flip", "scales", "mixed_precision", "opacity", "every")
+    shared = ("flip", "scales", "opacity", "every")
     return {
         "model": options.model,
         "fingerprint": fingerprint(model, processor),
@@ -121,8 +137,10 @@ def describe_run(
             "window_size": settings.window_size,
             "stride": settings.stride,
             **{name: getattr(options, name) for name in shared},
+            "mixed_precision": MIXED_PRECISION[dtype],
             **({"auxiliary": list(map(os.path.abspath, options.auxiliary))} if options.auxiliary else {}),
         },
+        "dtype": dtype,
         "inputs": [os.path.abspath(path) for path in options.inputs],
         "classes": [{"id": index, "name": name, "color": palette[index]} for index, name in names],
         "versions": {
@@ -134,10 +152,12 @@ def describe_run(
 
 def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
+    leave_out_packages(options.model)
     import torch
     from transformers.utils import logging
 
     from unip_hf.inference import load_segmentation_model, reads_pairs
+    from unip_hf.inference.precision import CompiledModel
     from unip_hf.inference.predictor import Predictor
     from unip_hf.inference.results import ResultFolder
     from unip_hf.inference.sources import find_pairs, find_sources
@@ -157,17 +177,18 @@ def main(arguments: Sequence[str]) -> None:
             wanted = "pairs: give infrared images as inputs, and the visible ones of the same scenes with --auxiliary."
         raise ValueError(f"The model {options.model!r} reads {wanted}")
     settings = make_inference_settings(options, model)
+    dtype = choose_precision(options, model, device)
     predictor = Predictor(
-        model,
+        CompiledModel(model, settings.batch_size) if options.compile else model,
         processor,
         results,
         settings,
         opacity=options.opacity,
         with_overlays=not options.no_overlay,
         with_scores=options.save_scores,
-        dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision),
+        dtype=dtype,
     )
-    results.resume(describe_run(options, settings, model, processor), options.overwrite)
+    results.resume(describe_run(options, settings, model, processor, dtype), options.overwrite)
     started = time.monotonic()
     try:
         segmented, already = predictor.run(sources, options.every, unreadable)

@@ -82,14 +82,15 @@ def prepare_inputs(
     accelerator: "Accelerator",
     sample: "torch.Tensor",
     found: dict[str, Any],
-    sharding: "FullyShardedDataParallelPlugin | None" = None,
+    is_sharded: bool = False,
 ) -> tuple["StudentInput", dict[str, Any]]:
     """
     What the students see and, if the objective has a teacher, are compared with; and what the run found out.
 
-    The teacher is on its device, with the block that is learned as its last. `teacher_layer` is found and, if it was
-    searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`. `found`
-    is what a resumed run found out before, `sharding` how the teacher is divided among the processes.
+    The block that is learned is the teacher's last. `teacher_layer` and `teacher_dtype` are found and, if the layer
+    was searched, `teacher_nmi`. It is searched with the sample, uint8 images `(number, 1, crop_size, crop_size)`.
+    `found` is what a resumed run found out before. `is_sharded` says whether the teacher will be divided among the
+    processes.
     """
     import torch
     from accelerate.utils import broadcast_object_list
@@ -101,10 +102,13 @@ def prepare_inputs(
     if objective.ask is None:
         return StudentInput(processor), found
     found.setdefault("teacher_layer", None if options.teacher_layer == "auto" else int(options.teacher_layer))
+    is_bf16 = accelerator.device.type == "cuda" and accelerator.mixed_precision == "bf16"
+    usual_dtype = "bf16" if is_bf16 else "fp32"
+    found.setdefault("teacher_dtype", usual_dtype if options.teacher_dtype == "auto" else options.teacher_dtype)
     teacher = load_teacher(
         options.teacher,
         found["teacher_layer"],
-        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.teacher_dtype],
+        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[found["teacher_dtype"]],
         num_attention_heads=options.teacher_num_attention_heads,
         patch_size=patch_size,
     )
@@ -112,8 +116,8 @@ def prepare_inputs(
     if found["teacher_layer"] is None:
         choice: Any = (None, None)
         # A teacher that is to be divided may fit on no device: the first process measures it on its CPU.
-        if sharding is None or accelerator.is_main_process:
-            teacher.to(accelerator.device if sharding is None else "cpu")
+        if not is_sharded or accelerator.is_main_process:
+            teacher.to("cpu" if is_sharded else accelerator.device)
             with accelerator.autocast():
                 images = inputs.for_teacher(sample)
                 choice = select_layer(
@@ -127,14 +131,47 @@ def prepare_inputs(
             f"--last_layer_num_attention_heads must be that of the teacher, {teacher.num_attention_heads}, got "
             f"{options.last_layer_num_attention_heads}. Leave it out."
         )
+    return inputs, found
+
+
+def place_teacher(
+    options: argparse.Namespace,
+    teacher: "Teacher",
+    device: "torch.device",
+    sharding: "FullyShardedDataParallelPlugin | None",
+) -> None:
+    """Puts the teacher on its device, or divides it among all processes; compiles it, if that is wanted."""
     if options.compile:
         teacher.compile()
     if sharding is None:
-        teacher.to(accelerator.device)
+        teacher.to(device)
     else:
         reshards, offload_policy = sharding.reshard_after_forward, sharding.cpu_offload
-        teacher.shard(accelerator.device, reshard_after_forward=reshards, offload_policy=offload_policy)
-    return inputs, found
+        teacher.shard(device, reshard_after_forward=reshards, offload_policy=offload_policy)
+
+
+def count_operations(
+    side: int, objective: "Objective", teacher: "Teacher | None", students: "Students"
+) -> float | None:
+    """
+    Floating-point operations for one image of `side` x `side` pixels: the forward pass of the teacher, which is not
+    divided yet, and the forward and backward passes of all students. `None` if a network cannot be counted.
+    """
+    import torch
+
+    from unip_hf.analysis.cost import count_training_operations
+
+    (num_channels,) = {student.config.num_channels for student in students.checkpoints().values()}
+
+    def learn(networks: "Students") -> list[torch.Tensor]:
+        outputs = [network(torch.zeros(2, num_channels, side, side)) for network in networks.values()]
+        return [getattr(output, answer) for output in outputs for answer in networks.answers]
+
+    counts = [count_training_operations(students, learn)]
+    if (ask := objective.ask) is not None and teacher is not None:
+        counts.append(count_training_operations(teacher, lambda network: ask(network, torch.zeros(2, 3, side, side))))
+    known = [count for count in counts if count is not None]
+    return sum(known) / 2 if len(known) == len(counts) else None
 
 
 def prepare_students(options: argparse.Namespace, objective: "Objective", teacher: "Teacher | None") -> "Students":

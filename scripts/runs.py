@@ -4,6 +4,7 @@
 import argparse
 import json
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unip_hf import UnipImageProcessor
+    from unip_hf.training import RunSpeed
 
 
 def versions() -> dict[str, str]:
@@ -46,7 +48,8 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     Looks at the folder of the run and writes nothing.
 
     Returns:
-        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`.
+        What `run.json` will hold. For a run that is resumed this includes what it found out itself, as `found`, and
+        `options` that are "auto" become what they were.
 
     Raises:
         ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
@@ -68,6 +71,9 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
     before, now = recorded["options"], run["options"]
+    for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
+        now[name] = before[name]
+        setattr(options, name, before[name])
     changed = [name for name in now if name not in FREE_OPTIONS and before.get(name, now[name]) != now[name]]
     if changed:
         named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
@@ -118,6 +124,13 @@ def divide_batch(options: argparse.Namespace, num_processes: int) -> BatchDivisi
     return BatchDivision(num_processes, per_device, options.batch_size // (num_processes * per_device))
 
 
+def default_num_workers() -> int:
+    """As many as this process has cores beside its own, but 2 to 8. Processes of one machine share its cores."""
+    is_limited = hasattr(os, "sched_getaffinity")  # on Linux, by containers and schedulers
+    num_cores = len(os.sched_getaffinity(0)) if is_limited else os.cpu_count() or 1
+    return min(8, max(2, num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
+
+
 def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool = False) -> "Accelerator":
     """
     Devices, precision and trackers. Also silences what libraries would log, in all processes but the first everything
@@ -150,6 +163,17 @@ def make_accelerator(options: argparse.Namespace, finds_unused_parameters: bool 
     if missing:
         raise ValueError(f"--report_to {' '.join(missing)}: install that package, or choose none.")
     return accelerator
+
+
+def prepare_speed(accelerator: "Accelerator", batch_size: int, operations_per_image: float | None) -> "RunSpeed":
+    """What the speed of a run is calculated from. Measures what its devices can multiply in its precision."""
+    import torch
+
+    from unip_hf.training.speed import RunSpeed, measure_matrix_peak
+
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    peak = measure_matrix_peak(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
+    return RunSpeed(batch_size, operations_per_image, peak * accelerator.num_processes)
 
 
 def save_with_processor(

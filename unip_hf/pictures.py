@@ -137,22 +137,49 @@ def overlay_picture(
     Raises:
         ValueError: if image and ids differ in size, or an id has no name.
     """
-    picture, ids = grey_picture(image), np.asarray(ids).astype(np.int64)
-    if picture.shape[:2] != ids.shape:
-        raise ValueError(f"Image and ids differ in size (height, width): {picture.shape[:2]} and {ids.shape}.")
-    present = [int(index) for index in np.unique(ids) if index != ignore_index]
+    array, ids = to_channels_last(read_image(image)), np.asarray(ids)  # (H, W, 1 or 3), (H, W)
+    if array.dtype != np.uint8:
+        array = grey_picture(array)
+    if array.shape[:2] != ids.shape:
+        raise ValueError(f"Image and ids differ in size (height, width): {array.shape[:2]} and {ids.shape}.")
+    # By rows of pixels: intermediate results of a large image would take many times its memory.
+    step = max(1, 2**20 // ids.shape[1])
+    parts = [slice(start, start + step) for start in range(0, len(ids), step)]
+    present = sorted(set().union(*(_present(ids[part]) for part in parts)) - {ignore_index})
     unknown = sorted(set(present) - set(id2label))
     if unknown:
         raise ValueError(f"The ids {unknown} are in the segmentation but not in id2label, {dict(id2label)}.")
-    palette = segmentation_palette(max(id2label) + 1)
-    coloured = [index for index in present if id2label[index].lower() != "background"]
-    is_coloured = np.isin(ids, coloured)
-    colours = Image.fromarray(palette[np.where(is_coloured, ids, 0)])
-    blended = np.asarray(Image.blend(Image.fromarray(picture), colours, opacity))
-    overlay = Image.fromarray(np.where(is_coloured[..., None], blended, picture))
+    shades = _shades(present, id2label, opacity)  # (classes + 1, 256, 3), the last for what has no colour
+    picture = np.empty((*ids.shape, 3), np.uint8)
+    for part in parts:
+        classes = np.where(ids[part] == ignore_index, len(shades) - 1, ids[part]).astype(np.intp) << 8
+        for channel in range(3):
+            if channel < array.shape[2]:
+                places = classes | array[part][..., channel]
+            picture[part][..., channel] = shades[..., channel].ravel().take(places)
+    overlay = Image.fromarray(picture)
     if not with_legend:
         return overlay
     return stacked([overlay, legend_picture({index: id2label[index] for index in present}, overlay.width)])
+
+
+def _present(ids: np.ndarray) -> list[int]:
+    """The ids that occur, in any order."""
+    found = np.flatnonzero(np.bincount(ids.ravel())) if ids.dtype == np.uint8 else np.unique(ids)
+    return found.astype(np.int64).tolist()
+
+
+def _shades(present: Sequence[int], id2label: Mapping[int, str], opacity: float) -> np.ndarray:
+    """What becomes of each value of a channel under each class up to the highest that is present, and under none."""
+    values = np.arange(256, dtype=np.uint8)
+    grey = np.repeat(values[:, None], 3, axis=1)  # (256, 3)
+    shades = np.repeat(grey[None], max(present, default=-1) + 2, axis=0)
+    palette = segmentation_palette(max(id2label) + 1)
+    for index in present:
+        if id2label[index].lower() != "background":
+            colour = np.broadcast_to(palette[index], grey.shape)
+            shades[index] = Image.blend(Image.fromarray(grey[None]), Image.fromarray(colour[None].copy()), opacity)
+    return shades
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image | np.ndarray]]) -> Image.Image:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.distillation import measure_distillation
 from benchmarks.pretraining import TensorMemory, measure_input, trace_step
 
 
@@ -44,3 +45,12 @@ def test_input_is_read_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "one core, 3 JPEG files" in said and said.count("images/s   ratio") == 2
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_step_of_distillation_is_measured_beside_the_plain_one(capsys: pytest.CaptureFixture) -> None:
+    measured = measure_distillation(1, teacher=("tiny", 2), student="tiny", batch_size=1)
+    plain, ours = measured["steps"]
+    assert plain["ratio"] == 1 and 0.05 < ours["ratio"] < 20
+    assert 0 < ours["peak_megabytes"] < 1000
+    assert 6e9 < measured["operations"] < 9e9  # of the student alone, see docs/pretrain.md, almost all
+    assert "unip distill" in capsys.readouterr().out

@@ -116,11 +116,14 @@ def test_distillation_loss_is_zero_for_the_same_attention_and_refuses_other_head
         compute_loss(query, key, query[:, :2], key[:, :2])
 
 
-@pytest.fixture
-def segmentation(golden: Path) -> tuple[UnipForSemanticSegmentation, dict[str, torch.Tensor]]:
+@pytest.fixture(params=["fast", "plain"])
+def segmentation(
+    golden: Path, request: pytest.FixtureRequest
+) -> tuple[UnipForSemanticSegmentation, dict[str, torch.Tensor]]:
     tensors = load_file(golden / "segmentation.safetensors")
     state_dict = {"state_dict": part(tensors, "model."), "meta": {"CLASSES": tuple("abcde")}}
-    model = convert_checkpoint(state_dict, UnipForSemanticSegmentation, num_attention_heads=3)
+    fields = {"num_attention_heads": 3, "head_implementation": request.param}
+    model = convert_checkpoint(state_dict, UnipForSemanticSegmentation, **fields)
     assert model.config.id2label[4] == "e"
     return model, tensors
 

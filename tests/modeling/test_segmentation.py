@@ -16,8 +16,8 @@ from unip_hf import (
     UnipForSemanticSegmentation,
     UnipModel,
 )
-from unip_hf.modeling.modeling_unip_segmentation import UnipConvModule, crop_to_image
-from unip_hf.modeling.modeling_unip_upernet import adaptive_average_pool, max_pool
+from unip_hf.modeling.modeling_unip_resampling import adaptive_average_pool, crop_to_image, max_pool
+from unip_hf.modeling.modeling_unip_segmentation import UnipConvModule
 
 
 BOTH = pytest.mark.parametrize("model_class", [UnipForSemanticSegmentation, UnipForLinearSegmentation])
@@ -48,7 +48,8 @@ def test_a_network_that_copies_positions_gives_them_at_their_pixels(
     model_class: type, patch: int, make_config: Callable
 ) -> None:
     """The first channel of each patch is its mean, and what follows leaves it alone."""
-    model = model_class(make_config(patch_size=patch, image_size=4 * patch)).eval()
+    config = make_config(patch_size=patch, image_size=4 * patch, head_implementation="plain")  # parts are replaced
+    model = model_class(config).eval()
     embeddings, height, width = model.unip.embeddings, 8 * patch + 5, 11 * patch + 3
     with torch.no_grad():
         for parameter in (*embeddings.parameters(), *(layer.layer_scale1.scale for layer in model.unip.layers)):

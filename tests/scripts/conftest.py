@@ -42,11 +42,15 @@ def street(tmp_path: Path) -> Path:
     return folder
 
 
-def metrics(output_dir: Path) -> list[dict]:
-    """The lines of `metrics.jsonl` that are whole."""
+SPEEDS = ("images_per_second", "tflops", "mfu")
+
+
+def metrics(output_dir: Path, keeps_speeds: bool = False) -> list[dict]:
+    """The lines of `metrics.jsonl` that are whole; without speeds, which differ from run to run."""
     path = output_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    read = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in line.items() if keeps_speeds or name not in SPEEDS} for line in read]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

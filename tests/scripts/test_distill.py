@@ -17,9 +17,10 @@ from transformers import AutoModelForPreTraining
 
 from unip_hf import UnipForPreTraining, UnipImageProcessor, UnipModel
 from unip_hf.data.grey_crops import GreyCrop, read_crops, to_pixel_values
-from unip_hf.distillation import DistillationInput, Teacher, load_teacher, select_layer
+from unip_hf.distillation import ATTENTION, DistillationInput, Teacher, load_teacher, select_layer
 from unip_hf.hub.conversion import to_published_state_dict
 from unip_hf.scripts import cli, distill
+from unip_hf.scripts.pretraining import prepare_inputs
 from unip_hf.training import TrainingLoop
 
 from ..conftest import PATIENCE, save_checkpoint
@@ -115,6 +116,9 @@ def test_a_student_learns_the_attention_of_a_published_teacher(
     lines = metrics(out)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 60 and np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    speeds = [line for line in metrics(out, keeps_speeds=True) if "loss" in line]
+    (operations,) = {round(1e12 * line["tflops"] / line["images_per_second"]) for line in speeds}
+    assert 1e6 < operations < 1e8 and all(0 < line["mfu"] < 1 for line in speeds)
     samples = [line for line in lines if "sample_loss/student" in line]
     assert [line["step"] for line in samples] == [30, 60]
     assert samples[-1]["sample_loss/student"] < 0.95 * losses[0]
@@ -258,6 +262,35 @@ def test_a_stream_in_half_precision_is_learned_and_resumed_by_the_same_readers(
     assert same_weights(tmp_path / "out" / "last", tmp_path / "elsewhere" / "last")
     assert cli.main([*start, *elsewhere, "--num_workers", "1"]) == 2
     assert "must keep its processes, images at once and workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "precision", "expected"), [
+    ("cuda", "bf16", "bf16"), ("cuda", "fp16", "fp32"), ("cuda", "no", "fp32"), ("cpu", "bf16", "fp32"),
+])  # fmt: skip
+def test_the_teacher_is_in_half_precision_where_that_is_fast(
+    device: str, precision: str, expected: str, make_teacher: Callable, student: Path, images: Path, tmp_path: Path
+) -> None:
+    words = command(make_teacher(), student, images, tmp_path / "out", "--teacher_layer", 2)[1:]
+    accelerator: Any = argparse.Namespace(device=torch.device(device), mixed_precision=precision)
+    for given, dtype in ((["--teacher_dtype", "fp16"], "fp16"), ([], expected)):
+        options = distill.parse_arguments([*words, *given])
+        inputs, found = prepare_inputs(options, ATTENTION, accelerator, torch.zeros(0), {})
+        assert found == {"teacher_layer": 2, "teacher_dtype": dtype}
+        (weights_dtype,) = {weight.dtype for weight in inputs.teacher.parameters()}  # type: ignore[union-attr]
+        assert str(weights_dtype) == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}.get(dtype, "torch.float16")
+
+
+def test_a_resumed_run_keeps_the_dtype_and_the_layer_of_its_teacher(
+    make_teacher: Callable, student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start = command(make_teacher(), student, images, tmp_path / "out", "--num_steps", 1)
+    assert cli.main([*start, "--teacher_layer", "3", "--teacher_dtype", "bf16"]) == 0
+    assert cli.main([*start, "--resume_from_checkpoint", "latest"]) == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["options"]["teacher_dtype"] == run["found"]["teacher_dtype"] == "bf16"
+    assert "Teacher: block 3 of 3" in capsys.readouterr().out
+    assert cli.main([*start, "--resume_from_checkpoint", "latest", "--teacher_dtype", "fp32"]) == 2
+    assert "--teacher_dtype was 'bf16', is 'fp32'" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_images_and_several_students_are_told_apart(

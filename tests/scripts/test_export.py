@@ -75,6 +75,10 @@ def test_predictions_of_an_onnx_file_are_those_of_pytorch(folder: Path, capsys: 
     assert "results of another model" in capsys.readouterr().err
     assert run(predict.main, ["exported/model.onnx", images, "-o", "d", "--mixed_precision", "bf16"]) == 2
     assert "without mixed precision" in capsys.readouterr().err
+    assert run(predict.main, ["exported/model.onnx", images, "-o", "d", "--compile"]) == 2
+    assert "is an exported file: leave it out" in capsys.readouterr().err
+    assert run(predict.main, ["exported/model.onnx", images, "-o", "d", "--dtype", "auto"]) == 0
+    assert "--dtype auto takes fp32 here." in capsys.readouterr().out
 
 
 def test_an_end_to_end_file_predicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

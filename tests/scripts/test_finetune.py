@@ -83,6 +83,8 @@ def test_a_student_becomes_a_model_that_finds_the_classes(
     assert len(losses) == 120 and np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
     assert max(line["learning_rate"] for line in lines if "loss" in line) == pytest.approx(0.9 * 2e-2)
     assert lines[-1]["mean_iou"] > 0.7 and lines[-1]["iou/warm"] > 0.7
+    speeds = [line for line in metrics(out, keeps_speeds=True) if "loss" in line]
+    assert all(0 < line["mfu"] < 1 and line["tflops"] > 0 for line in speeds)
 
     model, processor = load_segmentation_model(out / "best")
     assert type(model) is UnipForSemanticSegmentation and model.config.id2label == {0: "cold", 1: "mild", 2: "warm"}

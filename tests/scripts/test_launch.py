@@ -11,8 +11,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from unip_hf.scripts import cli, launch
+from unip_hf.scripts import cli, finetune, launch
 from unip_hf.scripts.options import find_shipped
+from unip_hf.scripts.runs import default_num_workers
 
 from ..conftest import PATIENCE, wait_until
 from .conftest import UNIP
@@ -158,3 +159,13 @@ def test_unknown_names_are_said_with_the_known(capsys: pytest.CaptureFixture) ->
     assert cli.main(["evaluate", "model", "--accelerate_config", "cluster"]) == 2
     said = capsys.readouterr().err
     assert CONFIGS and all(config.stem in said for config in CONFIGS)
+
+
+def test_workers_by_the_cores_that_a_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, processes, expected in ((1, 1, 2), (2, 1, 2), (6, 1, 5), (64, 1, 8), (16, 4, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert default_num_workers() == expected
+    given = ["--model", "tiny", "--output_dir", "o"]
+    assert finetune.parse_arguments(given).num_workers == 3
+    assert finetune.parse_arguments([*given, "--num_workers", "0"]).num_workers == 0

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 
 from unip_hf import UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.inference import sources
+from unip_hf.inference import precision, sources
 from unip_hf.inference.loading import load_segmentation_model
+from unip_hf.inference.precision import CompiledModel
 from unip_hf.inference.predictor import Predictor
 from unip_hf.inference.sources import Frame, find_sources, read_frames
 from unip_hf.inference.video import describe_video, frame_to_array, read_video
@@ -172,6 +174,34 @@ def test_flip_and_scales_average_probabilities(folder: Path) -> None:
     assert np.allclose(probabilities, segment_image(model, processor, draw(0), settings), atol=0.03)
 
 
+def test_precision_and_compilation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert unip_predict("model", "data/night", "-o", "auto", "--dtype", "auto") == 0
+    assert "--dtype auto takes bf16 here." in capsys.readouterr().out
+    assert unip_predict("model", "data/night", "-o", "plain") == 0
+    record, plain = (json.loads(Path(name, "predict.json").read_text()) for name in ("auto", "plain"))
+    assert (record["dtype"], plain["dtype"]) == ("bf16", "fp32")
+    assert record["settings"] == {**plain["settings"], "mixed_precision": "bf16"}
+    mask, other = (np.asarray(Image.open(f"{name}/masks/night/one.v2.png")) for name in ("auto", "plain"))
+    assert (mask == other).mean() > 0.9
+    # As earlier versions wrote and were called.
+    del record["dtype"]
+    Path("auto/predict.json").write_text(json.dumps(record))
+    assert unip_predict("model", "data/night", "-o", "auto", "--mixed_precision", "bf16") == 0
+    assert unip_predict("model", "data/night", "-o", "plain", "--mixed-precision", "no", "--batch_size", "1") == 0
+    assert capsys.readouterr().out.count("0 frames (5 more were there already)") == 2
+    assert unip_predict("model", "data/night", "-o", "plain", "--dtype", "bf16") == 2
+    assert "other settings" in capsys.readouterr().err
+
+    eager = partial(CompiledModel, backend="eager")
+    monkeypatch.setattr(precision, "CompiledModel", eager)
+    assert unip_predict("model", "data/night", "-o", "compiled", "--compile") == 0
+    found = np.asarray(Image.open("compiled/masks/night/one.v2.png"))
+    assert (found == other).mean() > 0.99
+
+
 def test_a_run_goes_on_where_it_was_interrupted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -179,16 +209,20 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert unip_predict(*command, "whole") == 0
     whole = contents("whole")
 
-    segment, images = Predictor.segment, []
+    prepare, prepared = Predictor.prepare, []
 
-    def interrupted(self: Predictor, image: np.ndarray) -> object:
-        images.append(image)
-        if len(images) == 6:
+    def recorded(self: Predictor, frame: Frame) -> object:
+        prepared.append(frame.name)
+        return prepare(self, frame)
+
+    def interrupted(self: Predictor, frame: Frame) -> object:
+        if frame.name == "night/clip/000001":  # the sixth
             raise KeyboardInterrupt
-        return segment(self, image)
+        return prepare(self, frame)
 
-    monkeypatch.setattr(Predictor, "segment", interrupted)
-    assert unip_predict(*command, "out") == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "prepare", interrupted)
+        assert unip_predict(*command, "out") == 130
     half = contents("out")
     assert set(half) < set(whole) and sum(name.startswith("masks") for name in half) == 5
     leftover = Path("out/masks/.incomplete-0")  # of a process that was killed
@@ -200,9 +234,9 @@ def test_a_run_goes_on_where_it_was_interrupted(
 
     for name in ("masks/one.png", "overlays/stack/000001.png", "overlays/counts.mp4", "masks/night/clip/000002.png"):
         (Path("out") / name).unlink()
-    images = [*range(10)]
+    monkeypatch.setattr(Predictor, "prepare", recorded)
     assert unip_predict(*command, "out") == 0
-    assert len(images) == 13 and contents("out") == whole
+    assert len(prepared) == 3 and contents("out") == whole
     assert unip_predict(*command, "out", "--save_scores", "--batch_size", "1") == 0  # more of the same
     assert set(contents("out")) > set(whole)
 
@@ -227,16 +261,15 @@ def test_results_of_different_runs_are_not_mixed(
 
     # What an interrupted --overwrite has not replaced yet is not taken for a result of it.
     assert unip_predict("model", "data/stack.tif", "-o", "fresh") == 0
-    segment, images = Predictor.segment, []
+    prepare = Predictor.prepare
 
-    def interrupted(self: Predictor, image: np.ndarray) -> object:
-        images.append(image)
-        if len(images) == 2:
+    def interrupted(self: Predictor, frame: Frame) -> object:
+        if frame.name == "stack/000001":
             raise KeyboardInterrupt
-        return segment(self, image)
+        return prepare(self, frame)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Predictor, "segment", interrupted)
+        patched.setattr(Predictor, "prepare", interrupted)
         assert unip_predict(*command, "--overwrite") == 130
     assert unip_predict(*command) == 0
     assert contents("out") == {**contents("fresh"), "masks/other.png": b"a file of the user"}

@@ -7,10 +7,11 @@ import torch
 import transformers
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from unip_hf import UnipConfig, UnipForLinearSegmentation, UnipForSemanticSegmentation, UnipModel
 from unip_hf.analysis import count_cost, total_cost
-from unip_hf.analysis.cost import AUXILIARY_HEAD, ENCODER, HEAD, PYRAMID, PartCost
+from unip_hf.analysis.cost import AUXILIARY_HEAD, ENCODER, HEAD, PYRAMID, PartCost, count_training_operations
 from unip_hf.hub.speed import measure_speed
 from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
 
@@ -71,9 +72,10 @@ def test_a_probe_by_hand(make_config: Callable) -> None:
 
 
 def count_for_real(model: nn.Module, **inputs: torch.Tensor) -> int:
-    """What torch counts where it computes."""
+    """What torch counts where it computes, in the form that is counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    model.config.head_implementation = "plain"
     # Older versions of torch do not count the fused attention of CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.eval()(**inputs)
@@ -98,6 +100,7 @@ def test_other_backbones_cost_what_torch_counts_when_it_computes(backbone: str) 
 def test_networks_that_read_pairs(fusion: str, make_config: Callable) -> None:
     model = UnipForSemanticSegmentation(make_config(fusion=fusion, num_hidden_layers=4))
     found = total_cost(count_cost(model, 64, 64))
+    assert model.config.head_implementation == "fast"
     image = torch.zeros(1, 3, 64, 64)
     real = count_for_real(model, pixel_values=image, auxiliary_pixel_values=image)
     assert found.multiply_adds + found.attention_products == real
@@ -172,3 +175,27 @@ def test_speed_of_images_that_are_not_square(make_config: Callable, monkeypatch:
     (speed,) = measure_speed(model, (32, 48), repeats=2)
     assert sizes == [(1, 3, 32, 48)] * 3
     assert speed.size == speed.height_and_width == (32, 48) and speed.seconds > 0
+
+
+def test_operations_of_training_are_those_that_are_computed_without_recomputation(make_config: Callable) -> None:
+    config = make_config(num_labels=3, drop_path_rate=0.5, image_size=32)
+    model = UnipForSemanticSegmentation(config).train()
+    model.unip.layers[0].requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def compute_loss(network: nn.Module) -> torch.Tensor:
+        return network(torch.zeros(2, 3, 32, 32), labels=torch.zeros(2, 32, 32, dtype=torch.long)).loss
+
+    random_state = torch.get_rng_state()
+    counted = count_training_operations(model, compute_loss)
+    assert torch.equal(torch.get_rng_state(), random_state) and model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        compute_loss(model).backward()
+    assert counted == counter.get_total_flops()
+    model.gradient_checkpointing_enable()
+    model.compile(backend="eager")
+    assert count_training_operations(model, compute_loss) == counted
+    assert count_training_operations(model, lambda network: network.unip(torch.zeros(1, 3, 32, 32)).item()) is None
+    forward = count_training_operations(model.eval().requires_grad_(False), compute_loss)
+    assert forward is not None and counted is not None and 2 * forward < counted < 3 * forward

@@ -245,6 +245,9 @@ def test_half_precision_is_near(
     query, key = teacher.query_key(images)
     assert query.dtype == dtype and {parameter.dtype for parameter in teacher.parameters()} == {dtype}
     torch.testing.assert_close(attention(query.float(), key.float()), exact, atol=0.05, rtol=0)
+    with torch.autocast("cpu", dtype=torch.float16 if dtype == torch.bfloat16 else torch.bfloat16):
+        for same, one in zip(teacher.query_key(images), (query, key), strict=True):
+            assert torch.equal(same, one)  # it has its own precision
     with torch.autocast("cpu", dtype=dtype):
         query, key = load_teacher(name, 2).query_key(images)
     assert query.dtype == dtype

@@ -1,6 +1,7 @@
 """Corruptions that take texture or shape away, what they leave alone, and what they cost a segmentation model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -241,7 +242,7 @@ def test_of_pairs_both_images_are_corrupted(make_config: Callable, tmp_path: Pat
     model.register_forward_pre_hook(
         lambda _, inputs, options: seen.append((inputs[0], options["auxiliary_pixel_values"])), with_kwargs=True
     )
-    found = mean_iou_under_corruptions(model, processor, rows, NAMES, [tiles], SETTINGS)
+    found = mean_iou_under_corruptions(model, processor, rows, NAMES, [tiles], replace(SETTINGS, batch_size=1))
     assert list(found) == ["clean", "patch_shuffle_2"]
     for number in range(3):
         for clean, shuffled in zip(seen[number], seen[3 + number], strict=True):

@@ -18,6 +18,7 @@ from unip_hf import UnipForSemanticSegmentation
 from unip_hf.hub.conversion import ENCODER_NAMES, rename
 from unip_hf.progress import duration
 from unip_hf.training import (
+    RunSpeed,
     TrainingLoop,
     TrainingSettings,
     cosine_schedule,
@@ -26,6 +27,7 @@ from unip_hf.training import (
 )
 from unip_hf.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from unip_hf.training.optimization import find_blocks
+from unip_hf.training.speed import measure_matrix_peak
 
 
 def test_schedules_are_the_published_ones(golden: Path) -> None:
@@ -97,6 +99,7 @@ def run(
     model: nn.Module | None = None,
     evaluate: Callable | None = None,
     resume_from_checkpoint: str | None = None,
+    speed: RunSpeed | None = None,
     **settings: object,
 ) -> dict:
     """Fits y = x with a linear model; the batch of a step depends on the step alone."""
@@ -125,6 +128,7 @@ def run(
         save_model=save_model,
         evaluate=evaluate,
         best_metric="mean_iou",
+        speed=speed,
     )
     return loop.run(resume_from_checkpoint)
 
@@ -140,6 +144,41 @@ def test_the_loop_learns_and_keeps_the_best_and_the_last(tmp_path: Path) -> None
     best, last = (torch.load(tmp_path / kind / "weights.bin", weights_only=True) for kind in ("best", "last"))
     assert not torch.equal(best["weight"], last["weight"])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+def test_speed_is_that_of_updates_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the first update, which prepares a lot, nor evaluations count, and a resumed run has its own clock."""
+    clock = [0.0]
+
+    class Slow(nn.Linear):
+        duration = 100.0
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            clock[0] += self.duration
+            self.duration = 0.5
+            return super().forward(batch)
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        clock[0] += 1000
+        return {"mean_iou": 0.5}
+
+    monkeypatch.setattr("unip_hf.training.loop.time.perf_counter", lambda: clock[0])
+    speed = RunSpeed(32, operations_per_image=1e10, peak=1e12)
+    settings = {"evaluate": evaluate, "evaluate_every": 4, "log_every": 3, "accumulation_steps": 2, "speed": speed}
+    run(tmp_path, 4, model=Slow(4, 4), **settings)
+    run(tmp_path, 8, model=Slow(4, 4), resume_from_checkpoint="latest", **settings)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in lines] == [3, 4, 6, 8]
+    for line in lines:  # 32 images in a second
+        assert (line["images_per_second"], line["tflops"], line["mfu"]) == pytest.approx((32, 0.32, 0.32))
+    assert RunSpeed(8).rates(2, 0.5) == {"images_per_second": 32}
+
+
+def test_the_matrix_peak_is_found_without_touching_the_random_state() -> None:
+    before = torch.get_rng_state()
+    assert 1e8 < measure_matrix_peak(torch.device("cpu"), torch.float32) < 1e14
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 class Recorder(nn.Linear):

@@ -1,8 +1,9 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """What a network costs: parameters, and multiply-adds for one image, part by part."""
 
+import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,8 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     call, `bmm`, `baddbmm`) are products of two computed matrices: attention. Norms, activations, softmax, resizing and
     sampling are not counted, except where this library writes pooling (UPerNet) and the cropping of padded logits as
     products, less than 0.01 % of the whole. Without attention products, these are the numbers of mmcv's counter and
-    of the paper's "mIoU per FLOP".
+    of the paper's "mIoU per FLOP": UNIP's head counts as the paper writes it down, whatever
+    `config.head_implementation` is.
 
     Args:
         model: A network of this library, of `transformers` or of `timm`, on any device. It is not changed.
@@ -105,15 +107,60 @@ def count_cost(model: nn.Module, height: int, width: int, **options: Any) -> dic
     if AUXILIARY_HEAD in parts.values() and getattr(model.config, "model_type", "") == "unip":
         inputs["labels"] = torch.zeros((1, height, width), dtype=torch.long, device="meta")
     modes = [(module, module.training) for module in model.modules()]
+    config: Any = getattr(model, "config", None)
+    implementation = getattr(config, "head_implementation", None)
     try:
+        if implementation is not None:
+            config.head_implementation = "plain"
         with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             functional_call(model.eval(), on_meta, inputs.pop("pixel_values"), inputs)  # timm calls it x
     except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{network}: {' '.join(str(error).split())}") from error
     finally:
+        if implementation is not None:
+            config.head_implementation = implementation
         for module, mode in modes:
             module.training = mode
     return _by_part(model, parts, counter.get_flop_counts())
+
+
+def count_training_operations(network: nn.Module, run: Callable[[Any], Any]) -> int | None:
+    """
+    Counts the floating-point operations of a training step as [`count_cost`] does: of a forward pass, and, for what is
+    trained, of the backward pass. Nothing is computed. What gradient checkpointing computes once more is not counted.
+
+    Args:
+        network: On any device, compiled or not. It is not changed.
+        run: Takes a copy of the network on torch's device "meta", where it makes all its tensors. Returns one that the
+            gradient is taken of, or several; if it needs no gradient, there is no backward pass.
+
+    Returns:
+        The number, or `None` if the network cannot run without content.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    on_meta: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in network.buffers()}
+    for weight in network.parameters():
+        empty = torch.empty_like(weight, device="meta", dtype=torch.float32)
+        on_meta[id(weight)] = nn.Parameter(empty, weight.requires_grad)
+    try:
+        copied = copy.deepcopy(network, on_meta).train()
+        module: Any
+        for module in copied.modules():
+            if isinstance(module, nn.SyncBatchNorm):  # which would talk to other processes
+                module.eval()
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False
+        weights = [weight for weight in copied.parameters() if weight.requires_grad]
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), FlopCounterMode(display=False) as counter:
+            result = run(copied)
+            results = [result] if isinstance(result, torch.Tensor) else result
+            trained = [tensor.sum() for tensor in results if tensor.requires_grad]
+            if trained:
+                torch.autograd.grad(trained, weights, allow_unused=True)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+    return counter.get_total_flops()
 
 
 def total_cost(parts: Mapping[str, PartCost]) -> PartCost:
@@ -166,4 +213,14 @@ def _counts_under(module: nn.Module, name: str, counts: Mapping[str, Any]) -> "C
     return found
 
 
-__all__ = ["AUXILIARY_HEAD", "ENCODER", "HEAD", "PYRAMID", "PartCost", "count_cost", "image_inputs", "total_cost"]
+__all__ = [
+    "AUXILIARY_HEAD",
+    "ENCODER",
+    "HEAD",
+    "PYRAMID",
+    "PartCost",
+    "count_cost",
+    "count_training_operations",
+    "image_inputs",
+    "total_cost",
+]

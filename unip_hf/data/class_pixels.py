@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..progress import Progress
-from .reading import IGNORE_INDEX, check_ids, read_sample, without_decoding
+from .reading import check_ids, count_ids, read_sample, without_decoding
 
 
 def count_class_pixels(rows: Any, num_labels: int, num_workers: int | None = None) -> np.ndarray:
@@ -34,7 +34,7 @@ def count_class_pixels(rows: Any, num_labels: int, num_workers: int | None = Non
         if sample.ids is None:
             raise ValueError(f"{sample.name} has no mask.")
         check_ids(sample.ids, range(num_labels), sample.name)
-        return np.bincount(sample.ids.ravel(), minlength=IGNORE_INDEX + 1)[:num_labels]
+        return count_ids(sample.ids)[:num_labels]
 
     counts = np.zeros((len(encoded), num_labels), dtype=np.int64)
     with ThreadPoolExecutor(num_workers or min(32, os.cpu_count() or 1)) as threads:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+from PIL import Image
 
 from ..modeling.image_reading_unip import to_channels_last
 from .class_names import IGNORE_INDEX
@@ -128,12 +129,20 @@ def check_ids(ids: np.ndarray, classes: Collection[int], name: str, ignore_index
     Raises:
         ValueError: if an id is neither in `classes` nor `ignore_index`. The message names the file and the ids.
     """
-    unknown = set(np.unique(ids).tolist()) - set(classes) - {ignore_index}
+    found = np.flatnonzero(count_ids(ids)) if ids.dtype == np.uint8 else np.unique(ids)
+    unknown = set(found.tolist()) - set(classes) - {ignore_index}
     if unknown:
         raise ValueError(
             f"The mask of {name} holds the ids {sorted(unknown)}, but the classes are {min(classes)} to "
             f"{max(classes)} and {ignore_index} to ignore. Correct the mask, or name the classes in id2label.json."
         )
+
+
+def count_ids(ids: np.ndarray) -> np.ndarray:
+    """Pixels of each id, none below 0, in a mask: shape `(256,)`, or longer where there are larger ids."""
+    if ids.dtype == np.uint8:
+        return np.array(Image.fromarray(ids).histogram())  # half the time of np.bincount()
+    return np.bincount(ids.ravel(), minlength=IGNORE_INDEX + 1)
 
 
 __all__ = [
@@ -142,6 +151,7 @@ __all__ = [
     "Sample",
     "check_ids",
     "check_pairs",
+    "count_ids",
     "encoded_bytes",
     "has_pairs",
     "ignore_sigterm",

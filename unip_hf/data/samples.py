@@ -15,7 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from .reading import IGNORE_INDEX, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
-from .transforms import Transform
+from .transforms import Transform, without_copies
+
+
+IMAGES = ("pixel_values", "auxiliary_pixel_values")
 
 
 class TrainingSamples(Dataset):
@@ -60,8 +63,9 @@ class TrainingSamples(Dataset):
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
             visible = () if sample.visible is None else (sample.visible,)
-            tensors = self.transform(sample.image, sample.ids, *visible, *class_ids)
-        return dict(zip(("pixel_values", "labels", "auxiliary_pixel_values"), tensors))
+            pixel_values, labels, *auxiliary = self.transform(sample.image, sample.ids, *visible, *class_ids)
+        labels = labels.to(torch.uint8 if self.num_labels <= IGNORE_INDEX + 1 else torch.int32)
+        return {**dict(zip(IMAGES, (pixel_values, *auxiliary))), "labels": labels}
 
     def __getitems__(self, keys: list[tuple[int, ...]]) -> list[dict[str, torch.Tensor]] | Exception:
         try:
@@ -84,9 +88,11 @@ def read_batches(
         settings: Arguments of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
-        For [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, `labels`, int64
-        `(batch_size, height, width)`, of pairs `auxiliary_pixel_values`, like `pixel_values`, and `num_labelled`, an
-        `int`, how many pixels have a class. Whole batches are yielded as they are.
+        For [`TrainingSamples`], with nothing larger than it must be on its way to a device: `pixel_values`, float32
+        `(batch_size, num_channels, height, width)`, or with one channel where all are the same; `labels`, uint8, or
+        int32 if there are more than 256 classes, `(batch_size, height, width)`; of pairs `auxiliary_pixel_values` like
+        `pixel_values`; and `num_labelled`, an `int`, how many pixels have a class. Whole batches are yielded as they
+        are.
 
     Raises:
         OSError, ValueError: if a file cannot be used. The message names it.
@@ -126,6 +132,11 @@ def _close_batches() -> None:
 def _collate_or_hand_on(samples: Any) -> Any:
     if not isinstance(samples, list):
         return samples  # a whole batch, or an error
+    for name in IMAGES:
+        images = [sample[name] for sample in samples if name in sample]
+        if all(image.stride(0) == 0 for image in images):
+            for sample, image in zip(samples, images):
+                sample[name] = without_copies(image)
     batch = default_collate(samples)
     return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
 

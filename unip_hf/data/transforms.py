@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Training transforms of the published fine-tuning, built on `torchvision.transforms.v2`, for images of any depth. After
-the first transform, images are float32 in 0..1 and masks int64 with 255 to ignore.
+the first transform, images are float32 in 0..1 and masks hold small integers with 255 to ignore.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from ..modeling.image_processing_unip import UnipImageProcessor
-from .reading import IGNORE_INDEX
+from .reading import IGNORE_INDEX, count_ids
+from .resizing import Window, nearest_pixels, resized_window
 
 
 # Of an image, ids and, optionally, the visible image of a pair and a class.
@@ -27,53 +28,13 @@ def uniform(low: float, high: float) -> float:
     return low + (high - low) * torch.rand(()).item()
 
 
-class RandomResize(v2.Transform):
-    """
-    Resizes to the evaluation size times a random ratio, keeping the aspect ratio. Images are resized bilinearly, masks
-    with nearest neighbour.
-
-    Args:
-        output_size: Evaluation size for a height and width, such as [`UnipImageProcessor.output_size`].
-        ratio_range (`tuple[float, float]`): Lowest and highest ratio.
-        antialias (`bool`, *optional*, defaults to `True`): Whether to antialias images. OpenCV and the published code
-            do not.
-        mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): `"nearest-exact"` takes the pixel at
-            the centre, as Pillow does. `"nearest"` rounds down, as OpenCV and the published code do.
-    """
-
-    def __init__(
-        self,
-        output_size: Callable[[int, int], tuple[int, int]],
-        ratio_range: tuple[float, float] = (0.5, 2.0),
-        antialias: bool = True,
-        mask_interpolation: str = "nearest-exact",
-    ):
-        super().__init__()
-        self.output_size = output_size
-        self.ratio_range = ratio_range
-        self.antialias = antialias
-        self.mask_interpolation = mask_interpolation
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = self.output_size(*flat_inputs[0].shape[-2:])
-        ratio = uniform(*self.ratio_range)
-        return {"size": [max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if isinstance(inpt, tv_tensors.Mask):  # torchvision takes "nearest" for all masks
-            ids = inpt[None, None].double()
-            resized = nn.functional.interpolate(ids, size=params["size"], mode=self.mask_interpolation)
-            return tv_tensors.wrap(resized[0, 0].long(), like=inpt)
-        return functional.resize(inpt, params["size"], antialias=self.antialias)
-
-
-class RandomCategoryCrop(v2.Transform):
+class RandomCategoryCrop(nn.Module):
     """
     Crops a random window. If one class fills more than its share of the labelled pixels, another one is tried, up to
     ten times. A side that is shorter than the window is kept whole.
 
-    If the id of a class is given beside image and mask, all windows hold one of its pixels, which is drawn at random.
-    Where resizing has removed the class, windows are drawn as without it.
+    If the id of a class is given beside the mask, all windows hold one of its pixels, which is drawn at random. Where
+    resizing has removed the class, windows are drawn as without it.
 
     Args:
         size (`int` or `(height, width)`): Size of the window in pixels. A number stands for both.
@@ -85,28 +46,71 @@ class RandomCategoryCrop(v2.Transform):
         self.size = (size, size) if isinstance(size, int) else size
         self.max_category_ratio = max_category_ratio
 
-    def forward(self, *inputs: Any) -> Any:
-        mask = next(value for value in inputs if isinstance(value, tv_tensors.Mask))
-        window = self.find_window(mask, *(value for value in inputs if isinstance(value, int)))
-        cropped = tuple(functional.crop(value, **window) for value in inputs if not isinstance(value, int))
-        return cropped if len(cropped) > 1 else cropped[0]
+    def forward(self, mask: torch.Tensor, class_id: int | None = None) -> torch.Tensor:
+        return functional.crop(mask, *self.find_window(mask.numpy(), class_id))
 
-    def find_window(self, mask: torch.Tensor, class_id: int | None = None) -> dict[str, int]:
-        """Where to crop, as `functional.crop` takes it."""
-        height, width = (min(pair) for pair in zip(self.size, mask.shape[-2:]))
-        lowest, highest = (0, 0), (mask.shape[-2] - height, mask.shape[-1] - width)  # top and left of a window
-        if class_id is not None and len(pixels := (mask == class_id).nonzero()):
-            row, column = pixels[int(torch.randint(len(pixels), ()))].tolist()
+    def find_window(self, ids: np.ndarray, class_id: int | None = None) -> Window:
+        """Where to crop a mask, `(height, width)`, and its image."""
+        height, width = (min(pair) for pair in zip(self.size, ids.shape))
+        lowest, highest = (0, 0), (ids.shape[0] - height, ids.shape[1] - width)  # top and left of a window
+        if class_id is not None and len(pixels := np.flatnonzero(ids == class_id)):
+            row, column = divmod(int(pixels[int(torch.randint(len(pixels), ()))]), ids.shape[1])
             lowest = max(0, row - height + 1), max(0, column - width + 1)
             highest = min(row, highest[0]), min(column, highest[1])
         for _ in range(10 if self.max_category_ratio < 1 else 1):
             top, left = (low + int(torch.randint(high - low + 1, ())) for low, high in zip(lowest, highest))
-            window = mask[..., top : top + height, left : left + width]
-            counts = torch.bincount(window.flatten(), minlength=IGNORE_INDEX + 1)
+            counts = count_ids(ids[top : top + height, left : left + width])
             counts[IGNORE_INDEX] = 0
-            if counts.count_nonzero() > 1 and counts.max() < self.max_category_ratio * counts.sum():
+            if np.count_nonzero(counts) > 1 and counts.max() < self.max_category_ratio * counts.sum():
                 break
-        return {"top": top, "left": left, "height": height, "width": width}
+        return Window(top, left, height, width)
+
+
+class RandomResize(nn.Module):
+    """
+    Resizes to the evaluation size times a random ratio, keeping the aspect ratio, and crops. Images are resized
+    bilinearly, masks with nearest neighbour. Of images only the crop is computed.
+
+    Args:
+        output_size: Evaluation size for a height and width, such as [`UnipImageProcessor.output_size`].
+        crop ([`RandomCategoryCrop`]): Finds the window in the resized mask.
+        ratio_range (`tuple[float, float]`): Lowest and highest ratio.
+        antialias (`bool`, *optional*, defaults to `True`): Whether to antialias images. OpenCV and the published code
+            do not.
+        mask_interpolation (`str`, *optional*, defaults to `"nearest-exact"`): `"nearest-exact"` takes the pixel at
+            the centre, as Pillow does. `"nearest"` rounds down, as OpenCV and the published code do.
+    """
+
+    def __init__(
+        self,
+        output_size: Callable[[int, int], tuple[int, int]],
+        crop: RandomCategoryCrop,
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        antialias: bool = True,
+        mask_interpolation: str = "nearest-exact",
+    ):
+        super().__init__()
+        self.output_size = output_size
+        self.crop = crop
+        self.ratio_range = ratio_range
+        self.antialias = antialias
+        self.mask_interpolation = mask_interpolation
+
+    def forward(self, image: torch.Tensor, ids: np.ndarray, *others: torch.Tensor | int) -> tuple[torch.Tensor, ...]:
+        """Of image `(C, H, W)`, ids `(H, W)`, and optionally auxiliary image and id of a class; without the last."""
+        height, width = self.output_size(*ids.shape)
+        ratio = uniform(*self.ratio_range)
+        size = max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
+        for axis in (1, 0):
+            ids = ids.take(nearest_pixels(ids.shape[axis], size[axis], self.mask_interpolation), axis)
+        window = self.crop.find_window(ids, *(other for other in others if isinstance(other, int)))
+        top, left, height, width = window
+        mask = tv_tensors.Mask(torch.from_numpy(ids[top : top + height, left : left + width]))
+        image, *auxiliary = (
+            tv_tensors.Image(resized_window(pixels, size, window, self.antialias))
+            for pixels in (image, *(other for other in others if not isinstance(other, int)))
+        )
+        return image, mask, *auxiliary
 
 
 class PhotometricDistortion(v2.Transform):
@@ -153,7 +157,7 @@ class PhotometricDistortion(v2.Transform):
 
 class Prepare(nn.Module):
     """
-    Turns arrays into tensors with the intensities of the processor, and with one channel if there is no colour. The
+    Turns images into tensors with the intensities of the processor, and with one channel if there is no colour. The
     images of a pair come by modality, and leave as main and auxiliary image.
     """
 
@@ -165,21 +169,24 @@ class Prepare(nn.Module):
     def forward(self, image: np.ndarray, ids: np.ndarray, *others: np.ndarray | int) -> tuple[Any, ...]:
         visible = [other for other in others if isinstance(other, np.ndarray)]
         class_ids = [other for other in others if not isinstance(other, np.ndarray)]
-        mask = tv_tensors.Mask(torch.from_numpy(ids.astype(np.int64)))
+        ids = ids if ids.dtype == np.uint8 else ids.astype(np.int32)
         if not visible:
-            return self.scale(image, self.processor), mask, *class_ids
+            return self.scale(image, self.processor), ids, *class_ids
         main, auxiliary = self.processor.by_role(image, *visible)
-        return self.scale(main, self.processor), mask, self.scale(auxiliary, self.auxiliary), *class_ids
+        return self.scale(main, self.processor), ids, self.scale(auxiliary, self.auxiliary), *class_ids
 
     @staticmethod
-    def scale(image: np.ndarray, processor: UnipImageProcessor) -> tv_tensors.Image:
-        if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
+    def scale(image: np.ndarray, processor: UnipImageProcessor) -> torch.Tensor:
+        if image.shape[-1] == 3 and all((image[..., 0] == image[..., channel]).all() for channel in (1, 2)):
             image = image[..., :1]  # grey stored as RGB: the channels are repeated at the end
-        return tv_tensors.Image(processor.scale_image(image).contiguous())  # (1 or 3, H, W)
+        return processor.scale_image(image)  # (1 or 3, H, W)
 
 
 class Finish(nn.Module):
-    """Normalises as the processor does, repeats grey channels, and pads to one size at the right and the bottom."""
+    """
+    Normalises as the processor does, pads to one size at the right and the bottom, and repeats grey channels, which
+    share their memory.
+    """
 
     def __init__(self, processor: UnipImageProcessor, size: tuple[int, int]):
         super().__init__()
@@ -187,14 +194,22 @@ class Finish(nn.Module):
         self.size = size
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor, *auxiliary: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        labels = mask.as_subclass(torch.Tensor)
-        padding = (0, self.size[1] - labels.shape[-1], 0, self.size[0] - labels.shape[-2])
-        images = [
-            # 0 is the mean of normalised images
-            nn.functional.pad(processor.normalize_channels(pixels.as_subclass(torch.Tensor)), padding).contiguous()
-            for processor, pixels in zip(self.processors, (image, *auxiliary))
-        ]  # (C, h, w)
-        return images[0], nn.functional.pad(labels, padding, value=IGNORE_INDEX), *images[1:]
+        labels = self.pad(mask.as_subclass(torch.Tensor).long(), IGNORE_INDEX)
+        images = []
+        for processor, pixels in zip(self.processors, (image, *auxiliary)):
+            pixels = processor.normalize_channels(pixels.as_subclass(torch.Tensor))  # (C, h, w)
+            padded = self.pad(without_copies(pixels), 0)  # 0 is the mean of normalised images
+            images.append(padded.expand(len(pixels), -1, -1))
+        return images[0], labels, *images[1:]
+
+    def pad(self, pixels: torch.Tensor, value: float) -> torch.Tensor:
+        padding = (0, self.size[1] - pixels.shape[-1], 0, self.size[0] - pixels.shape[-2])
+        return nn.functional.pad(pixels, padding, value=value) if any(padding) else pixels
+
+
+def without_copies(pixels: torch.Tensor) -> torch.Tensor:
+    """One channel of an image `(channels, height, width)` whose channels share their memory, all of any other."""
+    return pixels[:1] if pixels.stride(0) == 0 else pixels
 
 
 def training_transforms(
@@ -223,8 +238,8 @@ def training_transforms(
 
     Returns:
         A callable from an image, `(height, width, channels)` of any depth, and ids, `(height, width)`, to
-        `pixel_values`, float32 `(num_channels, *crop_size)`, and `labels`, int64 `crop_size`. It draws from torch's
-        random state. Two more arguments are optional, in this order:
+        `pixel_values`, float32 `(num_channels, *crop_size)`, and `labels`, int64 `crop_size`. Repeated channels share
+        their memory. It draws from torch's random state. Two more arguments are optional, in this order:
 
         - the visible image of a pair, `(height, width, channels)`, where the first is the infrared one. As main and
           auxiliary image, which the processor tells apart, they are resized, cropped and flipped together, and the
@@ -248,8 +263,10 @@ def training_transforms(
     return v2.Compose(
         [
             Prepare(processor),
-            RandomResize(processor.output_size, ratio_range, processor.antialias, mask_interpolation),
-            RandomCategoryCrop(size, max_category_ratio),
+            RandomResize(
+                *(processor.output_size, RandomCategoryCrop(size, max_category_ratio), ratio_range),
+                *(processor.antialias, mask_interpolation),
+            ),
             v2.RandomHorizontalFlip(flip_probability),
             PhotometricDistortion() if photometric_distortion else v2.Identity(),
             Finish(processor, size),
@@ -257,4 +274,11 @@ def training_transforms(
     )
 
 
-__all__ = ["PhotometricDistortion", "RandomCategoryCrop", "RandomResize", "Transform", "training_transforms"]
+__all__ = [
+    "PhotometricDistortion",
+    "RandomCategoryCrop",
+    "RandomResize",
+    "Transform",
+    "training_transforms",
+    "without_copies",
+]

@@ -2,6 +2,7 @@
 """Teachers: frozen, pre-trained plain ViTs of any library that give the queries and keys of a block."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -81,7 +82,11 @@ class Teacher(BlockReader):
         """As [`BlockReader.visit`], for images as the student gets them, see [`~Teacher.query_key`]."""
         for layer in layers or [1]:  # compiled or sharded teachers give the chosen block only
             self._check_layer(layer)
-        super().visit(self._prepare(pixel_values), look, layers, with_tokens)
+        weight = self._patches.weight
+        # Autocast would only add conversions to and from float32 to a network that is in half precision already.
+        is_half = weight.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(weight.device.type, enabled=False) if is_half else nullcontext():
+            super().visit(self._prepare(pixel_values), look, layers, with_tokens)
 
     def query_key(self, pixel_values: torch.Tensor, layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """

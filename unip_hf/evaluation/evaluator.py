@@ -1,30 +1,32 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Segments and evaluates whole datasets, one image at a time, on one process or several."""
+"""Segments and evaluates whole datasets, on one process or several."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from ..data.reading import Sample, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
+from ..data.reading import Sample
 from ..inference.exported import EndToEndModel
-from ..inference.windows import DEFAULT_SETTINGS, InferenceSettings, reads_pairs, segment_image
+from ..inference.settings import DEFAULT_SETTINGS, InferenceSettings, reads_pairs
+from ..inference.windows import SegmentedImage
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..progress import Progress
-from .mean_iou import count_confusions
+from .mean_iou import count_confusions, count_confusions_on_device
 from .metrics import segmentation_scores
+from .rows import NO_FAULT, SENSOR_FAULTS, Rows, SensorFault, checked_ids, segment_dataset
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+IMAGES_AT_ONCE = 32  # whose counts are fetched from a GPU together
 
 
 @dataclass(frozen=True)
@@ -71,114 +73,6 @@ class EvaluationResult:
     sensor_faults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class SensorFault:
-    """
-    What is wrong with the auxiliary image of a pair.
-
-    Args:
-        is_missing (`bool`): Whether there is none. Zeros after normalisation stand in for it.
-        shift (`int`): Pixels of the original image by which it is shifted to the right. Its left column fills the gap.
-    """
-
-    is_missing: bool = False
-    shift: int = 0
-
-    def __str__(self) -> str:
-        return "auxiliary image missing" if self.is_missing else f"auxiliary image shifted by {self.shift} pixels"
-
-    def apply(self, image: np.ndarray) -> np.ndarray | None:
-        """An auxiliary image, `(height, width, channels)`, with this fault; `None` if it is missing."""
-        if self.is_missing:
-            return None
-        columns = np.arange(image.shape[1]) - self.shift
-        return image[:, columns.clip(0, image.shape[1] - 1)]
-
-
-NO_FAULT = SensorFault()
-SENSOR_FAULTS = {
-    "auxiliary_missing": SensorFault(is_missing=True),
-    "auxiliary_shifted_8": SensorFault(shift=8),
-    "auxiliary_shifted_16": SensorFault(shift=16),
-}
-
-
-def _read_row(dataset: datasets.Dataset, with_visible: bool, number: int) -> tuple[int, Sample | Exception]:
-    """An error is returned rather than raised, since a worker process would wrap its message."""
-    try:
-        return number, read_sample(dataset[number], number, with_visible)
-    except (OSError, ValueError) as error:
-        return number, error
-
-
-def segment_dataset(
-    model: nn.Module,
-    processor: UnipImageProcessor,
-    dataset: datasets.Dataset,
-    settings: InferenceSettings = DEFAULT_SETTINGS,
-    accelerator: "Accelerator | None" = None,
-    num_workers: int = 0,
-    numbers: Sequence[int] | None = None,
-    fault: SensorFault = NO_FAULT,
-    corrupt: Callable[[Sample, int], Sample] | None = None,
-) -> Iterator[tuple[int, Sample, torch.Tensor]]:
-    """
-    Segments this process's share of a dataset: of `n` processes, number `k` takes the rows k, k + n, k + 2n, ...
-    Nothing is padded or repeated.
-
-    Args:
-        model: Semantic segmentation model; runs in evaluation mode, unwrapped.
-        processor: Image processor.
-        dataset: With the column `image` and, optionally, `annotation`; images may differ in size. For a model of pairs
-            also with the column `rgb`.
-        settings: Windows, flipping, scales.
-        accelerator: Knows the processes, the device and the precision. Without it there is one process.
-        num_workers: Processes that read images ahead.
-        numbers: The rows to segment instead of this process's share.
-        fault: For a model of pairs: what is wrong with the auxiliary images.
-        corrupt: Changes a sample, given with the number of its row, before it is segmented.
-
-    Yields:
-        Number of the row, [`Sample`], and float32 scores `(classes, height, width)` as [`segment_image`] gives them.
-
-    Raises:
-        OSError, ValueError: if a file cannot be used; the message names it.
-    """
-    rank, world = 0, 1
-    if accelerator is not None:
-        rank, world = accelerator.process_index, accelerator.num_processes
-        # The wrapper for several processes would wait for the others at each forward pass, and shares are unequal.
-        model = accelerator.unwrap_model(model).to(accelerator.device)
-    is_of_pairs = reads_pairs(model)
-    if is_of_pairs:
-        check_pairs(dataset)
-    loader: DataLoader = DataLoader(
-        range(rank, len(dataset), world) if numbers is None else numbers,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=partial(_read_row, without_decoding(dataset), is_of_pairs),
-        worker_init_fn=ignore_sigterm,
-        generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
-    )
-    for number, sample in loader:
-        if isinstance(sample, Exception):
-            raise sample
-        with accelerator.autocast() if accelerator is not None else nullcontext():
-            try:
-                if corrupt is not None:
-                    sample = corrupt(sample, number)
-                image, auxiliary = sample.image, None
-                if is_of_pairs:
-                    image, auxiliary = processor.by_role(sample.image, sample.visible)
-                    auxiliary = fault.apply(auxiliary)
-                scores = segment_image(
-                    model, processor, image, settings, auxiliary, is_auxiliary_missing=fault.is_missing
-                )
-            except ValueError as error:
-                raise ValueError(f"{sample.name}: {error}") from error
-        yield number, sample, scores
-
-
 def evaluate_dataset(
     model: nn.Module,
     processor: UnipImageProcessor,
@@ -192,8 +86,8 @@ def evaluate_dataset(
     corrupt: Callable[[Sample, int], Sample] | None = None,
 ) -> EvaluationResult:
     """
-    Evaluates a model on a dataset with masks. Images are segmented one at a time, and processes exchange only
-    confusion matrices and the mean IoU of each image: the result does not depend on the number of processes.
+    Evaluates a model on a dataset with masks. Processes exchange only confusion matrices and the mean IoU of each
+    image: the result does not depend on the number of processes.
 
     Args:
         model, processor, dataset, settings, accelerator, num_workers, corrupt: As for [`segment_dataset`]. If the
@@ -212,16 +106,15 @@ def evaluate_dataset(
     if len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the dataset has no rows.")
     is_main = accelerator is None or accelerator.is_main_process
-    segment = partial(segment_dataset, model, processor, dataset, settings, accelerator, corrupt=corrupt)
-    confusion_matrix, image_scores = _count(segment, len(dataset), id2label, accelerator, num_workers)
+    rows = Rows(model, processor, dataset, settings, accelerator, corrupt)
+    confusion_matrix, image_scores = _count(rows, id2label, num_workers)
     faults = {}
     unwrapped = model if accelerator is None else accelerator.unwrap_model(model)
     if with_sensor_faults and reads_pairs(unwrapped):
         for name, fault in SENSOR_FAULTS.items():
             if fault.is_missing and isinstance(unwrapped, EndToEndModel):
                 continue  # which takes raw frames, of which none stands for a missing one
-            faulty = partial(segment, fault=fault)
-            counts, _ = _count(faulty, len(dataset), id2label, accelerator, num_workers, str(fault))
+            counts, _ = _count(rows, id2label, num_workers, fault)
             faults[name] = segmentation_scores(counts)
     scores = segmentation_scores(confusion_matrix)
     result = EvaluationResult(scores, confusion_matrix, len(image_scores), sensor_faults=faults)
@@ -234,46 +127,73 @@ def evaluate_dataset(
     # Predictions were not kept, so these few images are segmented once more.
     examples = [
         Example(
-            *(sample.name, sample.image, checked_ids(sample, id2label), _predicted_ids(outputs), chosen[number]),
+            *(sample.name, sample.image, checked_ids(sample, id2label), _as_array(segmented), chosen[number]),
             visible=sample.visible,
         )
-        for number, sample, outputs in segment(numbers=list(chosen))
+        for number, sample, _, segmented in rows.segment("ids", numbers=list(chosen))
     ]
     result.worst.extend(examples[:num_worst])
     result.best.extend(examples[num_worst:])
     return result
 
 
+class _Counter:
+    """The confusion matrix of all images and the mean IoU of each. On a GPU, images are counted there."""
+
+    def __init__(self, num_labels: int):
+        self.num_labels = num_labels
+        self.confusion_matrix = np.zeros((num_labels, num_labels), np.int64)
+        self.image_scores: list[tuple[float, int]] = []
+        self._on_device: list[tuple[int, torch.Tensor]] = []
+
+    def add(self, number: int, sample: Sample, ids: torch.Tensor | None, result: SegmentedImage) -> None:
+        """Counts an image by the number of its row; `ids` are the true ones, on the model's device."""
+        if ids is None or result.ids is None or result.ids.device != ids.device:
+            self._add(number, count_confusions(_as_array(result), np.asarray(sample.ids), self.num_labels))
+            return
+        self._on_device.append((number, count_confusions_on_device(result.ids, ids, self.num_labels)))
+        if len(self._on_device) == IMAGES_AT_ONCE:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Fetches from the GPU what was counted there."""
+        if self._on_device:
+            numbers, counts = zip(*self._on_device)
+            for number, one in zip(numbers, torch.stack(counts).cpu().numpy()):
+                if one[:, -1].any():
+                    raise ValueError(f"The model predicts ids above the classes, 0 to {self.num_labels - 1}.")
+                self._add(number, one[:, :-1])
+        self._on_device = []
+
+    def _add(self, number: int, counts: np.ndarray) -> None:
+        self.confusion_matrix += counts
+        self.image_scores.append((segmentation_scores(counts)["mean_iou"], number))
+
+
 def _count(
-    segment: Callable[..., Iterator[tuple[int, Sample, torch.Tensor]]],
-    num_rows: int,
-    id2label: Mapping[int, str],
-    accelerator: "Accelerator | None",
-    num_workers: int,
-    title: str = "",
+    rows: Rows, id2label: Mapping[int, str], num_workers: int, fault: SensorFault = NO_FAULT
 ) -> tuple[np.ndarray, list[tuple[float, int]]]:
     """The confusion matrix, and the mean IoU and number of each image, of all processes together."""
+    accelerator, num_rows = rows.accelerator, len(rows.dataset)
     is_main = accelerator is None or accelerator.is_main_process
     world = 1 if accelerator is None else accelerator.num_processes
-    confusion_matrix = np.zeros((len(id2label),) * 2, np.int64)
-    image_scores: list[tuple[float, int]] = []
+    counter = _Counter(len(id2label))
     errors: list[str] = []
     # The main process has at least as many images as any other, so its share shows how far all of them are.
-    what = f"Evaluating{f' ({title})' if title else ''}: image"
+    what = f"Evaluating{'' if fault == NO_FAULT else f' ({fault})'}: image"
     progress = Progress(what, math.ceil(num_rows / world), is_shown=is_main)
     try:
-        for number, sample, scores in segment(num_workers=num_workers):
-            ids, predicted = checked_ids(sample, id2label), _predicted_ids(scores)  # (H, W)
-            counts = count_confusions(predicted, ids, len(id2label))
-            confusion_matrix += counts
-            image_scores.append((segmentation_scores(counts)["mean_iou"], number))
+        for segmented in rows.segment("ids", num_workers, fault=fault, classes=id2label):
+            counter.add(*segmented)
             progress.update()
+        counter.fetch()
     except (OSError, ValueError) as error:
         if world == 1:
             raise
         errors.append(str(error))  # the other processes wait for this one below, and raise the same error
     finally:
         progress.close()
+    confusion_matrix, image_scores = counter.confusion_matrix, counter.image_scores
     if accelerator is not None:
         from accelerate.utils import gather_object
 
@@ -285,22 +205,9 @@ def _count(
     return confusion_matrix, image_scores
 
 
-def checked_ids(sample: Sample, id2label: Mapping[int, str]) -> np.ndarray:
-    """
-    The ids in the mask of a sample, `(height, width)`.
-
-    Raises:
-        ValueError: if it has no mask, or one with unknown ids; the message names the sample.
-    """
-    if sample.ids is None:
-        raise ValueError(f"{sample.name} has no mask to compare with: the dataset needs the column `annotation`.")
-    check_ids(sample.ids, id2label, sample.name)
-    return sample.ids
-
-
-def _predicted_ids(scores: torch.Tensor) -> np.ndarray:
-    """Scores `(classes, H, W)` to the ids of the highest, `(H, W)`, computed on the device and small to copy."""
-    return scores.argmax(dim=0).to(torch.uint8 if len(scores) <= 256 else torch.int64).cpu().numpy()
+def _as_array(result: SegmentedImage) -> np.ndarray:
+    assert result.ids is not None
+    return result.ids.cpu().numpy()
 
 
 __all__ = [

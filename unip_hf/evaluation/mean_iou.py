@@ -82,6 +82,29 @@ def count_confusions(prediction: Ids, reference: Ids, num_labels: int, ignore_in
     return counts + np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
+def count_confusions_on_device(
+    prediction: torch.Tensor, reference: torch.Tensor, num_labels: int, ignore_index: int = 255
+) -> torch.Tensor:
+    """
+    Counts as [`count_confusions`], on a GPU and without waiting for it, so that nothing is checked.
+
+    Args:
+        prediction: Integer ids from 0, of any shape and on any device.
+        reference: True ids on the same device, of the same shape: those of classes, and `ignore_index`.
+        num_labels, ignore_index: See [`count_confusions`].
+
+    Returns:
+        int64 `torch.Tensor` of shape `(num_labels, num_labels + 1)`. The last column counts predicted ids that are not
+        those of a class.
+    """
+    columns = num_labels + 1
+    true = reference.ravel().long()
+    pairs = columns * true + prediction.ravel().long().clamp(max=num_labels)
+    pairs = torch.where(true == ignore_index, columns * num_labels, pairs)
+    counts = pairs.new_zeros(columns * num_labels + 1).scatter_add_(0, pairs, torch.ones_like(pairs))
+    return counts[:-1].view(num_labels, columns)
+
+
 class MeanIoU(evaluate.Metric):
     """
     Gives the results of the `mean_iou` metric of the `evaluate` project, but keeps one confusion matrix instead of the
@@ -179,4 +202,4 @@ class MeanIoU(evaluate.Metric):
         return segmentation_scores(counts)
 
 
-__all__ = ["MeanIoU", "count_confusions"]
+__all__ = ["MeanIoU", "count_confusions", "count_confusions_on_device"]

@@ -7,6 +7,7 @@ from the logits and auxiliary logits of any model.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from ..data.reading import IGNORE_INDEX
+from ..data.samples import IMAGES
 
 
 def make_class_weights(kind: str | Sequence[float], shares: Sequence[float], names: Sequence[str]) -> list[float]:
@@ -100,16 +102,21 @@ class SegmentationLoss:
 
         Args:
             model: Any model for semantic segmentation.
-            batch: `pixel_values` `(batch_size, channels, height, width)`, of pairs also `auxiliary_pixel_values`,
-                `labels` `(batch_size, height, width)`, and `num_labelled`, how many pixels have a class.
+            batch: `pixel_values` `(batch_size, channels, height, width)`, of pairs also `auxiliary_pixel_values`, each
+                with the model's channels or with one for all of them; `labels` `(batch_size, height, width)`, any
+                integers; and `num_labelled`, how many pixels have a class.
         """
-        labels = batch["labels"]
-        images = {name: batch[name] for name in ("pixel_values", "auxiliary_pixel_values") if name in batch}
+        unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
+        labels = batch["labels"].long()
+        images = {
+            name: batch[name].expand(-1, getattr(unwrapped.config, number, 3), -1, -1)  # (B, C, H, W)
+            for name, number in zip(IMAGES, ("num_channels", "auxiliary_num_channels"))
+            if name in batch
+        }
         is_own = self.class_weights is None and not self.dice_loss_weight and not self.focal_gamma
         if is_own and batch["num_labelled"]:
             return model(**images, labels=labels).loss
         outputs = model(**images)
-        unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
         auxiliary_weight = getattr(unwrapped.config, "auxiliary_loss_weight", 0.4)
         auxiliary = outputs.get("auxiliary_logits")
         if auxiliary is None or torch.is_tensor(auxiliary):
@@ -137,7 +144,7 @@ class SegmentationLoss:
         if self.focal_gamma:
             losses = losses * (1 - log_of_true.exp()) ** self.focal_gamma
         if self.class_weights is not None:
-            losses = losses * losses.new_tensor(self.class_weights)[ids.squeeze(1)]
+            losses = losses * _on_device(tuple(self.class_weights), losses.device)[ids.squeeze(1)]
         total = (losses * is_labelled).sum()
         if self.dice_loss_weight:
             total = total + self.dice_loss_weight * self._dice(log_probabilities.exp(), ids, is_labelled)
@@ -153,6 +160,12 @@ class SegmentationLoss:
         occurs = pixels > 0
         of_image = ((1 - dice) * occurs).sum(1) / occurs.sum(1).clamp(min=1)  # (B,)
         return (of_image * pixels.sum(1)).sum()
+
+
+@lru_cache(maxsize=1)
+def _on_device(weights: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Kept there, because the host waits for the device whenever it copies a list."""
+    return torch.tensor(weights, device=device)
 
 
 __all__ = ["SegmentationLoss", "make_class_weights"]

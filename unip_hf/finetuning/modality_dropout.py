@@ -36,7 +36,8 @@ class ModalityDropout(Dataset):
         for key, sample in zip(keys, samples):
             drawn_apart = np.random.SeedSequence((self.seed, *key[:2]), spawn_key=(1,))  # from the augmentation
             if np.random.default_rng(drawn_apart).random() < self.probability:
-                sample["auxiliary_pixel_values"] = torch.zeros_like(sample["auxiliary_pixel_values"])
+                # one channel that all share, as grey images have
+                sample["auxiliary_pixel_values"] = torch.zeros(1).expand_as(sample["auxiliary_pixel_values"])
         return samples
 
 

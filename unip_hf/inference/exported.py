@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from ..modeling.modeling_unip_fusion import check_pair
 from ..modeling.modeling_unip_layers import whole_patches
-from ..modeling.modeling_unip_segmentation import crop_to_image
+from ..modeling.modeling_unip_resampling import crop_to_image
 
 
 DESCRIPTION = "export.json"

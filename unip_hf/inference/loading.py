@@ -169,7 +169,10 @@ def load_segmentation_model(
         )
     processor = load_processor(checkpoint)
     _check_roles(checkpoint, config, processor)
-    return model.eval().to(device), processor
+    model = model.eval().to(device)
+    if model.device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # as its convolutions compute
+    return model, processor
 
 
 def _check_roles(checkpoint: str, config: PreTrainedConfig, processor: UnipImageProcessor) -> None:

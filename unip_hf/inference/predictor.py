@@ -2,15 +2,14 @@
 """Segments frames and writes the results: masks, overlays, scores."""
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -20,16 +19,17 @@ from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import read_mask
 from ..pictures import legend_picture, overlay_picture, stacked
 from ..progress import Progress
+from .ahead import Task, ahead, worker_threads
+from .canvas import Output
+from .copying import copied_late
 from .exported import EndToEndModel, ExportedModel
+from .precision import CompiledModel, autocast
 from .results import ResultFolder
-from .sources import Frame, Source, collecting, read_frames
-from .video import write_video
-from .windows import InferenceSettings, reads_pairs, segment_image
+from .sources import Frame, Source, list_frames
+from .windows import InferenceSettings, PreparedImage, prepare_image, reads_pairs, segment_images
 
 
 logger = logging.get_logger(__name__)
-
-Item = TypeVar("Item")
 
 
 class SegmentedFrame(NamedTuple):
@@ -43,6 +43,19 @@ class SegmentedFrame(NamedTuple):
     frame: Frame
     ids: np.ndarray
     probabilities: np.ndarray | None
+
+
+class WrittenFrame(NamedTuple):
+    """
+    Args:
+        source ([`Source`]): Where it comes from.
+        is_new (`bool`): Whether its results were not there before.
+        overlay (`PIL.Image.Image`, *optional*): The next picture of a video that shows the segmentation.
+    """
+
+    source: Source
+    is_new: bool
+    overlay: Image.Image | None
 
 
 class Predictor:
@@ -59,7 +72,7 @@ class Predictor:
         with_overlays: Whether to write overlays.
         with_scores: Whether to write the probabilities of all classes: array `probabilities`, float16
             `(classes, height, width)`.
-        dtype (*optional*): Data type of automatic mixed precision, `torch.bfloat16` or `torch.float16`.
+        dtype: Precision of the computation, `"fp32"`, `"bf16"` or `"fp16"`.
 
     Raises:
         ValueError: for `with_scores` with an end-to-end file, which only gives ids.
@@ -67,14 +80,14 @@ class Predictor:
 
     def __init__(
         self,
-        model: PreTrainedModel | ExportedModel,
+        model: PreTrainedModel | ExportedModel | CompiledModel,
         processor: UnipImageProcessor,
         results: ResultFolder,
         settings: InferenceSettings,
         opacity: float = 0.5,
         with_overlays: bool = True,
         with_scores: bool = False,
-        dtype: torch.dtype | None = None,
+        dtype: str = "fp32",
     ):
         if with_scores and isinstance(model, EndToEndModel):
             raise ValueError(f"{model.name!r} gives class ids and no scores. Export it without --end_to_end for them.")
@@ -90,8 +103,8 @@ class Predictor:
 
     def run(self, sources: Sequence[Source], every: int = 1, unreadable: list[str] | None = None) -> tuple[int, int]:
         """
-        Segments all frames that have no results yet, and writes theirs, with progress on stderr. One thread reads the
-        frames to come and one segments, while this one writes what is finished.
+        Segments all frames that have no results yet, and writes theirs, with progress on stderr. Threads read the
+        frames to come and write what is finished, while this one segments.
 
         Args:
             sources: See [`find_sources`]; for a model of pairs [`find_pairs`].
@@ -109,28 +122,24 @@ class Predictor:
         names = [(source, name) for source in sources for name in source.frame_names(every)]
         already = len(names) - sum(self._lacks_results(*name) for name in names)
         progress = Progress("frame", len(names), done=len(names) - sum(self._is_wanted(*name) for name in names))
-        frames = _ahead(read_frames(sources, every, self._is_wanted, unreadable))
-        finished = _ahead(self.segment_frames(frames, unreadable))
         segmented = 0
-        try:
-            for source, of_source in itertools.groupby(finished, key=lambda result: result.frame.source):
-                self.results.begin()
+        with worker_threads() as threads, closing(progress), self._autocast():  # which keeps weights that it cast
+            listed = list_frames(sources, every, self._is_wanted, unreadable)
+            frames = ((frame.read, frame.num_pixels) for frame in listed)
+            finished = ahead(threads, self._writing(self._segmented(threads, frames, unreadable)))
+            for source, of_source in itertools.groupby(finished, key=lambda one: one.source):
                 with self._overlay_video(source, every) as append:
-                    for result in of_source:
-                        if self._lacks_results(source, result.frame.name):
-                            self.write(result)
-                            segmented += 1
-                        append(result)
+                    for written in of_source:
+                        segmented += written.is_new
+                        if written.overlay is not None:
+                            append(written.overlay)
                         if progress.done < progress.total:  # the number of frames of a video is only an estimate
                             progress.update()
-        finally:
-            finished.close()
-            progress.close()
         return segmented, already
 
     def segment_frames(self, frames: Iterable[Frame], unreadable: list[str] | None = None) -> Iterator[SegmentedFrame]:
         """
-        Segments frames one by one. The mask of a frame that has all of its results is read instead.
+        Segments frames, in their order. The mask of a frame that has all of its results is read instead.
 
         Args:
             frames: See [`read_frames`].
@@ -140,43 +149,75 @@ class Predictor:
         Raises:
             ValueError: if a frame cannot be used; the message names it.
         """
-        for frame in frames:
-            with collecting(unreadable):
-                if not self._lacks_results(frame.source, frame.name):
-                    ids, probabilities = read_mask(self.mask_path(frame.name)), None
+        with worker_threads() as threads:
+            given = ((partial(_given, frame), frame.image.size) for frame in frames)
+            yield from self._segmented(threads, given, unreadable)
+
+    def _segmented(
+        self, threads: Executor, frames: Iterable[Task[Frame]], unreadable: list[str] | None
+    ) -> Iterator[SegmentedFrame]:
+        """What [`segment_frames`] gives, of frames that threads read and prepare."""
+
+        def readable() -> Iterator[PreparedImage[tuple[Frame, np.ndarray | None]]]:
+            for prepared in ahead(threads, ((partial(self._prepare, read), pixels) for read, pixels in frames)):
+                if isinstance(prepared, Exception):
+                    _report(prepared, unreadable)
                 else:
-                    try:
-                        images = (frame.image,) if frame.visible is None else (frame.image, frame.visible)
-                        ids, probabilities = self.segment(*images)
-                    except ValueError as error:
-                        raise ValueError(f"{frame.place} cannot be used: {error}") from error
-                yield SegmentedFrame(frame, ids, probabilities)
+                    yield prepared
 
-    def segment(self, image: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        output: Output = "ids_and_probabilities" if self.with_scores else "ids"
+        segmented = segment_images(self.model, readable(), self.settings, output, self._autocast)
+        for result, ids, probabilities in copied_late(segmented, self.settings.batch_size):
+            frame, known_ids = result.key
+            if result.error is not None:
+                _report(_cannot_be_used(frame, result.error), unreadable)
+            elif ids is None:
+                yield SegmentedFrame(frame, known_ids, None)
+            else:
+                yield SegmentedFrame(frame, ids if ids.dtype == np.uint8 else ids.astype(np.uint16), probabilities)
+
+    def _prepare(self, read: Callable[[], Frame]) -> PreparedImage[tuple[Frame, np.ndarray | None]] | Exception:
+        """Reads a frame, and prepares it for the model unless its mask is there. Errors are for later."""
+        try:
+            frame = read()
+            if not self._lacks_results(frame.source, frame.name):
+                return PreparedImage((frame, read_mask(self.mask_path(frame.name))))
+        except (ValueError, FileNotFoundError) as error:
+            return error
+        try:
+            return self.prepare(frame)
+        except ValueError as error:
+            return _cannot_be_used(frame, error)
+
+    def prepare(self, frame: Frame) -> PreparedImage[tuple[Frame, np.ndarray | None]]:
         """
-        Args:
-            image: `(height, width)` or `(height, width, channels)` with the depth of the file.
-            visible: For a model of pairs: the visible image. `image` is then the infrared one, whichever of the two is
-                the main image of the model.
-
-        Returns:
-            Ids and probabilities, see [`SegmentedFrame`].
+        Prepares a frame for the model.
 
         Raises:
             ValueError: if the processor cannot use an image, or there are not as many as the model reads.
         """
-        main, auxiliary = image, visible
-        if visible is not None and reads_pairs(self.model):
-            main, auxiliary = self.processor.by_role(image, visible)
-            if _is_in_colour(image) and not _is_in_colour(visible):
+        main, auxiliary = frame.image, frame.visible
+        if auxiliary is not None and reads_pairs(self.model):
+            main, auxiliary = self.processor.by_role(frame.image, frame.visible)
+            if _is_in_colour(frame.image) and not _is_in_colour(frame.visible):
                 logger.warning_once("An infrared image is in colour, and its visible one is grey. Are they exchanged?")
-        with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            scores = segment_image(self.model, self.processor, main, self.settings, auxiliary)  # (classes, H, W)
-        ids = scores.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(scores) <= 256 else np.uint16)  # (H, W)
-        if not self.with_scores:
-            return ids, None
-        is_average = self.settings.flip or len(self.settings.scales) > 1  # of probabilities, not logits
-        return ids, (scores if is_average else scores.softmax(dim=0)).half().cpu().numpy()
+        return prepare_image((frame, None), self.model, self.processor, main, self.settings, auxiliary)
+
+    def _autocast(self) -> AbstractContextManager:
+        return autocast(self.dtype, self.model.device)
+
+    def _writing(self, results: Iterable[SegmentedFrame]) -> Iterator[Task["WrittenFrame"]]:
+        for result in results:
+            self.results.begin()
+            yield partial(self._write, result), result.ids.size
+            del result
+
+    def _write(self, result: SegmentedFrame) -> "WrittenFrame":
+        source = result.frame.source
+        if is_new := self._lacks_results(source, result.frame.name):
+            self.write(result)
+        is_for_video = self._overlay_video_path(source) is not None
+        return WrittenFrame(source, is_new, self._overlay_for_video(result) if is_for_video else None)
 
     def write(self, result: SegmentedFrame) -> None:
         """
@@ -190,7 +231,8 @@ class Predictor:
                 if kind == "masks":
                     Image.fromarray(result.ids).save(staged)
                 elif kind == "overlays":
-                    self._overlay(result, with_legend=True).save(staged)
+                    # Level 1 takes a third of the time of the default, and a third more space.
+                    self._overlay(result, with_legend=True).save(staged, compress_level=1)
                 elif result.probabilities is not None:
                     np.savez_compressed(staged, probabilities=result.probabilities)
 
@@ -222,41 +264,46 @@ class Predictor:
         image, ids = result.frame.image, result.ids
         return overlay_picture(image, ids, self.id2label, self.opacity, ignore_index=-1, with_legend=with_legend)
 
+    def _overlay_for_video(self, result: SegmentedFrame) -> Image.Image:
+        """The overlay above a legend of all classes."""
+        overlay = self._overlay(result)
+        return stacked([overlay, legend_picture(self.id2label, overlay.width)])
+
     @contextmanager
-    def _overlay_video(self, source: Source, every: int) -> Iterator[Callable[[SegmentedFrame], None]]:
+    def _overlay_video(self, source: Source, every: int) -> Iterator[Callable[[Image.Image], None]]:
         """
-        Gives a function that appends a frame to the overlay of a video, above a legend of all classes; it does nothing
-        where there is no such overlay to write.
+        Gives a function that appends a picture to the overlay of a video; it does nothing where there is no such
+        overlay to write.
         """
         path = self._overlay_video_path(source)
         if path is None:
-            yield lambda result: None
+            yield lambda picture: None
             return
+        from .video import write_video
+
         assert source.frame_rate is not None
         with write_whole(path) as staged, write_video(staged, source.frame_rate / every) as append:
-
-            def append_overlay(result: SegmentedFrame) -> None:
-                overlay = self._overlay(result)
-                append(stacked([overlay, legend_picture(self.id2label, overlay.width)]))
-
-            yield append_overlay
+            yield append
 
 
 def _is_in_colour(image: np.ndarray) -> bool:
     return image.ndim == 3 and image.shape[2] == 3 and bool((image[..., :1] != image[..., 1:]).any())
 
 
-def _ahead(items: Iterator[Item], count: int = 2) -> Generator[Item, None, None]:
-    """The same items, made by a thread before they are asked for."""
-    end: Any = object()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        waiting = deque(thread.submit(next, items, end) for _ in range(count))
-        try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(thread.submit(next, items, end))
-                yield item
-        finally:
-            thread.shutdown(cancel_futures=True)
+def _given(frame: Frame) -> Frame:
+    return frame
+
+
+def _cannot_be_used(frame: Frame, error: ValueError) -> ValueError:
+    described = ValueError(f"{frame.place} cannot be used: {error}")
+    described.__cause__ = error
+    return described
+
+
+def _report(error: Exception, unreadable: list[str] | None) -> None:
+    if unreadable is None:
+        raise error
+    unreadable.append(str(error))
 
 
 __all__ = ["Predictor", "SegmentedFrame"]

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
@@ -73,6 +74,40 @@ class Frame(NamedTuple):
     place: str
     image: np.ndarray
     visible: np.ndarray | None = None
+
+
+class FrameToRead(NamedTuple):
+    """
+    An image that is still to be read, which any thread may do.
+
+    Args:
+        source ([`Source`]), name (`str`), place (`str`): As of its [`Frame`].
+        num_pixels (`int`): Height times width, or 0 if that cannot be told yet.
+        load (`Callable`): Returns the image.
+        visible_place (`str`), load_visible (`Callable`): The same of the visible image, if it is a pair.
+    """
+
+    source: Source
+    name: str
+    place: str
+    num_pixels: int
+    load: Callable[[], np.ndarray]
+    visible_place: str = ""
+    load_visible: Callable[[], np.ndarray] | None = None
+
+    def read(self) -> Frame:
+        """
+        Raises:
+            FileNotFoundError: if a file is gone.
+            ValueError: if it is damaged.
+        """
+        with _naming(self.place):
+            image = self.load()
+        if self.load_visible is None:
+            return Frame(self.source, self.name, self.place, image)
+        with _naming(self.visible_place):
+            visible = self.load_visible()
+        return Frame(self.source, self.name, f"{self.place} with {self.visible_place}", image, visible)
 
 
 @contextmanager
@@ -246,21 +281,22 @@ def _without_repetition(found: Sequence[Source]) -> list[Source]:
     return list(sources.values())
 
 
-def read_frames(
+def list_frames(
     sources: Iterable[Source],
     every: int = 1,
     is_wanted: Callable[[Source, str], bool] = lambda source, name: True,
     unreadable: list[str] | None = None,
-) -> Iterator[Frame]:
+) -> Iterator[FrameToRead]:
     """
-    Reads and decodes the frames of sources, one at a time, each once.
+    Lists the frames of sources. Those of a video are decoded, and the pages of a TIFF file are read, as they are
+    asked for; image files are not.
 
     Args:
         sources: See [`find_sources`].
         every: Take every n-th frame of a video; their numbers stay those of the video.
-        is_wanted: Takes a source and the name of one of its frames, and says whether to read it.
-        unreadable (`list[str]`, *optional*): Takes the messages on frames that cannot be read, and the next one is
-            read; without it, the first is raised.
+        is_wanted: Takes a source and the name of one of its frames, and says whether to list it.
+        unreadable (`list[str]`, *optional*): Takes the messages on files that cannot be read, and the next one is
+            listed; without it, the first is raised.
 
     Raises:
         FileNotFoundError: if a file is gone.
@@ -269,31 +305,39 @@ def read_frames(
     for source in sources:
         with collecting(unreadable):
             partners = iter(()) if source.visible is None else _list_frames(source.visible, every)
-            for name, place, load in _list_frames(source, every):
+            for name, place, num_pixels, load in _list_frames(source, every):
                 partner = next(partners, None)
                 if partner is None and source.visible is not None:
                     raise ValueError(f"{place} has no visible image: {source.visible.path} ends before it.")
                 if is_wanted(source, name):
-                    with collecting(unreadable):
-                        with _naming(place):
-                            image = load()
-                        if partner is None:
-                            yield Frame(source, name, place, image)
-                            continue
-                        _, visible_place, load_visible = partner
-                        with _naming(visible_place):
-                            visible = load_visible()
-                        yield Frame(source, name, f"{place} with {visible_place}", image, visible)
+                    frame = FrameToRead(source, name, place, num_pixels, _in_order(source, load))
+                    if partner is not None:
+                        _, visible_place, _, load = partner
+                        frame = frame._replace(visible_place=visible_place, load_visible=_in_order(source, load))
+                    yield frame
 
 
-def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
-    """The name of each frame, what a message calls it, and a function that reads it before the next is asked for."""
+def read_frames(
+    sources: Iterable[Source],
+    every: int = 1,
+    is_wanted: Callable[[Source, str], bool] = lambda source, name: True,
+    unreadable: list[str] | None = None,
+) -> Iterator[Frame]:
+    """Reads and decodes the frames of sources, one at a time, each once. Arguments and errors: see [`list_frames`]."""
+    for frame in list_frames(sources, every, is_wanted, unreadable):
+        with collecting(unreadable):
+            yield frame.read()
+
+
+def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, int, Callable[[], np.ndarray]]]:
+    """Name of each frame, what a message calls it, its pixels, and a function that reads it (see [`_in_order`])."""
     if source.kind == "image":
-        yield source.name, source.path, partial(read_image, source.path)
+        yield source.name, source.path, _count_pixels(source.path), partial(read_image, source.path)
     elif source.kind == "video":
         for number, decoded in enumerate(read_video(source.path)):
             if number % every == 0:
-                yield source.frame_name(number), f"{source.path}, frame {number}", partial(frame_to_array, decoded)
+                place, num_pixels = f"{source.path}, frame {number}", decoded.width * decoded.height
+                yield source.frame_name(number), place, num_pixels, partial(frame_to_array, decoded)
     else:
         with _naming(source.path), open(source.path, "rb") as file, Image.open(file) as pages:
 
@@ -302,7 +346,40 @@ def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, Callabl
                 return read_image(pages)
 
             for number in range(source.num_frames):
-                yield source.frame_name(number), f"{source.path}, page {number}", partial(read_page, number)
+                place, num_pixels = f"{source.path}, page {number}", pages.width * pages.height
+                yield source.frame_name(number), place, num_pixels, partial(read_page, number)
 
 
-__all__ = ["DAMAGES", "Frame", "Source", "collecting", "describe_source", "find_pairs", "find_sources", "read_frames"]
+def _count_pixels(path: str) -> int:
+    """Pixels of an image by its header; 0 if it cannot be read, which reading will say."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # of many kinds
+        return 0
+
+
+def _in_order(source: Source, load: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    """Reads a page now, before the next one is asked for. What goes wrong is raised when the page is wanted."""
+    if source.kind != "pages":
+        return load
+    read: Future[np.ndarray] = Future()
+    try:
+        read.set_result(load())
+    except Exception as error:
+        read.set_exception(error)
+    return read.result
+
+
+__all__ = [
+    "DAMAGES",
+    "Frame",
+    "FrameToRead",
+    "Source",
+    "collecting",
+    "describe_source",
+    "find_pairs",
+    "find_sources",
+    "list_frames",
+    "read_frames",
+]

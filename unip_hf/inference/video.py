@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -20,6 +19,8 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; FFmpeg's error for a damaged file becomes a ValueError."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
+    import av
+
     try:
         with av.open(path) as container:
             if not container.streams.video:
@@ -137,6 +138,8 @@ def write_video(path: str | os.PathLike, rate: Fraction) -> Iterator[Callable[[I
         path: File to write, with the suffix `.mp4`.
         rate: Frames per second.
     """
+    import av
+
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     # With its rate control by macroblock trees, x264 does not always write the same bytes for the same pictures.
     options = {"x264-params": "mbtree=0"} if codec == "libx264" else {}

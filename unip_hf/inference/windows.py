@@ -1,116 +1,27 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Segmentation of whole images of any size with any semantic segmentation model of `transformers`."""
 
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from ..modeling.image_processing_unip import UnipImageProcessor
-from ..modeling.image_reading_unip import ImageLike, read_image, to_channels_last
+from ..modeling.image_reading_unip import ImageLike, check_same_sizes, read_image, to_channels_last
 from ..modeling.image_settings_unip import OTHER_MODALITY
-from .exported import EndToEndModel, ExportedModel
+from .ahead import until_error
+from .canvas import Canvas, Output, highest
+from .exported import EndToEndModel
+from .settings import DEFAULT_SETTINGS, InferenceSettings, reads_pairs
+from .window_batches import FinishedRows, WindowBatcher, WindowGrid
 
 
-@dataclass(frozen=True)
-class InferenceSettings:
-    """
-    How [`segment_image`] goes over an image; the defaults are the published evaluation.
-
-    Args:
-        window_size (`int`, *optional*, defaults to 512): Side of the sliding window in pixels; `None` takes the whole
-            image at once.
-        stride (`int`, defaults to 341): Pixels from one window to the next.
-        flip (`bool`, defaults to `False`): Whether to average with the mirrored image.
-        scales (`tuple[float, ...]`, defaults to `(1.0,)`): Sizes to average over, relative to the processor's.
-        batch_size (`int`, defaults to 8): How many windows the model gets at once.
-        output_device (`str`, *optional*): Where scores of full size are added up, e.g. `"cpu"` for images whose scores
-            do not fit the GPU; by default the model's device.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    window_size: int | None = 512
-    stride: int = 341
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    batch_size: int = 8
-    output_device: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.window_size is not None and not 1 <= self.stride <= self.window_size:
-            raise ValueError(
-                "window_size must be at least 1, and stride must be from 1 to window_size so that no pixel is left "
-                f"out; got window_size={self.window_size} and stride={self.stride}."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales must be one or more positive numbers, got {self.scales}.")
-
-    @classmethod
-    def for_model(cls, model: nn.Module, **changes: Any) -> "InferenceSettings":
-        """
-        The default settings for a model: windows of the size that it was trained on, two thirds of a window apart.
-
-        Args:
-            model: Segmentation model. The window of a UNIP model is the longer side of its `config.image_size`, that
-                of any other model 512 pixels, and of a file for one image size at most the shorter side of that. An
-                [`EndToEndModel`] takes whole frames: its `window_size` is `None`.
-            changes: Fields that differ from the defaults. `stride` follows from `window_size` if it is left out.
-
-        Raises:
-            ValueError: if a value is out of range.
-        """
-        if isinstance(model, EndToEndModel):
-            changes["window_size"] = None
-        elif "window_size" not in changes:
-            config: Any = model.config
-            size = config.image_size if config.model_type == "unip" else 512
-            changes["window_size"] = size if isinstance(size, int) else max(size)
-            if isinstance(model, ExportedModel) and model.image_size is not None:
-                changes["window_size"] = min(changes["window_size"], *model.image_size)
-        if changes["window_size"] is not None:
-            changes.setdefault("stride", max(1, round(changes["window_size"] * 2 / 3)))
-        return cls(**changes)
-
-
-DEFAULT_SETTINGS = InferenceSettings()
-
-
-@contextmanager
-def inference_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients. Afterwards every part of the model is back in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def reads_pairs(model: nn.Module) -> bool:
-    """Whether a model reads pairs of an infrared and a visible image."""
-    config: Any = getattr(model, "config", None)
-    return getattr(config, "fusion", None) is not None
-
-
-def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps `(B, C, h, w)` to `(B, C, *size)`."""
-    return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
-def _window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side; the last one is moved back to end at the border."""
-    count = max(side - window + stride - 1, 0) // stride + 1
-    return [max(min(index * stride, side - window), 0) for index in range(count)]
+Key = TypeVar("Key")
 
 
 def sliding_window_logits(
@@ -144,7 +55,6 @@ def sliding_window_logits(
         ValueError: if window, stride or batch size is out of range, or the images of pairs differ in number or size.
     """
     InferenceSettings(window_size, stride, batch_size=batch_size)  # checks them
-    parameter = next(model.parameters())
     images, _, height, width = pixel_values.shape
     inputs = {"pixel_values": pixel_values}
     if auxiliary_pixel_values is not None:
@@ -154,31 +64,222 @@ def sliding_window_logits(
                 f"pixel_values holds {images} images of {height}x{width} pixels (height x width), but "
                 f"auxiliary_pixel_values {len(auxiliary_pixel_values)} of {sizes[0]}x{sizes[1]}."
             )
-    window = (min(window_size, height), min(window_size, width))
-    rows, columns = _window_starts(height, window_size, stride), _window_starts(width, window_size, stride)
-    corners = list(itertools.product(range(images), rows, columns))
-    total: torch.Tensor | None = None
-    counts = torch.zeros(height, width, device=output_device or parameter.device)
-    for top, left in itertools.product(rows, columns):
-        counts[top : top + window[0], left : left + window[1]] += 1
-    with inference_mode(model):
-        for first in range(0, len(corners), batch_size):
-            batch = corners[first : first + batch_size]
-            windows = {
-                name: torch.stack(
-                    [values[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
-                ).to(parameter.device, parameter.dtype)
-                for name, values in inputs.items()
-            }  # (b, channels, window, window)
-            logits = model(windows.pop("pixel_values"), **windows).logits.float()
-            logits = _resize(logits, window).to(counts.device)  # (b, classes, window, window)
-            if total is None:
-                total = logits.new_zeros(images, logits.shape[1], height, width)
-            for (image, top, left), scores in zip(batch, logits):
-                total[image, :, top : top + window[0], left : left + window[1]] += scores
-        if total is None:
-            raise ValueError("There are no images: pixel_values is empty.")
-        return total.div_(counts)
+    if not images:
+        raise ValueError("There are no images: pixel_values is empty.")
+    grids = [
+        WindowGrid({name: values[image] for name, values in inputs.items()}, window_size, stride)
+        for image in range(images)
+    ]
+    canvases = {grid: Canvas((height, width), [(height, width)], "scores") for grid in grids}
+    batcher = WindowBatcher(model, batch_size, output_device)
+
+    def put(finished: Iterable[FinishedRows]) -> None:
+        for rows in finished:
+            if rows.logits is None:
+                raise rows.error or ValueError("The model gives no logits.")
+            canvases[rows.grid].add(0, rows.first, rows.logits)
+
+    for grid in grids:
+        for number in range(len(grid.tops)):
+            put(batcher.add_row(grid, number))
+    put(batcher.flush())
+    with torch.inference_mode():
+        return torch.stack([canvas.scores for canvas in canvases.values() if canvas.scores is not None])
+
+
+@dataclass(eq=False)
+class PreparedImage(Generic[Key]):
+    """
+    An image that is ready for the model, or, if `grids` is empty, one that the model is not needed for.
+
+    Args:
+        key: What its result is to be known by.
+        size (`tuple[int, int]`): Height and width of the image.
+        grids (`list[WindowGrid]`): One for each pass over it.
+        frames (`tuple[np.ndarray, ...]`): The raw image or pair, for an [`EndToEndModel`].
+    """
+
+    key: Key
+    size: tuple[int, int] = (0, 0)
+    grids: list[WindowGrid] = field(default_factory=list)
+    frames: tuple[Any, ...] = ()
+
+
+@dataclass(eq=False)
+class SegmentedImage(Generic[Key]):
+    """
+    Args:
+        key: What the image is known by.
+        ids, probabilities, scores (`torch.Tensor`, *optional*): As wanted, see [`Canvas`].
+        error (`ValueError`, *optional*): Why there are none.
+        num_windows (`int`): How much of the model's work it was.
+    """
+
+    key: Key
+    ids: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    error: ValueError | None = None
+    num_windows: int = 0
+
+
+def prepare_image(
+    key: Key,
+    model: nn.Module,
+    processor: UnipImageProcessor,
+    image: ImageLike,
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+    auxiliary_image: ImageLike | None = None,
+    *,
+    is_auxiliary_missing: bool = False,
+) -> PreparedImage[Key]:
+    """
+    Reads, scales and resizes an image on the CPU, which another thread may do while the model computes.
+
+    Args:
+        key: What the image is known by.
+        model, processor, image, settings, auxiliary_image, is_auxiliary_missing: As for [`segment_image`].
+
+    Raises:
+        FileNotFoundError, ValueError: if an image cannot be used, or there are not as many as the model reads.
+    """
+    _check_pair(model, auxiliary_image is not None, is_auxiliary_missing)
+    frames = {"pixel_values": to_channels_last(read_image(image))}  # (H, W, C)
+    if auxiliary_image is not None:
+        frames["auxiliary_pixel_values"] = to_channels_last(read_image(auxiliary_image))
+        check_same_sizes([frames["pixel_values"]], [frames["auxiliary_pixel_values"]], "auxiliary image")
+    height, width = frames["pixel_values"].shape[:2]
+    if isinstance(model, EndToEndModel):
+        if is_auxiliary_missing:
+            raise ValueError("An end-to-end file takes both raw frames: export without end_to_end to go without one.")
+        if settings.flip or settings.scales != (1.0,):
+            raise ValueError("An end-to-end file takes the whole frame once: leave out flip and scales.")
+        return PreparedImage(key, (height, width), frames=tuple(frames.values()))
+    is_for_gpu = next(model.parameters()).is_cuda
+    grids = []
+    for scale in settings.scales:
+        resized = copy.copy(processor)
+        if scale != 1:
+            sides = (max(1, int(side * scale + 0.5)) for side in processor.output_size(height, width))
+            resized.do_resize, resized.size = True, dict(zip(("height", "width"), sides))
+        inputs = {
+            name: (resized if name == "pixel_values" else resized.auxiliary).process_image(frame)
+            for name, frame in frames.items()
+        }  # (C, h, w)
+        if is_auxiliary_missing:
+            shape = (processor.auxiliary_num_channels, *inputs["pixel_values"].shape[-2:])
+            inputs["auxiliary_pixel_values"] = torch.zeros(1, 1, 1).expand(shape)
+        if is_for_gpu:  # memory that the GPU reads by itself
+            inputs = {name: _pinned(pixels) for name, pixels in inputs.items()}
+        window_size = settings.window_size or max(inputs["pixel_values"].shape[-2:])
+        stride = settings.stride if settings.window_size else window_size
+        flips = (False, True) if settings.flip else (False,)
+        grids += [WindowGrid(inputs, window_size, stride, is_flipped) for is_flipped in flips]
+    return PreparedImage(key, (height, width), grids)
+
+
+def _pinned(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels[:1].pin_memory().expand_as(pixels) if pixels.stride(0) == 0 else pixels.pin_memory()
+
+
+class _Running(Generic[Key]):
+    """An image that the model is at work on."""
+
+    def __init__(self, prepared: PreparedImage[Key], output: Output):
+        grids = prepared.grids
+        self.numbers = {grid: number for number, grid in enumerate(grids)}
+        self.canvas = Canvas(prepared.size, [(grid.height, grid.width) for grid in grids], output)
+        num_windows = sum(len(grid.tops) * len(grid.lefts) for grid in grids)
+        self.result = SegmentedImage(prepared.key, num_windows=num_windows)
+        self.is_finished = not grids
+
+    def rows(self) -> Iterator[tuple[WindowGrid, int]]:
+        """The rows of windows of all passes, from above to below, so that finished rows of pixels can go."""
+        rows = [(grid.tops[row] / grid.height, number, row) for grid, number in self.numbers.items()
+                for row in range(len(grid.tops))]  # fmt: skip
+        grids = list(self.numbers)
+        return ((grids[number], row) for _, number, row in sorted(rows))
+
+    def put(self, rows: FinishedRows) -> None:
+        if self.is_finished:  # by an error
+            return
+        if rows.logits is not None:
+            self.canvas.add(self.numbers[rows.grid], rows.first, rows.logits)
+        self.result.error = rows.error
+        self.is_finished = self.canvas.is_finished or rows.error is not None
+        if self.is_finished:
+            for name in ("ids", "probabilities", "scores"):
+                setattr(self.result, name, getattr(self.canvas, name))
+
+
+def segment_images(
+    model: nn.Module,
+    images: Iterable[PreparedImage[Key]],
+    settings: InferenceSettings = DEFAULT_SETTINGS,
+    output: Output = "ids",
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[SegmentedImage[Key]]:
+    """
+    Segments images, whose windows go through the model in common batches. Of a large image only the rows that later
+    windows overlap are held as scores, unless all scores are wanted. Nothing here waits for a GPU.
+
+    Args:
+        model: Semantic segmentation model; runs in evaluation mode.
+        images: See [`prepare_image`]. If asking for the next one raises an error, those before are finished first.
+        settings: As for [`prepare_image`].
+        output: What is wanted: `"ids"`, `"ids_and_probabilities"` or `"scores"`, see [`Canvas`].
+        autocast: Makes the context that the model runs in.
+
+    Yields:
+        [`SegmentedImage`], in the order of the images.
+    """
+    if isinstance(model, EndToEndModel):
+        yield from _segment_end_to_end(model, images, output)
+        return
+    batcher = WindowBatcher(model, settings.batch_size, settings.output_device, autocast)
+    running: deque[_Running[Key]] = deque()
+    owners: dict[WindowGrid, _Running[Key]] = {}
+    errors: list[BaseException] = []
+
+    def finished(rows: Iterable[FinishedRows] = ()) -> Iterator[SegmentedImage[Key]]:
+        for one in rows:
+            owners[one.grid].put(one)
+        while running and running[0].is_finished:
+            done = running.popleft()
+            for grid in done.numbers:
+                del owners[grid]
+                grid.inputs = {}  # however long the rest is kept
+            yield done.result
+
+    for prepared in until_error(images, errors):
+        image = _Running(prepared, output)
+        del prepared
+        running.append(image)
+        owners.update(dict.fromkeys(image.numbers, image))
+        for grid, number in image.rows():
+            if image.is_finished:
+                break
+            for rows in batcher.add_row(grid, number):
+                yield from finished([rows])
+        yield from finished()
+    yield from finished(batcher.flush())
+    if errors:
+        raise errors[0]
+
+
+def _segment_end_to_end(
+    model: EndToEndModel, images: Iterable[PreparedImage[Key]], output: Output
+) -> Iterator[SegmentedImage[Key]]:
+    for image in images:
+        result = SegmentedImage(image.key, num_windows=1)
+        try:
+            if image.frames and output == "scores":
+                result.scores = model.scores(*image.frames)
+            elif image.frames:
+                result.ids = model.segment(*image.frames)
+        except ValueError as error:
+            result.error = error
+        yield result
 
 
 def segment_image(
@@ -215,50 +316,13 @@ def segment_image(
     Raises:
         FileNotFoundError, ValueError: if an image cannot be used, or there are not as many as the model reads.
     """
-    array = to_channels_last(read_image(image))  # (H, W, C)
-    frames: dict[str, Any] = {"images": array}
-    if auxiliary_image is not None:
-        frames["auxiliary_images"] = to_channels_last(read_image(auxiliary_image))
-    _check_pair(model, auxiliary_image is not None, is_auxiliary_missing)
-    if isinstance(model, EndToEndModel):
-        if is_auxiliary_missing:
-            raise ValueError("An end-to-end file takes both raw frames: export without end_to_end to go without one.")
-        if settings.flip or settings.scales != (1.0,):
-            raise ValueError("An end-to-end file takes the whole frame once: leave out flip and scales.")
-        return model.scores(*frames.values())
-    height, width = array.shape[:2]
-    passes = [
-        (scale, flipped) for scale in settings.scales for flipped in ((False, True) if settings.flip else (False,))
-    ]
-    average: torch.Tensor | None = None
-    with torch.inference_mode():
-        for scale, is_flipped in passes:
-            resizing: dict[str, Any] = {}
-            if scale != 1:
-                sides = (max(1, int(side * scale + 0.5)) for side in processor.output_size(height, width))
-                resizing = {"do_resize": True, "size": dict(zip(("height", "width"), sides))}
-            inputs = processor(**frames, return_tensors="pt", input_data_format="channels_last", **resizing)
-            pixel_values, auxiliary = inputs["pixel_values"], inputs.get("auxiliary_pixel_values")
-            if is_auxiliary_missing:
-                channels = processor.auxiliary_num_channels
-                auxiliary = pixel_values.new_zeros(1, channels, *pixel_values.shape[-2:])
-            if is_flipped:
-                pixel_values, auxiliary = (
-                    None if part is None else part.flip(-1) for part in (pixel_values, auxiliary)
-                )
-            window_size = settings.window_size or max(pixel_values.shape[-2:])
-            stride = settings.stride if settings.window_size else window_size
-            logits = sliding_window_logits(
-                model, pixel_values, window_size, stride, settings.batch_size, settings.output_device, auxiliary
-            )
-            scores = _resize(logits, (height, width))[0]  # (classes, H, W)
-            if len(passes) == 1:
-                return scores
-            scores = scores.flip(-1) if is_flipped else scores
-            scores = scores.softmax(dim=0) / len(passes)
-            average = scores if average is None else average.add_(scores)
-    assert average is not None
-    return average
+    prepared = prepare_image(
+        None, model, processor, image, settings, auxiliary_image, is_auxiliary_missing=is_auxiliary_missing
+    )
+    result = next(segment_images(model, [prepared], settings, "scores"))
+    if result.scores is None:
+        raise result.error or ValueError("The model gives no scores.")
+    return result.scores
 
 
 def _check_pair(model: nn.Module, is_pair: bool, is_auxiliary_missing: bool) -> None:
@@ -276,4 +340,15 @@ def _check_pair(model: nn.Module, is_pair: bool, is_auxiliary_missing: bool) -> 
         )
 
 
-__all__ = ["DEFAULT_SETTINGS", "InferenceSettings", "reads_pairs", "segment_image", "sliding_window_logits"]
+__all__ = [
+    "DEFAULT_SETTINGS",
+    "InferenceSettings",
+    "PreparedImage",
+    "SegmentedImage",
+    "highest",
+    "prepare_image",
+    "reads_pairs",
+    "segment_image",
+    "segment_images",
+    "sliding_window_logits",
+]

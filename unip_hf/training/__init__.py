@@ -3,9 +3,11 @@
 
 from .loop import TrainingLoop, TrainingSettings
 from .optimization import cosine_schedule, layer_decay_parameter_groups, polynomial_schedule
+from .speed import RunSpeed
 
 
 __all__ = [
+    "RunSpeed",
     "TrainingLoop",
     "TrainingSettings",
     "cosine_schedule",

@@ -3,10 +3,11 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +19,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import write_whole
-from ..progress import Progress
+from ..progress import Progress, duration
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .speed import RunSpeed
 from .termination import STOPPED_BY_SIGTERM, on_sigterm
 
 
@@ -79,6 +81,7 @@ class TrainingLoop:
             there is none.
         loss_names (*optional*): What the log calls several losses, beside their sum.
         set_training_mode (*optional*): Called with the model before training and after every evaluation.
+        speed ([`RunSpeed`], *optional*): Calculates the speeds that are logged beside the losses.
     """
 
     accelerator: Accelerator
@@ -95,6 +98,7 @@ class TrainingLoop:
     best_metric: str | None = None
     loss_names: Sequence[str] = ()
     set_training_mode: Callable[[nn.Module], Any] = nn.Module.train
+    speed: RunSpeed | None = None
 
     def run(self, resume_from_checkpoint: str | None = None) -> dict[str, Any]:
         """
@@ -124,6 +128,7 @@ class TrainingLoop:
 
     def step(self) -> None:
         """One update of the weights, and what follows it."""
+        self.start_clock()
         batches, shares = self.read_batches()
         self.losses.append(self.accumulate_gradients(batches, shares))
         self.update_weights()
@@ -145,17 +150,15 @@ class TrainingLoop:
         accelerator, decay = self.accelerator, self.settings.ema_decay
         self.is_terminated = self.is_evaluating = False
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.averaged = None
-        if decay is not None:
-            averaging = get_ema_multi_avg_fn(decay)
-            self.averaged = AveragedModel(self.model, accelerator.device, multi_avg_fn=averaging, use_buffers=True)
+        self.averaged = None if decay is None else AveragedModel(self.model, accelerator.device, use_buffers=True)
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
         self.losses: list[torch.Tensor] = []  # of the updates that are not logged yet
         self.shown: dict[str, str] = {}  # beside the progress
         self.state: dict[str, Any] = {"step": 0, "evaluated_step": 0, "best": None, "best_step": None}
         if resume_from_checkpoint is not None:
             self.load(find_checkpoint(self.output_dir, resume_from_checkpoint))
-        self.first_step = step = self.state["step"]
+        self.first_step = self.started_at = step = self.state["step"]
+        self.started = time.perf_counter()
         if accelerator.is_main_process and self.log_file.exists():
             self.shorten_log()
         self.progress = Progress("step", self.settings.num_steps, step, accelerator.is_main_process)
@@ -213,8 +216,9 @@ class TrainingLoop:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.accelerator.unwrap_model(self.model))
+        if self.averaged is not None and self.settings.ema_decay is not None:
+            decay = self.settings.ema_decay if self.state["step"] > 0 else 0.0
+            update_average(self.averaged, self.accelerator.unwrap_model(self.model), decay)
         self.state["step"] += 1
 
     def is_due(self, every: int) -> bool:
@@ -245,6 +249,18 @@ class TrainingLoop:
         self.state["evaluated_step"] = step
         save_checkpoint(self.accelerator, self.output_dir, self.state, self.averaged)
 
+    def start_clock(self) -> None:
+        """
+        Speed is measured from one logged line to the next, where the process waits for its device anyway, without what
+        follows a line. The first update prepares a lot and does not count.
+        """
+        step, now = self.state["step"], time.perf_counter()
+        is_second = step == self.first_step + 1
+        if is_second and now - self.started > 10:
+            self.progress.say(f"The first update took {duration(now - self.started)}.")
+        if is_second or not self.losses:
+            self.started, self.started_at = now, step
+
     def log_losses(self) -> None:
         """Logs the mean losses of the updates since the last time."""
         if not self.losses:
@@ -259,7 +275,13 @@ class TrainingLoop:
         self.losses.clear()
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         self.shown.update({"loss": f"{sum(means):.4f}", "lr": f"{rate:.2e}"})
-        self.log({"loss": sum(means), **dict(zip(self.loss_names, means)), "learning_rate": rate})
+        speeds: dict[str, float] = {}
+        if self.speed is not None and step > self.started_at:
+            speeds = self.speed.rates(step - self.started_at, time.perf_counter() - self.started)
+            self.shown["images/s"] = f"{speeds['images_per_second']:.4g}"
+            if "mfu" in speeds:
+                self.shown["MFU"] = f"{speeds['mfu']:.0%}"
+        self.log({"loss": sum(means), **dict(zip(self.loss_names, means)), "learning_rate": rate, **speeds})
 
     @property
     def log_file(self) -> Path:
@@ -334,6 +356,24 @@ class TrainingLoop:
                 name = f"step-{step:08d}-batch-{number + 1}-process-{self.accelerator.process_index}.safetensors"
                 with write_whole(self.output_dir / "not_finite_batches" / name) as staged:
                     save_file(tensors, staged)
+
+
+@torch.no_grad()
+def update_average(averaged: AveragedModel, model: nn.Module, decay: float) -> None:
+    """
+    Moves averaged weights and buffers towards those of the model, or makes them equal if `decay` is 0, as it must be
+    the first time. `AveragedModel.update_parameters` reads its counter on the device, and so waits for it.
+    """
+    by_dtype: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+    of_average, of_model = (chain(one.parameters(), one.buffers()) for one in (averaged.module, model))
+    for average, current in zip(of_average, of_model):
+        averages, currents = by_dtype.setdefault(average.dtype, ([], []))
+        averages.append(average)
+        currents.append(current)
+    update = get_ema_multi_avg_fn(decay)
+    for averages, currents in by_dtype.values():
+        update(averages, currents, None)
+    averaged.n_averaged += 1
 
 
 __all__ = ["TrainingLoop", "TrainingSettings"]

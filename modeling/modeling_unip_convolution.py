@@ -1,0 +1,98 @@
+# Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
+"""3x3 convolution with fewer multiplications."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+# Winograd's minimal filtering F(4x4, 3x3) ([Lavin and Gray](https://huggingface.co/papers/1509.09308)): 36
+# multiplications for 16 outputs in place of 144. For one axis, these matrices follow from the points 0, 3/4, -3/4,
+# 3/2, -3/2 and infinity, which lose less precision than the usual 0, 1, -1, 2, -2 and infinity.
+TILE = 4
+LEAST_CHANNELS = 192  # below, the transforms take longer than the products
+OF_INPUT = (
+    (81 / 64, 0, -45 / 16, 0, 1, 0),
+    (0, -27 / 16, -9 / 4, 3 / 4, 1, 0),
+    (0, 27 / 16, -9 / 4, -3 / 4, 1, 0),
+    (0, -27 / 32, -9 / 16, 3 / 2, 1, 0),
+    (0, 27 / 32, -9 / 16, -3 / 2, 1, 0),
+    (0, 81 / 64, 0, -45 / 16, 0, 1),
+)
+OF_WEIGHTS = (
+    (64 / 81, 0, 0),
+    (-128 / 243, -32 / 81, -8 / 27),
+    (-128 / 243, 32 / 81, -8 / 27),
+    (32 / 243, 16 / 81, 8 / 27),
+    (32 / 243, -16 / 81, 8 / 27),
+    (0, 0, 1),
+)
+OF_OUTPUT = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2, 0),
+    (0, 9 / 16, 9 / 16, 9 / 4, 9 / 4, 0),
+    (0, 27 / 64, -27 / 64, 27 / 8, -27 / 8, 1),
+)
+
+
+def convolve_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    3x3 convolution, same padding, in the memory format channels last.
+
+    In float32 on a CPU, where multiplications are what takes the time, large maps of many channels go through
+    [`winograd_3x3`], unless there are gradients, for which it would have to keep more than it saves. Everywhere else
+    it is `conv2d`.
+
+    Args:
+        maps (`torch.Tensor` of shape `(batch_size, in_channels, height, width)`): Input.
+        weight (`torch.Tensor` of shape `(out_channels, in_channels, 3, 3)`): Weights.
+        bias (`torch.Tensor` of shape `(out_channels,)`, *optional*): Bias.
+    """
+    is_exporting, most_channels = torch.compiler.is_exporting(), max(weight.shape[:2])
+    is_plain_cpu = maps.device.type == "cpu" and maps.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    # What transforming weights and cells costs must be less than what is saved. An exported graph has no one size.
+    is_large = is_exporting or maps.shape[2] * maps.shape[3] >= 4 * most_channels
+    is_inference = is_exporting or not torch.is_grad_enabled()
+    if is_plain_cpu and is_inference and min(weight.shape[:2]) >= LEAST_CHANNELS and is_large:
+        return winograd_3x3(maps, weight, bias)
+    return nn.functional.conv2d(maps, weight, bias, padding=1)
+
+
+def on_both_axes(matrix: Sequence[Sequence[float]], cells: torch.Tensor) -> torch.Tensor:
+    """An `(m, n)` matrix on rows and on columns of squares of cells: `(n * n, ...)` to `(m * m, ...)`."""
+    of_axis = torch.tensor(matrix, dtype=cells.dtype, device=cells.device)
+    return torch.matmul(torch.kron(of_axis, of_axis), cells)
+
+
+def winograd_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """The same as [`convolve_3x3`], by 36 matrix products, one for each position in overlapping tiles of 6x6 cells."""
+    batch_size, in_channels, height, width = maps.shape
+    out_channels = weight.shape[0]
+    rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE  # of tiles
+    below, right = rows * TILE + 1 - height, columns * TILE + 1 - width
+    cells = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))  # (B, 4 rows + 2, ..., C)
+    weights = on_both_axes(OF_WEIGHTS, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, in_channels, out_channels)
+
+    def convolve_rows(some: torch.Tensor) -> torch.Tensor:
+        tiles = some.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)  # (6, 6, B, rows, columns, C)
+        tiles = on_both_axes(OF_INPUT, tiles.reshape(36, -1)).view(36, -1, in_channels)
+        tiles = torch.bmm(tiles, weights).view(36, -1)  # (36, B * rows * columns * out)
+        tiles = on_both_axes(OF_OUTPUT, tiles).view(TILE, TILE, batch_size, -1, columns, out_channels)
+        return tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, out)
+
+    if torch.compiler.is_compiling():
+        outputs = convolve_rows(cells)
+    else:  # in four parts, which bounds the memory
+        outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
+        step = (rows + 3) // 4
+        for first in range(0, rows, step):
+            some = cells[:, TILE * first : TILE * (first + step) + 2]
+            outputs[:, first : first + step] = convolve_rows(some)
+    outputs = outputs.reshape(batch_size, rows * TILE, columns * TILE, out_channels)[:, :height, :width]
+    if bias is not None:
+        outputs += bias
+    return outputs.permute(0, 3, 1, 2)
+
+
+__all__ = ["convolve_3x3", "winograd_3x3"]
