@@ -14,8 +14,9 @@ from benchmarks.scaling_plot import draw_scaling
 def test_a_point_is_measured_with_both_heads(capsys: pytest.CaptureFixture) -> None:
     small, large = (measure_point(1, "cpu", "tiny", side=32, batch_size=number, classes=3) for number in (1, 3))
     assert [one["head"] for one in small] == ["plain", "fast"] and small[0]["ratio"] == 1
-    assert large[1]["gflop"] == pytest.approx(3 * small[1]["gflop"])
-    assert large[1]["peak_megabytes"] > 2 * small[1]["peak_megabytes"]
+    # the fast head also prepares its weights, whatever the batch
+    assert large[0]["gflop"] == pytest.approx(3 * small[0]["gflop"])
+    assert large[0]["peak_megabytes"] > 2 * small[0]["peak_megabytes"]
     assert capsys.readouterr().out.count(" ms  ratio ") == 4
 
 
