@@ -89,7 +89,7 @@ def read_batches(
 
     Yields:
         For [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, where channels
-        that are the same in all images share their memory; `labels`, uint8, or int32 if there are more than 256 classes,
+        that are the same in all images share their memory; `labels`, uint8, or int32 with more than 256 classes,
         `(batch_size, height, width)`; of pairs `auxiliary_pixel_values`, like `pixel_values`; and `num_labelled`, an
         `int`, how many pixels have a class. Whole batches are yielded as they are.
 
