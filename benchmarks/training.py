@@ -115,7 +115,7 @@ def measure_training_step(repeats: int, size: str = "small", side: int = 512) ->
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_size, repeats = (8, repeats) if device == "cuda" else (1, min(repeats, 3))
     batch = {
-        "pixel_values": torch.randn(batch_size, 1, side, side, device=device),
+        "pixel_values": torch.randn(batch_size, 3, side, side, device=device),
         "labels": torch.randint(0, 9, (batch_size, side, side), dtype=torch.uint8, device=device),
         "num_labelled": batch_size * side * side,
     }

@@ -64,13 +64,18 @@ def test_ids_are_counted() -> None:
         }
 
 
+KINDS = "grey", "mostly one class", "grey as colour", "colour", "16 bits", "300 classes", "pair", "of a class"
+
+
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
-@pytest.mark.parametrize("kind", ["grey", "grey as colour", "colour", "16 bits", "300 classes", "pair", "of a class"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_crops_are_those_of_whole_images_with_the_same_random_numbers(kind: str, mode: str, antialias: bool) -> None:
     random = np.random.default_rng(3)
     blocks = random.integers(0, 280 if kind == "300 classes" else 4, (8, 10))
     blocks[0, :3] = 255
+    if kind == "mostly one class":
+        blocks[2:, 1:] = 1
     ids = np.kron(blocks, np.ones((16, 16), int)).astype(np.uint16 if kind == "300 classes" else np.uint8)
     depth = np.uint16 if kind == "16 bits" else np.uint8
     noise = random.integers(0, 90, (*ids.shape, 3 if kind == "colour" else 1))

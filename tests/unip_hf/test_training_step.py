@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unip_hf import UnipForSemanticSegmentation
 from unip_hf.finetuning import SegmentationLoss
-from unip_hf.training.loop import update_average
+from unip_hf.training.loop import send, update_average
 
 
 class NoWaiting(TorchDispatchMode):
@@ -37,7 +37,7 @@ def test_a_step_does_not_wait_for_the_device(
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     averaged = AveragedModel(model, use_buffers=True)
     batch = {
-        "pixel_values": torch.randn(2, 1, 32, 32),
+        "pixel_values": torch.randn(2, 1, 32, 32).expand(-1, 3, -1, -1),
         "labels": torch.randint(0, 3, (2, 32, 32), dtype=torch.uint8),
         "num_labelled": 2048,
     }
@@ -89,3 +89,11 @@ def test_the_fused_optimizer_goes_on_from_the_state_of_another() -> None:
         (after,), (of_source,) = (one.param_groups[0]["params"] for one in (resumed, source))
         assert torch.equal(after, of_source)
     torch.testing.assert_close(old.param_groups[0]["params"], new.param_groups[0]["params"])
+
+
+def test_channels_that_are_the_same_travel_once() -> None:
+    grey, colour = torch.randn(2, 1, 4, 4), torch.randn(2, 3, 4, 4)
+    for images in (grey.expand(-1, 3, -1, -1), grey, colour):
+        sent = send(images, torch.device("meta"))
+        assert sent.shape == images.shape and sent.untyped_storage().nbytes() == images.untyped_storage().nbytes()
+        assert torch.equal(send(images, torch.device("cpu")), images)

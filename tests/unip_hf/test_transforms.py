@@ -215,6 +215,14 @@ def test_workers_and_resuming_change_nothing(samples: TrainingSamples) -> None:
         assert all(torch.equal(a[n], b[n]) for a, b in zip(whole, batches) for n in ("pixel_values", "labels"))
 
 
+def test_grey_batches_hold_one_channel_and_bytes(samples: TrainingSamples) -> None:
+    for num_workers in (0, 1):
+        batch = next(read_batches(samples, [[(0, 1), (0, 2)]], num_workers=num_workers))
+        assert batch["pixel_values"].shape == (2, 3, 32, 32) and batch["labels"].dtype == torch.uint8
+        assert batch["pixel_values"].untyped_storage().nbytes() == 2 * 32 * 32 * 4
+        assert torch.equal(batch["pixel_values"][1], samples[(0, 2)]["pixel_values"])
+
+
 def test_every_epoch_has_every_row_once_and_processes_share_each_batch() -> None:
     whole = list(islice(ShuffledBatches(10, 4, seed=1), 5))  # two epochs
     assert Counter(key for batch in whole for key in batch) == Counter((e, r) for e in range(2) for r in range(10))

@@ -88,11 +88,10 @@ def read_batches(
         settings: Arguments of the `DataLoader`: `num_workers`, `pin_memory`.
 
     Yields:
-        For [`TrainingSamples`], with nothing larger than it must be on its way to a device: `pixel_values`, float32
-        `(batch_size, num_channels, height, width)`, or with one channel where all are the same; `labels`, uint8, or
-        int32 if there are more than 256 classes, `(batch_size, height, width)`; of pairs `auxiliary_pixel_values` like
-        `pixel_values`; and `num_labelled`, an `int`, how many pixels have a class. Whole batches are yielded as they
-        are.
+        For [`TrainingSamples`] `pixel_values`, float32 `(batch_size, num_channels, height, width)`, where channels
+        that are the same in all images share their memory; `labels`, uint8, or int32 with more than 256 classes,
+        `(batch_size, height, width)`; of pairs `auxiliary_pixel_values`, like `pixel_values`; and `num_labelled`, an
+        `int`, how many pixels have a class. Whole batches are yielded as they are.
 
     Raises:
         OSError, ValueError: if a file cannot be used. The message names it.
@@ -116,6 +115,9 @@ def _raise_errors(batches: Iterable[Any]) -> Generator[Any, None, None]:
     for batch in batches:
         if isinstance(batch, Exception):
             raise batch
+        if isinstance(batch, dict):
+            for name, number in batch.pop("num_channels", {}).items():
+                batch[name] = batch[name].expand(-1, number, -1, -1)  # here: such a view cannot be pinned
         yield batch
 
 
@@ -132,13 +134,16 @@ def _close_batches() -> None:
 def _collate_or_hand_on(samples: Any) -> Any:
     if not isinstance(samples, list):
         return samples  # a whole batch, or an error
+    num_channels = {}
     for name in IMAGES:
         images = [sample[name] for sample in samples if name in sample]
-        if all(image.stride(0) == 0 for image in images):
+        if images and all(image.stride(0) == 0 for image in images):
+            num_channels[name] = len(images[0])
             for sample, image in zip(samples, images):
                 sample[name] = without_copies(image)
     batch = default_collate(samples)
-    return {**batch, "num_labelled": int((batch["labels"] != IGNORE_INDEX).sum())}
+    num_labelled = int((batch["labels"] != IGNORE_INDEX).sum())
+    return {**batch, "num_labelled": num_labelled, "num_channels": num_channels}
 
 
 @dataclass(eq=False)

@@ -57,12 +57,17 @@ class RandomCategoryCrop(nn.Module):
             row, column = divmod(int(pixels[int(torch.randint(len(pixels), ()))]), ids.shape[1])
             lowest = max(0, row - height + 1), max(0, column - width + 1)
             highest = min(row, highest[0]), min(column, highest[1])
+        common = None  # the class that fills most of the last window
         for _ in range(10 if self.max_category_ratio < 1 else 1):
             top, left = (low + int(torch.randint(high - low + 1, ())) for low, high in zip(lowest, highest))
-            counts = count_ids(ids[top : top + height, left : left + width])
+            window = ids[top : top + height, left : left + width]
+            if common is not None and np.count_nonzero(window == common) >= self.max_category_ratio * window.size:
+                continue  # whatever the rest is: quicker than counting all
+            counts = count_ids(window)
             counts[IGNORE_INDEX] = 0
             if np.count_nonzero(counts) > 1 and counts.max() < self.max_category_ratio * counts.sum():
                 break
+            common = counts.argmax()
         return Window(top, left, height, width)
 
 

@@ -102,21 +102,16 @@ class SegmentationLoss:
 
         Args:
             model: Any model for semantic segmentation.
-            batch: `pixel_values` `(batch_size, channels, height, width)`, of pairs also `auxiliary_pixel_values`, each
-                with the model's channels or with one for all of them; `labels` `(batch_size, height, width)`, any
-                integers; and `num_labelled`, how many pixels have a class.
+            batch: `pixel_values` `(batch_size, channels, height, width)`, of pairs also `auxiliary_pixel_values`,
+                `labels` `(batch_size, height, width)`, any integers, and `num_labelled`, how many pixels have a class.
         """
-        unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
         labels = batch["labels"].long()
-        images = {
-            name: batch[name].expand(-1, getattr(unwrapped.config, number, 3), -1, -1)  # (B, C, H, W)
-            for name, number in zip(IMAGES, ("num_channels", "auxiliary_num_channels"))
-            if name in batch
-        }
+        images = {name: batch[name] for name in IMAGES if name in batch}
         is_own = self.class_weights is None and not self.dice_loss_weight and not self.focal_gamma
         if is_own and batch["num_labelled"]:
             return model(**images, labels=labels).loss
         outputs = model(**images)
+        unwrapped: Any = getattr(model, "module", model)  # out of the wrapper for several processes
         auxiliary_weight = getattr(unwrapped.config, "auxiliary_loss_weight", 0.4)
         auxiliary = outputs.get("auxiliary_logits")
         if auxiliary is None or torch.is_tensor(auxiliary):
