@@ -89,7 +89,7 @@ def measure_prediction(
             model, processor = make_model(size, place), UnipImageProcessor(do_resize=False)
             for dtype in dtypes:
                 speeds: list[tuple[float, float]] = []
-                run_alone(model, WINDOWS * BATCH_SIZE, place, dtype)  # warms up
+                run_alone(model, min(count, BATCH_SIZE // WINDOWS), place, dtype)  # warms up
                 for turn in range(repeats):
                     results = ResultFolder(Path(folder, f"{size}-{dtype}-{turn}"))
                     predictor = Predictor(model, processor, results, settings, dtype=dtype)

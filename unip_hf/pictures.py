@@ -178,7 +178,8 @@ def _shades(present: Sequence[int], id2label: Mapping[int, str], opacity: float)
     for index in present:
         if id2label[index].lower() != "background":
             colour = np.broadcast_to(palette[index], grey.shape)
-            shades[index] = Image.blend(Image.fromarray(grey[None]), Image.fromarray(colour[None].copy()), opacity)
+            blended = Image.blend(Image.fromarray(grey[None]), Image.fromarray(colour[None].copy()), opacity)
+            shades[index] = np.asarray(blended)[0]
     return shades
 
 

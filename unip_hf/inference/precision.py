@@ -1,10 +1,11 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """In which precision a model computes, and how it is compiled for it."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .exported import ExportedModel
@@ -61,12 +62,14 @@ class CompiledModel(nn.Module):
         ValueError: if the model is an exported file.
     """
 
+    config: PreTrainedConfig
+
     def __init__(self, model: nn.Module, batch_size: int, backend: Any = "inductor"):
         super().__init__()
         if isinstance(model, ExportedModel):
             raise ValueError(f"--compile is for PyTorch models, and {model.name!r} is an exported file: leave it out.")
         self.model = model
-        self.config = model.config
+        self.config = cast(PreTrainedConfig, model.config)
         self.batch_size = batch_size
         # One call launches all kernels of a size that is known; other sizes would be recorded again and again.
         graphs = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}

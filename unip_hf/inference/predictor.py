@@ -171,9 +171,9 @@ class Predictor:
             frame, known_ids = result.key
             if result.error is not None:
                 _report(_cannot_be_used(frame, result.error), unreadable)
-            elif ids is None:
+            elif known_ids is not None:
                 yield SegmentedFrame(frame, known_ids, None)
-            else:
+            elif ids is not None:
                 yield SegmentedFrame(frame, ids if ids.dtype == np.uint8 else ids.astype(np.uint16), probabilities)
 
     def _prepare(self, read: Callable[[], Frame]) -> PreparedImage[tuple[Frame, np.ndarray | None]] | Exception:
@@ -197,7 +197,7 @@ class Predictor:
             ValueError: if the processor cannot use an image, or there are not as many as the model reads.
         """
         main, auxiliary = frame.image, frame.visible
-        if auxiliary is not None and reads_pairs(self.model):
+        if frame.visible is not None and reads_pairs(self.model):
             main, auxiliary = self.processor.by_role(frame.image, frame.visible)
             if _is_in_colour(frame.image) and not _is_in_colour(frame.visible):
                 logger.warning_once("An infrared image is in colour, and its visible one is grey. Are they exchanged?")
