@@ -27,7 +27,7 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor] |
     """What batch norm does in evaluation: a factor and a summand for each channel, `(C, 1, 1, 1)` and `(C,)`."""
     if norm.training:
         return None, None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[arg-type,operator]
     return scale[:, None, None, None], norm.bias - norm.running_mean * scale  # type: ignore[operator]
 
 
