@@ -5,6 +5,7 @@ The part of `make bench` that is about prediction: a folder of JPEG files, besid
     python -m benchmarks.prediction
 """
 
+import io
 import statistics
 import tempfile
 import time
@@ -32,12 +33,16 @@ WINDOWS = 2  # of 512 pixels in an image of this size
 BATCH_SIZE = 8
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Drawn scenes as 8-bit JPEG files."""
-    for number in range(count):
-        scene = draw_scene(number % 20, HEIGHT, WIDTH)[0].astype(np.float32)
+def write_images(folder: Path, count: int, distinct: int = 20) -> None:
+    """Drawn scenes as 8-bit JPEG files, the same ones again and again."""
+    files = []
+    for number in range(min(count, distinct)):
+        scene = draw_scene(number, HEIGHT, WIDTH)[0].astype(np.float32)
         grey = np.rint((scene - scene.min()) / np.ptp(scene) * 255).astype(np.uint8)
-        Image.fromarray(grey).save(folder / f"{number:04d}.jpg", quality=90)
+        Image.fromarray(grey).save(content := io.BytesIO(), "JPEG", quality=90)
+        files.append(content.getvalue())
+    for number in range(count):
+        (folder / f"{number:04d}.jpg").write_bytes(files[number % distinct])
 
 
 def make_model(size: str, device: torch.device) -> UnipForSemanticSegmentation:
