@@ -27,8 +27,10 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor] |
     """What batch norm does in evaluation: a factor and a summand for each channel, `(C, 1, 1, 1)` and `(C,)`."""
     if norm.training:
         return None, None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[arg-type,operator]
-    return scale[:, None, None, None], norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    mean: Any = norm.running_mean
+    variance: Any = norm.running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale[:, None, None, None], torch.addcmul(norm.bias, mean, scale, value=-1)
 
 
 def fold(module: UnipConvModule) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -92,10 +94,9 @@ def add_resized_and_convolved(total: torch.Tensor, maps: torch.Tensor, weight: t
     by_row = weight.permute(2, 1, 3, 0).reshape(1, 3, in_channels, 3 * out_channels)  # (1, taps, C, taps * out)
     cells = maps.permute(0, 2, 3, 1).reshape(batch_size, 1, rows * columns, in_channels)
     mixed = torch.matmul(cells, by_row)  # (B, taps, rows * columns, taps * out)
-    of_columns, of_rows = resize_matrix(width, columns, mixed, taps=3), resize_matrix(height, rows, mixed, taps=3)
+    of_columns = resize_matrix(width, columns, mixed, taps="inner")
+    of_rows = resize_matrix(height, rows, mixed, taps="outer")
     mixed = torch.matmul(of_columns, mixed.view(batch_size, 3 * rows, 3 * columns, out_channels))
-    # The taps of a column stand outside of its rows here: (taps, rows) in place of (rows, taps).
-    of_rows = of_rows.unflatten(1, (rows, 3)).transpose(1, 2).flatten(1)  # (height, taps * rows)
     return _add_rows(total, of_rows, mixed.view(batch_size, 3 * rows, width * out_channels))
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Maps of other sizes: resized, pooled, cut to the image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
@@ -26,37 +26,47 @@ def bilinear_weights(count: int, available: int, scale: float, device: torch.dev
     return (1 - distance.abs()).clamp(min=0)
 
 
-def resize_matrix(count: int, available: int, like: torch.Tensor, taps: int = 1) -> torch.Tensor:
+def keep_matrix(key: tuple[Hashable, ...], like: torch.Tensor, build: Callable[[], torch.Tensor]) -> torch.Tensor:
     """
-    A matrix that resizes one axis from `available` to `count` cells as [`resize`] does. With 3 taps it takes cells
-    `(available, 3)`: what the previous, the same and the next resized cell add to each, zero beyond the edges.
-
-    Args:
-        count, available (`int`): Cells of the axis, after and before.
-        like (`torch.Tensor`): Whose device and dtype the matrix has.
-        taps (`int`, *optional*, defaults to 1): 1 or 3.
-
-    Returns:
-        `torch.Tensor` of shape `(count, available * taps)`. It is kept for the next call, and must not be changed.
+    What `build` gives, on the device and in the dtype of `like`: a small matrix that follows from `key`. It is kept
+    for the next call, since building it takes a GPU's host longer than using it, and must not be changed.
     """
-
-    def build() -> torch.Tensor:
-        weights = bilinear_weights(count, available, available / count, like.device)
-        if taps == 3:
-            padded = nn.functional.pad(weights, (0, 0, 1, 1))
-            weights = torch.stack([padded[:-2], weights, padded[2:]], dim=2).flatten(1)
-        return weights.to(like.dtype)
-
     # A compiler's tensors, and fake ones, must not be kept.
     if torch.compiler.is_compiling() or type(like) not in (torch.Tensor, nn.Parameter):
-        return build()
-    key = (count, available, taps, like.dtype, like.device)
+        return build().to(like.dtype)
+    key = (*key, like.dtype, like.device)
     if key not in _matrices:
         if len(_matrices) >= MOST_MATRICES:
             _matrices.clear()
         with torch.inference_mode(False), torch.no_grad():
-            _matrices[key] = build()
+            _matrices[key] = build().to(like.dtype)
     return _matrices[key]
+
+
+def resize_matrix(count: int, available: int, like: torch.Tensor, taps: str | None = None) -> torch.Tensor:
+    """
+    A matrix that resizes one axis from `available` to `count` cells as [`resize`] does. With taps it takes three
+    values for each cell: what the previous, the same and the next resized cell add to one, zero beyond the edges.
+
+    Args:
+        count, available (`int`): Cells of the axis, after and before.
+        like (`torch.Tensor`): Whose device and dtype the matrix has.
+        taps (`"inner"` or `"outer"`, *optional*): Whether the three values of a cell stand together, or those of all
+            cells for a tap.
+
+    Returns:
+        `torch.Tensor` of shape `(count, available)`, or `(count, 3 * available)` with taps; see [`keep_matrix`].
+    """
+
+    def build() -> torch.Tensor:
+        weights = bilinear_weights(count, available, available / count, like.device)
+        if taps is None:
+            return weights
+        padded = nn.functional.pad(weights, (0, 0, 1, 1))
+        shifted = [padded[:-2], weights, padded[2:]]
+        return torch.cat(shifted, dim=1) if taps == "outer" else torch.stack(shifted, dim=2).flatten(1)
+
+    return keep_matrix(("resize", count, available, taps), like, build)
 
 
 def crop_to_image(logits: torch.Tensor, padded_size: Sequence[int], image_size: Sequence[int]) -> torch.Tensor:
@@ -96,11 +106,14 @@ def adaptive_average_pool(maps: torch.Tensor, bins: int) -> torch.Tensor:
     """
 
     def shares(size: int) -> torch.Tensor:
-        position = torch.arange(size, device=maps.device)
-        index = torch.arange(bins, device=maps.device).unsqueeze(1)
-        inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
-        # Divided before anything is summed: half precision might not hold the sum.
-        return (inside / inside.sum(1, keepdim=True)).to(maps.dtype)  # (bins, size)
+        def build() -> torch.Tensor:
+            position = torch.arange(size, device=maps.device)
+            index = torch.arange(bins, device=maps.device).unsqueeze(1)
+            inside = (position >= index * size // bins) & (position < ((index + 1) * size + bins - 1) // bins)
+            # Divided before anything is summed: half precision might not hold the sum.
+            return inside / inside.sum(1, keepdim=True)  # (bins, size)
+
+        return keep_matrix(("pool", bins, size), maps, build)
 
     pooled = torch.matmul(shares(maps.shape[2]), maps)  # (B, C, bins, width)
     return torch.matmul(pooled, shares(maps.shape[3]).T)  # (B, C, bins, bins)
@@ -117,4 +130,12 @@ def max_pool(maps: torch.Tensor) -> torch.Tensor:
     return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
 
 
-__all__ = ["adaptive_average_pool", "bilinear_weights", "crop_to_image", "max_pool", "resize", "resize_matrix"]
+__all__ = [
+    "adaptive_average_pool",
+    "bilinear_weights",
+    "crop_to_image",
+    "keep_matrix",
+    "max_pool",
+    "resize",
+    "resize_matrix",
+]

@@ -139,7 +139,7 @@ def convert_network(
     from unip_hf import UnipConfig, UnipModel
     from unip_hf.hub.plain_vits import convert_plain_vit
     from unip_hf.hub.pretrained import load_pretrained
-    from unip_hf.scripts.options import normalisation_of_weights
+    from unip_hf.scripts.image_options import normalisation_of_weights
 
     for name in ("num_attention_heads", "last_layer_num_attention_heads"):
         if name in overrides:

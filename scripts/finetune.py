@@ -19,18 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.scripts.image_options import add_image_options, make_image_processor, make_transform
 from unip_hf.scripts.options import (
     add_dataset_options,
-    add_image_options,
     add_recipe_options,
     add_training_options,
     add_window_options,
     check_positive,
     check_training_options,
     load_dataset,
-    make_image_processor,
     make_parser,
-    make_transform,
     make_window_settings,
     with_recipe,
 )

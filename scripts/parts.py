@@ -4,7 +4,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import training_crop
+from unip_hf.scripts.image_options import training_crop
 from unip_hf.scripts.runs import prepare_speed
 
 

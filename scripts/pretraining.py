@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unip_hf.scripts.options import make_image_processor
+from unip_hf.scripts.image_options import make_image_processor
 
 
 if TYPE_CHECKING:

@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unip_hf.scripts.image_options import add_image_options, make_image_processor, make_transform
 from unip_hf.scripts.options import (
     add_dataset_options,
-    add_image_options,
     check_positive,
     load_dataset,
-    make_image_processor,
     make_parser,
-    make_transform,
 )
 
 

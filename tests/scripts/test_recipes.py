@@ -12,7 +12,8 @@ from unip_hf.data.transforms import RandomResize
 from unip_hf.modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from unip_hf.scripts import distill, finetune, options
 from unip_hf.scripts.cli import run
-from unip_hf.scripts.options import find_shipped, make_image_processor, make_transform
+from unip_hf.scripts.image_options import make_image_processor, make_transform
+from unip_hf.scripts.options import find_shipped
 from unip_hf.training import polynomial_schedule
 
 
