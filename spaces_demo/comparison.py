@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..inference import InferenceSettings, segment_image
+from ..inference.canvas import highest
 from ..inference.windows import reads_pairs
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import overlay_picture
@@ -88,7 +89,7 @@ def segment(
         scores = segment_image(model, processor, main, settings, auxiliary, is_auxiliary_missing=is_main_alone)
     else:
         scores = segment_image(model, processor, image, settings)  # (classes, H, W)
-    ids = scores.argmax(dim=0).cpu().numpy()  # (H, W)
+    ids = highest(scores).cpu().numpy()  # (H, W)
     id2label = {int(index): name for index, name in model.config.id2label.items()}
     of_infrared, _ = processor.by_role(processor, processor.auxiliary)
     if processor.do_rescale:  # what the network sees

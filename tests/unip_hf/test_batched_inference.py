@@ -266,3 +266,17 @@ def test_auto_is_bf16_where_the_device_computes_in_it(monkeypatch: pytest.Monkey
         assert model(torch.randn(1, 3, 20, 20)).logits.dtype == torch.bfloat16
     with autocast("fp32", cpu):
         assert model(torch.randn(1, 3, 20, 20)).logits.dtype == torch.float32
+
+
+def test_worker_threads_compute_on_one_core_each_and_leave_the_others_alone() -> None:
+    """Threads of PyTorch in each of many threads would outnumber the cores many times."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ahead.worker_threads() as threads:
+            assert {threads.submit(torch.get_num_threads).result() for _ in range(40)} == {1}
+            assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)

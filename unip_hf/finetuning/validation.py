@@ -18,6 +18,7 @@ from ..evaluation.evaluator import checked_ids
 from ..evaluation.results import headline_scores, make_record
 from ..files import write_whole
 from ..inference import InferenceSettings
+from ..inference.canvas import highest
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
 from ..progress import say
@@ -98,7 +99,7 @@ class Validation:
         for _, sample, scores in outputs:
             ids = checked_ids(sample, self.id2label)
             for of_layer, one in zip(counts, scores.split(num_labels)):
-                of_layer += count_confusions(one.argmax(dim=0), ids, num_labels)
+                of_layer += count_confusions(highest(one), ids, num_labels)
         counts = sum(gather_object([counts]))  # of all processes
         mean_iou = {n: segmentation_scores(part)["mean_iou"] for n, part in zip(model.feature_layers, counts)}
         best = max(mean_iou, key=mean_iou.__getitem__)

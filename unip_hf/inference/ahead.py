@@ -2,11 +2,14 @@
 """Threads that work ahead, in order, and within a limit of memory."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+
+import torch
 
 
 Item = TypeVar("Item")
@@ -18,12 +21,25 @@ MAX_PIXELS = 2**25  # of all tasks that are begun and not taken yet; a larger im
 
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that read and write. At the end, what is begun is finished, and the rest is left out."""
-    threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
+    """
+    Threads that read and write, one for each core. At the end, what is begun is finished, and the rest is left out.
+    """
+    count = min(MAX_THREADS, os.cpu_count() or 1)
+    num_threads, started = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)  # otherwise PyTorch would start as many threads as there are cores in each of these
+        started.wait()
+
+    with ThreadPoolExecutor(count) as threads:
+        for _ in range(count):
+            threads.submit(begin)
+        started.wait()
+        torch.set_num_threads(num_threads)  # of this thread, and of those that others start
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def until_error(items: Iterable[Item], errors: list[BaseException]) -> Iterator[Item]:
