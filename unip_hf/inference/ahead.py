@@ -28,7 +28,10 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
     num_threads, started = torch.get_num_threads(), threading.Barrier(count + 1)
 
     def begin() -> None:
-        torch.set_num_threads(1)  # otherwise PyTorch would start as many threads as there are cores in each of these
+        # Otherwise PyTorch would start as many threads as there are cores in each of these. A thread that was never
+        # asked would take over the number of others later.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
         started.wait()
 
     with ThreadPoolExecutor(count) as threads:
