@@ -76,13 +76,14 @@ def measure_prediction(
     Prints images a second of `unip predict`, which reads JPEG files and writes masks and overlays, and of the model.
 
     Args:
-        repeats: The two take turns; medians count.
+        repeats: The two take turns; medians count. On a CPU at most 3.
         device: By default `cuda` where there is one, otherwise `cpu`.
         sizes, dtypes: Sizes of UNIP and precisions.
         count: Number of images; by default 1,000 on a GPU and 12 on a CPU, since one takes half a second or more.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     count = count or (1000 if place.type == "cuda" else 12)
+    repeats = repeats if place.type == "cuda" else min(repeats, 3)
     settings = InferenceSettings(512, 341, batch_size=BATCH_SIZE)
     print(f"{count} JPEG files of {WIDTH}x{HEIGHT} with masks and overlays on {place}, beside the model alone")
     with tempfile.TemporaryDirectory() as folder:

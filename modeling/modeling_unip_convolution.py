@@ -81,7 +81,7 @@ def winograd_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
         tiles = on_both_axes(OF_OUTPUT, tiles).view(TILE, TILE, batch_size, -1, columns, out_channels)
         return tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, out)
 
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_exporting():
         outputs = convolve_rows(cells)
     else:  # in four parts, which bounds the memory
         outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
