@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf.inference import precision
 from unip_hf.scripts import cli, evaluate
 
 from ..conftest import PATIENCE, save_checkpoint
@@ -96,6 +98,16 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
     readme.write_text("---\nmodel-index: wrong\n---\n")
     assert cli.run(evaluate.main, options(folder, "--overwrite")) == 2
     assert f"The metadata at the top of '{readme}' is not valid" in capsys.readouterr().err
+
+
+def test_a_compiled_model_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "CompiledModel", partial(precision.CompiledModel, backend="eager"))
+    found = []
+    for name, more in (("plain", ()), ("compiled", ("--compile",))):
+        assert cli.run(evaluate.main, options(folder, "--output_dir", str(folder / name), *more)) == 0
+        results = json.loads((folder / name / "results.json").read_text())
+        found.append(np.array(results["confusion_matrix"]))
+    assert np.abs(found[1] - found[0]).sum() <= 0.001 * found[0].sum()  # rounding
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
