@@ -11,6 +11,7 @@ from torch import nn
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_settings_unip import RESAMPLING_MODES
 from ..modeling.intensities_unip import luminance, scale_between
+from ..modeling.modeling_unip_resampling import resize
 
 
 def percentiles(frames: torch.Tensor, ranks: list[float]) -> torch.Tensor:
@@ -89,7 +90,7 @@ class EndToEndSegmentation(nn.Module):
         logits = self.model(pixel_values, **pair).logits
         for size in (self.processed_size, self.frame_size):
             if logits.shape[-2:] != size:
-                logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+                logits = resize(logits, size)
         ids = logits.argmax(dim=1)  # (B, H, W)
         return {"ids": ids.to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)}
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data.reading import IGNORE_INDEX
 from ..data.samples import IMAGES
+from ..modeling.modeling_unip_resampling import resize
 
 
 def make_class_weights(kind: str | Sequence[float], shares: Sequence[float], names: Sequence[str]) -> list[float]:
@@ -130,7 +131,7 @@ class SegmentationLoss:
 
     def _sum_over_pixels(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of logits `(batch_size, num_labels, rows, columns)`, summed over the labelled pixels."""
-        logits = nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize(logits, labels.shape[-2:])
         log_probabilities = logits.float().log_softmax(dim=1)  # (B, C, H, W)
         is_labelled = labels != IGNORE_INDEX
         ids = labels.masked_fill(~is_labelled, 0).unsqueeze(1)  # (B, 1, H, W)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .window_batches import resize
+from ..modeling.modeling_unip_resampling import resize
 
 
 Output = Literal["ids", "ids_and_probabilities", "scores"]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..modeling.modeling_unip_resampling import resize
+
 
 @contextmanager
 def inference_mode(model: nn.Module) -> Iterator[None]:
@@ -20,11 +22,6 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps `(B, C, h, w)` to `(B, C, *size)`, bilinear."""
-    return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def _window_starts(side: int, window: int, stride: int) -> list[int]:
@@ -189,4 +186,4 @@ def _shapes(window: dict[str, torch.Tensor]) -> list[torch.Size]:
     return [image.shape for image in window.values()]
 
 
-__all__ = ["FinishedRows", "WindowBatcher", "WindowGrid", "inference_mode", "resize"]
+__all__ = ["FinishedRows", "WindowBatcher", "WindowGrid", "inference_mode"]
