@@ -11,7 +11,7 @@ from torch import nn
 # multiplications for 16 outputs in place of 144. For one axis, these matrices follow from the points 0, 3/4, -3/4,
 # 3/2, -3/2 and infinity, which lose less precision than the usual 0, 1, -1, 2, -2 and infinity.
 TILE = 4
-LEAST_CHANNELS = 192  # below, the transforms take longer than the products
+LEAST_CHANNELS = 256  # below, the transforms take as long as the products that they save
 OF_INPUT = (
     (81 / 64, 0, -45 / 16, 0, 1, 0),
     (0, -27 / 16, -9 / 4, 3 / 4, 1, 0),

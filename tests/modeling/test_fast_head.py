@@ -96,7 +96,7 @@ def test_winograd_is_the_convolution(size: tuple[int, int]) -> None:
 def test_winograd_is_taken_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Tensor] = []
     monkeypatch.setattr(modeling_unip_convolution, "winograd_3x3", lambda maps, *_: calls.append(maps) or maps)
-    large, weight = torch.randn(1, 192, 32, 32), torch.randn(192, 192, 3, 3)
+    large, weight = torch.randn(1, 256, 32, 32), torch.randn(256, 256, 3, 3)
     with torch.no_grad():
         convolve_3x3(large, weight)
         assert len(calls) == 1
