@@ -126,9 +126,10 @@ def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
             f"{folder!r} has no preprocessor_config.json, which says how images are scaled. Save the model's image "
             f"processor there, e.g. UnipImageProcessor(num_channels=1).save_pretrained({folder!r})."
         )
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
-    if isinstance(processor, UnipImageProcessor):
-        return processor
+    described, _ = UnipImageProcessor.get_image_processor_dict(checkpoint)
+    if described.get("image_processor_type") == UnipImageProcessor.__name__:
+        return UnipImageProcessor.from_pretrained(checkpoint)  # the Auto class would ask for torchvision
+    processor: Any = AutoImageProcessor.from_pretrained(checkpoint)
     settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
     known = {name: value for name, value in settings.items() if value is not None}
     return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
