@@ -38,12 +38,12 @@ def make_pair(config: UnipConfig) -> tuple[UnipForSemanticSegmentation, UnipForS
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("fields", [
-    {}, {"feature_layers": [1, 2, 2, 3]}, {"decoder_channels": 24, "pool_scales": [2]}, {"patch_size": 14},
+    {"classifier_dropout_prob": 0.5}, {"feature_layers": [1, 2, 2, 3]}, {"decoder_channels": 24, "pool_scales": [2]}, {"patch_size": 14},
 ])  # fmt: skip
 def test_logits_gradients_and_statistics_are_those_of_the_plain_head(
     size: tuple[int, int], fields: dict, make_config: Callable
 ) -> None:
-    check_equality(make_config(classifier_dropout_prob=0, drop_path_rate=0, **fields), size)
+    check_equality(make_config(**{"classifier_dropout_prob": 0, "drop_path_rate": 0, **fields}), size)
 
 
 def test_it_serves_backbones_with_a_pyramid_of_their_own() -> None:
@@ -60,7 +60,7 @@ def check_equality(config: UnipConfig, size: tuple[int, int]) -> None:
         torch.testing.assert_close(fast.eval()(image).logits, plain.eval()(image).logits)
     results = []
     for model in (fast, plain):
-        torch.manual_seed(0)  # of a backbone's dropout
+        torch.manual_seed(0)  # of dropout
         outputs = model.train()(image, labels=labels)
         outputs.loss.backward()
         results.append((outputs.logits, outputs.auxiliary_logits, outputs.loss))
