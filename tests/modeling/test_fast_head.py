@@ -38,7 +38,8 @@ def make_pair(config: UnipConfig) -> tuple[UnipForSemanticSegmentation, UnipForS
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("fields", [
-    {"classifier_dropout_prob": 0.5}, {"feature_layers": [1, 2, 2, 3]}, {"decoder_channels": 24, "pool_scales": [2]}, {"patch_size": 14},
+    {"classifier_dropout_prob": 0.5}, {"feature_layers": [1, 2, 2, 3]}, {"decoder_channels": 24, "pool_scales": [2]},
+    {"patch_size": 14},
 ])  # fmt: skip
 def test_logits_gradients_and_statistics_are_those_of_the_plain_head(
     size: tuple[int, int], fields: dict, make_config: Callable
