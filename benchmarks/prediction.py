@@ -68,7 +68,7 @@ def run_alone(model: nn.Module, count: int, device: torch.device, dtype: str) ->
 def measure_prediction(
     repeats: int,
     device: str | None = None,
-    sizes: Sequence[str] = ("tiny", "small"),
+    sizes: Sequence[str] = ("tiny",),
     dtypes: Sequence[str] = ("fp32",),
     count: int | None = None,
 ) -> None:

@@ -67,7 +67,7 @@ def default_cells(device: str) -> list[Cell]:
     cells = [Cell("small", batch_size=batch, runtimes=runtimes, others=tuple(OTHERS)) for batch in batches]
     dtypes = ("fp32", "bf16") if device == "cuda" else ("fp32",)
     cells += [Cell(size, batch_size=batch, dtypes=dtypes) for size in ("tiny", "base") for batch in batches]
-    return [*cells, Cell("small", (480, 640))]
+    return [*cells, Cell("small", (480, 640), dtypes=dtypes)]
 
 
 def draw_images(number: int, height: int, width: int) -> torch.Tensor:
