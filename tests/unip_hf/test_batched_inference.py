@@ -280,3 +280,19 @@ def test_worker_threads_compute_on_one_core_each_and_leave_the_others_alone() ->
             assert later.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_worker_threads_that_cannot_start_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, calls = ThreadPoolExecutor.submit, itertools.count()
+
+    def fail_at_second(threads: ThreadPoolExecutor, *task: Any) -> Any:
+        if next(calls):
+            raise RuntimeError("can't start new thread")
+        return submit(threads, *task)
+
+    monkeypatch.setattr(ahead.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", fail_at_second)
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="can't start"), ahead.worker_threads():
+        pass
+    assert torch.get_num_threads() == before

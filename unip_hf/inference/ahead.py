@@ -19,13 +19,16 @@ MAX_THREADS = 16
 MAX_PIXELS = 2**25  # of all tasks that are begun and not taken yet; a larger image is alone
 
 
+_starting = threading.Lock()
+
+
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
     """
     Threads that read and write, one for each core. At the end, what is begun is finished, and the rest is left out.
     """
     count = min(MAX_THREADS, os.cpu_count() or 1)
-    num_threads, started = torch.get_num_threads(), threading.Barrier(count + 1)
+    started = threading.Barrier(count + 1)
 
     def begin() -> None:
         # Otherwise PyTorch would start as many threads as there are cores in each of these. A thread that was never
@@ -35,10 +38,17 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
         started.wait()
 
     with ThreadPoolExecutor(count) as threads:
-        for _ in range(count):
-            threads.submit(begin)
-        started.wait()
-        torch.set_num_threads(num_threads)  # of this thread, and of those that others start
+        with _starting:  # another thread would take the 1 for the usual number
+            num_threads = torch.get_num_threads()
+            try:
+                for _ in range(count):
+                    threads.submit(begin)
+                started.wait()
+            except BaseException:  # Ctrl-C, or no more threads: those that have begun must not wait
+                started.abort()
+                raise
+            finally:
+                torch.set_num_threads(num_threads)  # of this thread, and of those that others start
         try:
             yield threads
         finally:
