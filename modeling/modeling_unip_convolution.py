@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from .modeling_unip_channels_first import winograd_3x3_channels_first
 
 
 # Winograd's minimal filtering F(4x4, 3x3) ([Lavin and Gray](https://huggingface.co/papers/1509.09308)): 36
@@ -49,47 +52,56 @@ def convolve_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
         weight (`torch.Tensor` of shape `(out_channels, in_channels, 3, 3)`): Weights.
         bias (`torch.Tensor` of shape `(out_channels,)`, *optional*): Bias.
     """
-    is_exporting, most_channels = torch.compiler.is_exporting(), max(weight.shape[:2])
+    is_exporting, (height, width) = torch.compiler.is_exporting(), maps.shape[2:]
     is_plain_cpu = maps.device.type == "cpu" and maps.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    # What transforming weights and cells costs must be less than what is saved. An exported graph has no one size.
-    is_large = is_exporting or maps.shape[2] * maps.shape[3] >= 4 * most_channels
-    is_inference = is_exporting or not torch.is_grad_enabled()
-    if is_plain_cpu and is_inference and min(weight.shape[:2]) >= LEAST_CHANNELS and is_large:
+    is_wide = min(weight.shape[:2]) >= LEAST_CHANNELS
+    # What transforming weights and cells costs must be less than what is saved.
+    is_large = isinstance(height * width, torch.SymInt) or height * width >= 4 * max(weight.shape[:2])
+    if is_exporting:
+        # Maps of any size count as large where their sides are known to be whole tiles: those are the finest ones.
+        is_taken = all(statically_known_true(side % TILE == 0) for side in (height, width))
+    else:
+        is_taken = not torch.is_grad_enabled()
+    if is_plain_cpu and is_wide and is_large and is_taken:
         return winograd_3x3(maps, weight, bias)
     return nn.functional.conv2d(maps, weight, bias, padding=1)
 
 
 def on_both_axes(matrix: Sequence[Sequence[float]], cells: torch.Tensor) -> torch.Tensor:
     """An `(m, n)` matrix on rows and on columns of squares of cells: `(n * n, ...)` to `(m * m, ...)`."""
-    of_axis = torch.tensor(matrix, dtype=cells.dtype, device=cells.device)
-    return torch.matmul(torch.kron(of_axis, of_axis), cells)
+    return torch.matmul(square_matrix(matrix, cells), cells)
+
+
+def square_matrix(matrix: Sequence[Sequence[float]], like: torch.Tensor) -> torch.Tensor:
+    """From what an `(m, n)` matrix does with an axis, what it does with rows and columns: `(m * m, n * n)`."""
+    of_axis = torch.tensor(matrix, dtype=like.dtype, device=like.device)
+    return torch.kron(of_axis, of_axis)
 
 
 def winograd_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """The same as [`convolve_3x3`], by 36 matrix products, one for each position in overlapping tiles of 6x6 cells."""
+    """
+    The same as [`convolve_3x3`], by 36 matrix products, one for each position in overlapping tiles of 6x6 cells. To be
+    exported, maps must consist of whole tiles.
+    """
     batch_size, in_channels, height, width = maps.shape
     out_channels = weight.shape[0]
+    weights = on_both_axes(OF_WEIGHTS, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, in_channels, out_channels)
+    if torch.compiler.is_exporting():
+        of_input, of_output = square_matrix(OF_INPUT, maps), square_matrix(OF_OUTPUT, maps)
+        return winograd_3x3_channels_first(maps, weights, of_input, of_output, bias)
     rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE  # of tiles
     below, right = rows * TILE + 1 - height, columns * TILE + 1 - width
     cells = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))  # (B, 4 rows + 2, ..., C)
-    weights = on_both_axes(OF_WEIGHTS, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, in_channels, out_channels)
-
-    def convolve_rows(some: torch.Tensor) -> torch.Tensor:
+    outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
+    step = (rows + 3) // 4  # in four parts, which bounds the memory
+    for first in range(0, rows, step):
+        some = cells[:, TILE * first : TILE * (first + step) + 2]
         tiles = some.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)  # (6, 6, B, rows, columns, C)
         tiles = on_both_axes(OF_INPUT, tiles.reshape(36, -1)).view(36, -1, in_channels)
         tiles = torch.bmm(tiles, weights).view(36, -1)  # (36, B * rows * columns * out)
         tiles = on_both_axes(OF_OUTPUT, tiles).view(TILE, TILE, batch_size, -1, columns, out_channels)
-        return tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, out)
-
-    if torch.compiler.is_exporting():
-        outputs = convolve_rows(cells)
-    else:  # in four parts, which bounds the memory
-        outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
-        step = (rows + 3) // 4
-        for first in range(0, rows, step):
-            some = cells[:, TILE * first : TILE * (first + step) + 2]
-            outputs[:, first : first + step] = convolve_rows(some)
-    outputs = outputs.reshape(batch_size, rows * TILE, columns * TILE, out_channels)[:, :height, :width]
+        outputs[:, first : first + step] = tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, out)
+    outputs = outputs.view(batch_size, rows * TILE, columns * TILE, out_channels)[:, :height, :width]
     if bias is not None:
         outputs += bias
     return outputs.permute(0, 3, 1, 2)

@@ -10,7 +10,8 @@ Three identities make it exact but for rounding:
   evaluation, a convolution and batch norm.
 - Resizing is separable: one matrix for rows, one for columns.
 
-Maps are in the memory format channels last.
+Maps are in the memory format channels last. Exported files have a form of their own, in
+`modeling_unip_channels_first.py`.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .modeling_unip_channels_first import add_resized_and_convolved_channels_first, add_resized_channels_first
 from .modeling_unip_convolution import convolve_3x3
 from .modeling_unip_layers import UnipConvModule, normalize_batch
 from .modeling_unip_resampling import adaptive_average_pool, max_pool, resize_matrix
@@ -73,6 +75,8 @@ def add_resized(total: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         total (`torch.Tensor` of shape `(batch_size, channels, height, width)`): What is added to.
         maps (`torch.Tensor` of shape `(batch_size, channels, rows, columns)`): Maps of another size.
     """
+    if torch.compiler.is_exporting():
+        return add_resized_channels_first(total, maps)
     batch_size, channels, height, width = total.shape
     _, _, rows, columns = maps.shape
     of_columns, of_rows = resize_matrix(width, columns, maps), resize_matrix(height, rows, maps)
@@ -89,6 +93,8 @@ def add_resized_and_convolved(total: torch.Tensor, maps: torch.Tensor, weight: t
         maps (`torch.Tensor` of shape `(batch_size, in_channels, rows, columns)`): Maps of another size.
         weight (`torch.Tensor` of shape `(out_channels, in_channels, 3, 3)`): Weights.
     """
+    if torch.compiler.is_exporting():
+        return add_resized_and_convolved_channels_first(total, maps, weight)
     batch_size, out_channels, height, width = total.shape
     _, in_channels, rows, columns = maps.shape
     by_row = weight.permute(2, 1, 3, 0).reshape(1, 3, in_channels, 3 * out_channels)  # (1, taps, C, taps * out)

@@ -74,6 +74,14 @@ def check_equality(config: UnipConfig, size: tuple[int, int]) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.fixture(params=[False, True], ids=["eager", "exporting"])
+def is_exporting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Exported files have a form of their own."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("is_exporting")
 @pytest.mark.parametrize(("rows", "columns", "height", "width"), [(8, 8, 16, 16), (3, 5, 12, 17), (1, 1, 7, 2)])
 def test_channels_are_mixed_before_maps_are_resized(rows: int, columns: int, height: int, width: int) -> None:
     maps, total = torch.randn(2, 6, rows, columns).double(), torch.randn(2, 4, height, width).double()
@@ -84,8 +92,10 @@ def test_channels_are_mixed_before_maps_are_resized(rows: int, columns: int, hei
     torch.testing.assert_close(add_resized_and_convolved(total, maps, weight), expected, **rounding)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (1, 1), (5, 11), (13, 4)])
-def test_winograd_is_the_convolution(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(8, 8), (4, 20), (1, 1), (5, 11), (13, 4)])
+def test_winograd_is_the_convolution(size: tuple[int, int], is_exporting: bool) -> None:
+    if is_exporting and (size[0] % 4 or size[1] % 4):
+        pytest.skip("exported maps consist of whole tiles")
     maps, weight, bias = torch.randn(2, 3, *size).double(), torch.randn(5, 3, 3, 3).double(), torch.randn(5).double()
     for one in (bias, None):
         expected = nn.functional.conv2d(maps, weight, one, padding=1)
@@ -94,20 +104,24 @@ def test_winograd_is_the_convolution(size: tuple[int, int]) -> None:
     torch.testing.assert_close(rounded.double(), expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
-def test_winograd_is_taken_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winograd_is_taken_where_it_pays(monkeypatch: pytest.MonkeyPatch, is_exporting: bool) -> None:
     calls: list[torch.Tensor] = []
     monkeypatch.setattr(modeling_unip_convolution, "winograd_3x3", lambda maps, *_: calls.append(maps) or maps)
-    large, weight = torch.randn(1, 256, 32, 32), torch.randn(256, 256, 3, 3)
+    large, weight = torch.randn(1, 256, 32, 36), torch.randn(256, 256, 3, 3)
     with torch.no_grad():
         convolve_3x3(large, weight)
         assert len(calls) == 1
+        convolve_3x3(large[..., :34], weight)
+        assert len(calls) == (1 if is_exporting else 2)
+        calls.clear()
         convolve_3x3(large[..., :8], weight)
         convolve_3x3(large[:, :64], weight[:64, :64])
         convolve_3x3(large.bfloat16(), weight.bfloat16())
         with torch.autocast("cpu", torch.bfloat16):
             convolve_3x3(large, weight)
-    convolve_3x3(large, weight.requires_grad_())
-    assert len(calls) == 1
+    if not is_exporting:
+        convolve_3x3(large, weight.requires_grad_())
+    assert not calls
 
 
 @pytest.mark.parametrize(("size", "most"), [("tiny", 0.72), ("small", 0.70), ("base", 0.70)])

@@ -18,6 +18,7 @@ from unip_hf.export.end_to_end import EndToEndSegmentation, percentiles
 from unip_hf.export.exporting import export_model
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
 from unip_hf.inference.exported import EndToEndModel, ExportedModel, is_exported
+from unip_hf.modeling import modeling_unip_convolution
 
 from ..conftest import PATIENCE, save_checkpoint
 
@@ -66,7 +67,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["onnx", slow_openvino])
 def exported(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / request.param
-    export_model(checkpoint, folder, request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_unip_convolution, "LEAST_CHANNELS", 16)  # as if the small network was a wide one
+        export_model(checkpoint, folder, request.param)
+    graph = (folder / FORMATS[request.param]).read_bytes()
+    assert graph.count(b'type="DepthToSpace"' if request.param == "openvino" else b"\x22\x0cDepthToSpace") == 2
     return folder
 
 
