@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from unip_hf.training.speed import measure_matrix_peak
+
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NOISY = 0.2  # how far the matrix peak may vary, and what share of its cores a process may lack
@@ -66,22 +68,13 @@ class MatrixPeak:
 
     def __init__(self, device: str, dtypes: Sequence[str]):
         self.device = device
-        side = 8192 if device == "cuda" else 2048
-        self.matrices = {name: torch.randn(side, side, device=device, dtype=DTYPES[name]) for name in dtypes}
         self.found: dict[str, list[float]] = {name: [] for name in dtypes}  # operations per second
         self.shares: list[float] = []  # of the cores, on a CPU
 
     def measure(self) -> None:
         start, start_of_cores = time.perf_counter(), time.process_time()
-        for name, matrix in self.matrices.items():
-            seconds = []
-            for _ in range(20 if self.device == "cuda" else 3):  # a GPU has to speed up first
-                wait_for(self.device)
-                started = time.perf_counter()
-                torch.mm(matrix, matrix)
-                wait_for(self.device)
-                seconds.append(time.perf_counter() - started)
-            self.found[name].append(2 * len(matrix) ** 3 / min(seconds))
+        for name, found in self.found.items():
+            found.append(measure_matrix_peak(torch.device(self.device), DTYPES[name], side_on_cpu=2048))
         if self.device == "cpu":
             taken = torch.get_num_threads() * (time.perf_counter() - start)
             self.shares.append(min(1.0, (time.process_time() - start_of_cores) / taken))

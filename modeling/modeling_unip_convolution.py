@@ -14,7 +14,8 @@ from .modeling_unip_channels_first import winograd_3x3_channels_first
 # multiplications for 16 outputs in place of 144. For one axis, these matrices follow from the points 0, 3/4, -3/4,
 # 3/2, -3/2 and infinity, which lose less precision than the usual 0, 1, -1, 2, -2 and infinity.
 TILE = 4
-LEAST_CHANNELS = 256  # below, the transforms take as long as the products that they save
+MOST_NUMBERS = 2**22  # of transformed cells at once
+LEAST_CHANNELS = 128  # below, the transforms take as long as the products that they save
 OF_INPUT = (
     (81 / 64, 0, -45 / 16, 0, 1, 0),
     (0, -27 / 16, -9 / 4, 3 / 4, 1, 0),
@@ -93,7 +94,9 @@ def winograd_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     below, right = rows * TILE + 1 - height, columns * TILE + 1 - width
     cells = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))  # (B, 4 rows + 2, ..., C)
     outputs = cells.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
-    step = (rows + 3) // 4  # in four parts, which bounds the memory
+    # In parts that a cache holds, and in at least four, which bounds the memory.
+    fitting = MOST_NUMBERS // (36 * batch_size * columns * max(in_channels, out_channels))
+    step = max(1, min((rows + 3) // 4, fitting))
     for first in range(0, rows, step):
         some = cells[:, TILE * first : TILE * (first + step) + 2]
         tiles = some.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)  # (6, 6, B, rows, columns, C)

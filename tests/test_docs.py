@@ -41,7 +41,7 @@ ONLY_PARSED = ("compare-layers", "demo", "publish-space", "quickstart")
 OTHER_PROGRAMS = ("accelerate", "export", "hf", "make", "pip", "python")
 # Its commands need published files of many gigabytes; tests/scripts/test_recipes.py checks each of them.
 NOT_RUN = ("reproduce.md",)
-LONG = ("README", "deploy", "fusion")
+LONG = ("README", "analysis", "deploy", "fusion", "pretrain")
 
 # Appended to each command, where the last option counts: small and short runs that overwrite earlier results.
 SMALL = "--batch_size 2 --num_steps 1 --crop_size 32 --num_workers 0 --report_to none --mixed_precision no --overwrite"

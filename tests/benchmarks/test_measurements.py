@@ -17,6 +17,7 @@ def test_no_repeats_are_refused() -> None:
         main(["--only", "processor", "--repeats", "0"])
 
 
+@pytest.mark.slow
 def test_a_step_of_each_method_is_measured(capsys: pytest.CaptureFixture) -> None:
     measure_fusion(1, "tiny", side=64)
     lines = capsys.readouterr().out.splitlines()[1:]

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.prediction import measure_prediction
 
 
+@pytest.mark.slow
 def test_prediction_is_measured_beside_the_model(capsys: pytest.CaptureFixture) -> None:
     measure_prediction(1, "cpu", ["tiny"], count=1)
     lines = capsys.readouterr().out.splitlines()

@@ -47,6 +47,7 @@ def test_input_is_read_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_step_of_distillation_is_measured_beside_the_plain_one(capsys: pytest.CaptureFixture) -> None:
     measured = measure_distillation(1, teacher=("tiny", 2), student="tiny", batch_size=1)
     plain, ours = measured["steps"]

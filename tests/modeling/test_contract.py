@@ -216,7 +216,8 @@ def test_gradient_checkpointing_changes_nothing(model_class: type, make_config: 
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@every_class_slowly
+@pytest.mark.slow
+@every_class
 def test_compiles_to_one_graph_at_any_size(model_class: type, make_config: Callable) -> None:
     torch.compiler.reset()
     model = model_class(make_config(classifier_dropout_prob=0.0)).eval()

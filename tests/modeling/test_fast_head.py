@@ -92,10 +92,12 @@ def test_channels_are_mixed_before_maps_are_resized(rows: int, columns: int, hei
     torch.testing.assert_close(add_resized_and_convolved(total, maps, weight), expected, **rounding)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (4, 20), (1, 1), (5, 11), (13, 4)])
-def test_winograd_is_the_convolution(size: tuple[int, int], is_exporting: bool) -> None:
-    if is_exporting and (size[0] % 4 or size[1] % 4):
-        pytest.skip("exported maps consist of whole tiles")
+def test_winograd_is_the_convolution(is_exporting: bool) -> None:
+    for size in [(8, 8), (4, 20)] if is_exporting else [(8, 8), (4, 20), (1, 1), (5, 11), (13, 4)]:
+        check_winograd(size)
+
+
+def check_winograd(size: tuple[int, int]) -> None:
     maps, weight, bias = torch.randn(2, 3, *size).double(), torch.randn(5, 3, 3, 3).double(), torch.randn(5).double()
     for one in (bias, None):
         expected = nn.functional.conv2d(maps, weight, one, padding=1)

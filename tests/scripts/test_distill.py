@@ -169,6 +169,7 @@ def test_auto_learns_the_layer_that_the_rule_gives(
     assert Image.open(out / "teacher_layers.png").width > 300
 
 
+@pytest.mark.slow
 def test_students_that_learn_together_learn_what_each_learns_alone(
     make_teacher: Callable, student: Path, images: Path, tmp_path: Path
 ) -> None:

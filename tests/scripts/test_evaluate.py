@@ -100,6 +100,7 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
     assert f"The metadata at the top of '{readme}' is not valid" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_compiled_model_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "CompiledModel", partial(precision.CompiledModel, backend="eager"))
     found = []

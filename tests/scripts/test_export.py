@@ -81,6 +81,7 @@ def test_predictions_of_an_onnx_file_are_those_of_pytorch(folder: Path, capsys: 
     assert "--dtype auto takes fp32 here." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_end_to_end_file_predicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--format", "onnx", "-o", "exported", "--end_to_end", "--frame_size", "70", "90"]
     assert run(export.main, ["model", *options]) == 0

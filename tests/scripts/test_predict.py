@@ -175,9 +175,7 @@ def test_flip_and_scales_average_probabilities(folder: Path) -> None:
     assert np.allclose(probabilities, segment_image(model, processor, draw(0), settings), atol=0.03)
 
 
-def test_precision_and_compilation(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_precision(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert unip_predict("model", "data/night", "-o", "auto", "--dtype", "auto") == 0
     assert "--dtype auto takes bf16 here." in capsys.readouterr().out
@@ -198,11 +196,14 @@ def test_precision_and_compilation(
     assert unip_predict("model", "data/night", "-o", "plain", "--dtype", "bf16") == 2
     assert "other settings" in capsys.readouterr().err
 
-    eager = partial(CompiledModel, backend="eager")
-    monkeypatch.setattr(precision, "CompiledModel", eager)
-    assert unip_predict("model", "data/night", "-o", "compiled", "--compile") == 0
-    found = np.asarray(Image.open("compiled/masks/one.v2.png"))
-    assert (found == other).mean() > 0.99
+
+@pytest.mark.slow
+def test_compilation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "CompiledModel", partial(CompiledModel, backend="eager"))
+    for name, options in (("plain", ()), ("compiled", ("--compile",))):
+        assert unip_predict("model", "data/night", "-o", name, *options) == 0
+    found, expected = (np.asarray(Image.open(f"{name}/masks/one.v2.png")) for name in ("compiled", "plain"))
+    assert (found == expected).mean() > 0.99
 
 
 def test_a_run_goes_on_where_it_was_interrupted(

@@ -18,15 +18,6 @@ from unip_hf.inference import InferenceSettings, load_segmentation_model, segmen
 from ..conftest import tiny_config
 
 
-# What is traced in the fast tier; the rest of the table is in the slow one.
-CASES = [
-    pytest.param("iv_tuning", "onnx", marks=()),
-    pytest.param("iv_tuning", "openvino", marks=pytest.mark.slow),
-    pytest.param("unirgb_ir", "onnx", marks=pytest.mark.slow),
-    pytest.param("unirgb_ir", "openvino", marks=pytest.mark.slow),
-]
-
-
 def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", **settings: object) -> None:
     torch.manual_seed(0)
     channels = {"num_channels": 1, "auxiliary_num_channels": 3}
@@ -53,7 +44,9 @@ def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", 
     UnipImageProcessor(main_modality=main_modality, **channels, **settings).save_pretrained(folder)
 
 
-@pytest.mark.parametrize(("fusion", "format"), CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["iv_tuning", "unirgb_ir"])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_files_of_pairs_agree_with_pytorch(fusion: str, format: str, tmp_path: Path) -> None:
     save_pair_model(tmp_path / "checkpoint", fusion)
     export_model(tmp_path / "checkpoint", tmp_path / "exported", format)

@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Windows of resized images and masks. Only what lies in the window is computed."""
+"""Windows of resized images and masks, of which nothing else is computed; channels that share their memory."""
 
 import math
 from typing import NamedTuple
@@ -86,4 +86,9 @@ def _weighted_sums(image: torch.Tensor, axis: int, numbers: torch.Tensor, weight
     return sums.view(-1, *lines.shape[1:]).movedim(0, axis)
 
 
-__all__ = ["Window", "nearest_pixels", "resized_window"]
+def without_copies(pixels: torch.Tensor) -> torch.Tensor:
+    """One channel of an image `(channels, height, width)` whose channels share their memory, all of any other."""
+    return pixels[:1] if pixels.stride(0) == 0 else pixels
+
+
+__all__ = ["Window", "nearest_pixels", "resized_window", "without_copies"]

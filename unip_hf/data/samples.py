@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from .reading import IGNORE_INDEX, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
-from .transforms import Transform, without_copies
+from .resizing import without_copies
+from .transforms import Transform
 
 
 IMAGES = ("pixel_values", "auxiliary_pixel_values")

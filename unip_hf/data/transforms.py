@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .reading import IGNORE_INDEX, count_ids
-from .resizing import Window, nearest_pixels, resized_window
+from .resizing import Window, nearest_pixels, resized_window, without_copies
 
 
 # Of an image, ids and, optionally, the visible image of a pair and a class.
@@ -212,11 +212,6 @@ class Finish(nn.Module):
         return nn.functional.pad(pixels, padding, value=value) if any(padding) else pixels
 
 
-def without_copies(pixels: torch.Tensor) -> torch.Tensor:
-    """One channel of an image `(channels, height, width)` whose channels share their memory, all of any other."""
-    return pixels[:1] if pixels.stride(0) == 0 else pixels
-
-
 def training_transforms(
     processor: UnipImageProcessor,
     crop_size: int | tuple[int, int] = 512,
@@ -285,5 +280,4 @@ __all__ = [
     "RandomResize",
     "Transform",
     "training_transforms",
-    "without_copies",
 ]

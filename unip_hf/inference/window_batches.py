@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..data.resizing import without_copies
 from ..modeling.modeling_unip_resampling import resize
 
 
@@ -28,13 +29,6 @@ def _window_starts(side: int, window: int, stride: int) -> list[int]:
     """Where windows begin along one side; the last one is moved back to end at the border."""
     count = max(side - window + stride - 1, 0) // stride + 1
     return [max(min(index * stride, side - window), 0) for index in range(count)]
-
-
-def _on(device: torch.device, image: torch.Tensor) -> torch.Tensor:
-    """An image on a device. The channels of a grey image, which share their memory, are copied once."""
-    channels = len(image) if image.stride(0) == 0 else 1
-    image = (image[:1] if channels > 1 else image).to(device, non_blocking=True)
-    return image.expand(channels, -1, -1) if channels > 1 else image
 
 
 class WindowGrid:
@@ -62,7 +56,9 @@ class WindowGrid:
     def row_inputs(self, number: int, device: torch.device) -> dict[str, torch.Tensor]:
         """What the windows of a row are cut from, `(channels, window height, width)` on a device."""
         top = self.tops[number]
-        rows = {name: _on(device, image[:, top : top + self.window[0]]) for name, image in self.inputs.items()}
+        rows = {name: image[:, top : top + self.window[0]] for name, image in self.inputs.items()}
+        for name, image in rows.items():
+            rows[name] = without_copies(image).to(device, non_blocking=True).expand_as(image)
         return {name: image.flip(-1) for name, image in rows.items()} if self.is_flipped else rows
 
     def add(self, number: int, left: int, logits: torch.Tensor) -> tuple[int, torch.Tensor] | None:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from ..data.resizing import without_copies
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.image_reading_unip import ImageLike, check_same_sizes, read_image, to_channels_last
 from ..modeling.image_settings_unip import OTHER_MODALITY
@@ -170,16 +171,12 @@ def prepare_image(
             shape = (processor.auxiliary_num_channels, *inputs["pixel_values"].shape[-2:])
             inputs["auxiliary_pixel_values"] = torch.zeros(1, 1, 1).expand(shape)
         if is_for_gpu:  # memory that the GPU reads by itself
-            inputs = {name: _pinned(pixels) for name, pixels in inputs.items()}
+            inputs = {name: without_copies(image).pin_memory().expand_as(image) for name, image in inputs.items()}
         window_size = settings.window_size or max(inputs["pixel_values"].shape[-2:])
         stride = settings.stride if settings.window_size else window_size
         flips = (False, True) if settings.flip else (False,)
         grids += [WindowGrid(inputs, window_size, stride, is_flipped) for is_flipped in flips]
     return PreparedImage(key, (height, width), grids)
-
-
-def _pinned(pixels: torch.Tensor) -> torch.Tensor:
-    return pixels[:1].pin_memory().expand_as(pixels) if pixels.stride(0) == 0 else pixels.pin_memory()
 
 
 class _Running(Generic[Key]):

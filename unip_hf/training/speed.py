@@ -36,12 +36,12 @@ class RunSpeed:
         return rates
 
 
-def measure_matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+def measure_matrix_peak(device: torch.device, dtype: torch.dtype, side_on_cpu: int = 1024) -> float:
     """
     Floating-point operations per second of a large matrix product, the best of several. It takes a fraction of a
     second and does not touch torch's random state.
     """
-    side = 1024 if device.type == "cpu" else 8192
+    side = side_on_cpu if device.type == "cpu" else 8192
     # Random, because a GPU multiplies zeros faster than it multiplies numbers.
     generator = torch.Generator(device).manual_seed(0)
     matrix = torch.rand(side, side, generator=generator, device=device, dtype=dtype)
