@@ -17,6 +17,7 @@ from benchmarks.segmentation import Cell, changed_pixels, measure_cell
 TINY = ["--only", "segmentation", "--device", "cpu", "--repeats", "1", "--sizes", "tiny", "--image_sizes", "32x48"]
 
 
+@pytest.mark.slow
 def test_a_small_selection_is_written_as_json(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "bench.json"
     main([*TINY, "--runtimes", "eager", "--others", "dpt", "beit", "--output", str(file)])

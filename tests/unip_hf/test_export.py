@@ -215,6 +215,7 @@ def test_an_export_that_disagrees_is_not_left_behind(
     assert list(tmp_path.iterdir()) == [smallest]
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_free(smallest: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds other files"):
         export_model(smallest, tmp_path)
