@@ -126,6 +126,23 @@ def test_winograd_is_taken_where_it_pays(monkeypatch: pytest.MonkeyPatch, is_exp
     assert not calls
 
 
+@pytest.mark.parametrize(("times", "count"), [(4, 1), (2, 0)])
+def test_winograd_is_exported_where_maps_of_any_size_are_whole_tiles(
+    times: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Convolution(nn.Module):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return convolve_3x3(maps.repeat(1, 1, times, times), weight)
+
+    monkeypatch.setattr(modeling_unip_convolution, "LEAST_CHANNELS", 32)
+    weight, maps = torch.randn(32, 32, 3, 3), torch.randn(2, 32, 2, 3)  # of a size that would not be worth it
+    sides = {axis: torch.export.Dim(f"side{axis}", min=1, max=64) for axis in (2, 3)}
+    program = torch.export.export(Convolution(), (maps,), dynamic_shapes=[sides])
+    assert program.graph_module.code.count("aten.pixel_shuffle") == count
+    larger = torch.randn(2, 32, 5, 3)
+    torch.testing.assert_close(program.module()(larger), Convolution()(larger), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(("size", "most"), [("tiny", 0.72), ("small", 0.70), ("base", 0.70)])
 def test_it_needs_fewer_operations(size: str, most: float) -> None:
     """Of the whole network at 512x512, counted without Winograd, which not all devices use."""
