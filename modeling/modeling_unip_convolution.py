@@ -45,8 +45,8 @@ def convolve_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     3x3 convolution, same padding, in the memory format channels last.
 
     In float32 on a CPU, where multiplications are what takes the time, large maps of many channels go through
-    [`winograd_3x3`], unless there are gradients, for which it would have to keep more than it saves. Everywhere else
-    it is `conv2d`.
+    [`winograd_3x3`], unless there are gradients, for which it would have to keep more than it saves. So do maps of
+    whole tiles in exported graphs. Everywhere else it is `conv2d`.
 
     Args:
         maps (`torch.Tensor` of shape `(batch_size, in_channels, height, width)`): Input.
@@ -60,10 +60,10 @@ def convolve_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     is_large = isinstance(height * width, torch.SymInt) or height * width >= 4 * max(weight.shape[:2])
     if is_exporting:
         # Maps of any size count as large where their sides are known to be whole tiles: those are the finest ones.
-        is_taken = all(statically_known_true(side % TILE == 0) for side in (height, width))
+        is_suitable = all(statically_known_true(side % TILE == 0) for side in (height, width))
     else:
-        is_taken = not torch.is_grad_enabled()
-    if is_plain_cpu and is_wide and is_large and is_taken:
+        is_suitable = not torch.is_grad_enabled()
+    if is_plain_cpu and is_wide and is_large and is_suitable:
         return winograd_3x3(maps, weight, bias)
     return nn.functional.conv2d(maps, weight, bias, padding=1)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from unip_hf import UnipConfig, UnipForLinearSegmentation, UnipForSemanticSegmen
 from unip_hf.evaluation import evaluate_dataset
 from unip_hf.export.end_to_end import EndToEndSegmentation, percentiles
 from unip_hf.export.exporting import export_model
+from unip_hf.export.formats import quantize, save, trace
 from unip_hf.inference import InferenceSettings, load_segmentation_model, segment_image
 from unip_hf.inference.exported import EndToEndModel, ExportedModel, is_exported
 from unip_hf.modeling import modeling_unip_convolution
@@ -120,6 +122,27 @@ def test_an_exported_folder_is_complete_and_says_what_was_checked(exported: Path
     scores = segment_image(model, processor, image, settings)
     assert torch.equal(scores, segment_image(*load_segmentation_model(exported), image, settings))
     assert torch.allclose(scores.sum(0), torch.ones(70, 90), atol=1e-5)
+
+
+def test_only_products_of_activations_with_weights_are_in_8_bits(tmp_path: Path) -> None:
+    class Network(torch.nn.Module):
+        """Its weights are too large for exporters to calculate the product of two of them themselves."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.ParameterList([torch.randn(128, 128), torch.randn(128, 128), torch.randn(128)])
+
+        def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": pixel_values @ self.weights[0] + torch.mv(self.weights[1], self.weights[2])}
+
+    network, inputs = Network(), {"pixel_values": torch.randn(2, 3, 128)}
+    save(trace(network, inputs, {"pixel_values": {0: torch.export.Dim("batch")}}), tmp_path, "onnx", 0)
+    quantize(tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model_int8.onnx")
+    (logits,) = session.run(None, {"pixel_values": inputs["pixel_values"].numpy()})
+    assert (tmp_path / "model_int8.onnx").read_bytes().count(b"\x22\x0dMatMulInteger") == 1
+    expected = network(**inputs)["logits"]
+    assert (torch.from_numpy(logits) - expected).abs().max() < 0.1 * expected.std()
 
 
 @pytest.mark.slow
