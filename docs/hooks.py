@@ -6,9 +6,12 @@ import html
 import importlib
 import re
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from griffe import Extension, Object
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
 from unip_hf.scripts.cli import JOBS
 
@@ -18,8 +21,16 @@ INDENTED = re.compile(r"(?:^ {4}.*\n?)+", re.MULTILINE)
 TYPES = {None: "text", int: "integer", float: "number"}
 
 
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Adds CONTRIBUTING.md as a page: it stands beside the README, where GitHub looks for it."""
+    text = Path(config.config_file_path).with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "contributing.md", content=text.replace("](docs/", "](")))
+    return files
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Removes links to files that are not pages, and replaces `<!-- settings -->` by the settings."""
+    markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md")
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
     return markdown.replace("<!-- settings -->", settings()) if "<!-- settings -->" in markdown else markdown
 

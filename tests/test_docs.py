@@ -32,7 +32,7 @@ from .unip_hf.mask_folders import KINDS, save_masks
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 # These commands are parsed but not run: they need a network, or serve a page. Tests of their own run the comparison
@@ -232,7 +232,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = sorted(site.glob("*.html"))
-    assert {page.stem for page in pages} >= {page.stem for page in PAGES[1:]}
+    assert {page.stem for page in pages} >= {page.stem.lower() for page in PAGES[1:]}
     assert "//" not in re.sub(r"/\*.*?\*/", "", (ROOT / "docs" / "style.css").read_text(), flags=re.DOTALL)
     for page in pages:
         loaded = re.findall(r'<(?:script|img|iframe|link)[^>]* (?:src|href)="?([^" >]+)', page.read_text())
