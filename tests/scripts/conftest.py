@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
+
+from unip_hf.scripts import cli
 
 from ..conftest import PATIENCE, wait_until
 
@@ -40,6 +42,30 @@ def street(tmp_path: Path) -> Path:
                 Image.fromarray(values).save(folder / kind / split / f"{number}.png")
     (folder / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
     return folder
+
+
+@pytest.fixture
+def refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[[Sequence[object], str], None]:
+    """Checks that a command in `tmp_path` ends with a sentence and status 2, and leaves all files as they are."""
+    monkeypatch.chdir(tmp_path)
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() if path.is_file() else b"" for path in tmp_path.rglob("*")}
+
+    def check(arguments: Sequence[object], message: str) -> None:
+        before = contents()
+        capsys.readouterr()
+        try:
+            status = cli.main(list(map(str, arguments)))
+        except SystemExit as end:  # of argparse
+            status = end.code
+        errors = capsys.readouterr().err
+        assert status == 2 and message in errors and "error: " in errors and "Traceback" not in errors, errors
+        assert contents() == before
+
+    return check
 
 
 SPEEDS = ("images_per_second", "tflops", "mfu")

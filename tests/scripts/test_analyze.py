@@ -162,12 +162,7 @@ def test_pairs_are_seen_by_both_cameras(places: Path, tmp_path: Path, few_scenes
         (["unip", "--corruptions", "patch_shuffle=3"], "has no 3x3 tiles of whole patches"),
     ],
 )
-def test_wrong_input_ends_in_a_sentence(
-    arguments: list[str], message: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_wrong_input_ends_in_a_sentence(arguments: list[str], message: str, places: Path, refuses: Callable) -> None:
     model, *others = arguments
-    options = ("--data_dir", places / "data", "--output_dir", tmp_path / "out", "--no_mean_iou", *QUICK, *others)
-    assert analyze(places / model, *options) == 2
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert not (tmp_path / "out").exists()
+    options = ("--data_dir", places / "data", "--output_dir", "out", "--no_mean_iou", *QUICK, *others)
+    refuses(["analyze", places / model, *options, "--device", "cpu"], message)

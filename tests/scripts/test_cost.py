@@ -1,7 +1,6 @@
 """`unip cost` on every kind of model that the other commands take, its files, and wrong input."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ def test_the_mean_iou_comes_from_the_model_card(tmp_path: Path, capsys: pytest.C
     ("arguments", "message"),
     [
         (["tiny", "--size", "0", "512"], "--size must be at least 1 pixel high and wide, got 0 512"),
-        (["tiny", "--size", "8", "512"], "cannot read an image of 8x512 pixels: .* smaller than one patch"),
+        (["tiny", "--size", "8", "512"], "smaller than one patch"),
         (["tiny", "--num_labels", "0"], "--num_labels must be"),
         (["tiny", "small", "--mean_iou", "0.5"], "one score for each of the 2 models, got 1"),
         (["tiny", "--mean_iou", "64.4"], "--mean_iou must be from 0 to 1, got 64.4"),
@@ -164,18 +163,14 @@ def test_the_mean_iou_comes_from_the_model_card(tmp_path: Path, capsys: pytest.C
         (["nowhere.pth"], "There is no checkpoint file 'nowhere.pth'"),
         (["empty"], "'empty' is not a checkpoint folder"),
         (["bert"], "BertConfig"),
-        (["timm:no_such_network"], "timm cannot .*'no_such_network'"),
+        (["timm:no_such_network"], "'no_such_network'"),
         (["model.onnx"], "'model.onnx' is an exported model: give the checkpoint"),
     ],
 )
 def test_wrong_input_ends_with_a_sentence_and_status_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: list[str], message: str, tmp_path: Path, refuses: Callable
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.onnx").touch()
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
-    assert cost(*arguments) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert re.search(message, error), error
+    refuses(["cost", *arguments, "--no_speed"], message)

@@ -446,19 +446,6 @@ def test_the_published_schedule_has_20900_updates() -> None:
     (["--image_mean", "0.5", "0.5"], "mean"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
-    options: list[str],
-    message: str,
-    make_teacher: Callable,
-    student: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    options: list, message: str, make_teacher: Callable, student: Path, images: Path, tmp_path: Path, refuses: Callable
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    start = command(make_teacher(), student, images, tmp_path / "out", *options)
-    before = set(tmp_path.rglob("*"))
-    assert cli.main(start) == 2
-    errors = capsys.readouterr().err
-    assert message in errors and "\nerror: " in f"\n{errors}" and "Traceback" not in errors
-    assert set(tmp_path.rglob("*")) == before
+    refuses(command(make_teacher(), student, images, tmp_path / "out", *options), message)

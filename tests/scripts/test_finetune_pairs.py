@@ -255,17 +255,12 @@ def test_lora_names_what_has_to_be_installed(
     ([*PAIRS, "--model", "other", "--fusion", "iv_tuning"], "was trained with fusion=unirgb_ir, not"),
 ])  # fmt: skip
 def test_wrong_options_end_with_a_sentence_and_nothing_written(
-    options: list[str], message: str, student: Path, frames: Path, make_config: Callable, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
+    options: list, message: str, student: Path, frames: Path, make_config: Callable, tmp_path: Path, refuses: Callable
+) -> None:
     if "other" in options:
         other = make_config(num_hidden_layers=4, fusion="unirgb_ir", num_labels=9)
         save_checkpoint(UnipForSemanticSegmentation(other), tmp_path / "other")
-    assert cli.main(command(student, frames, tmp_path / "out", "--num_steps", 1, *options)) == 2
-    errors = capsys.readouterr().err
-    assert message in errors and "Traceback" not in errors
-    assert not (tmp_path / "out").exists()
+    refuses(command(student, frames, tmp_path / "out", "--num_steps", 1, *options), message)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """`unip convert` and `unip finetune` start from plain ViTs of timm and transformers, by the names that users give."""
 
 import json
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,33 +121,17 @@ def test_conversion_from_the_command_line(
     (["finetune", "--model", "tiny", "--image_mean", "checkpoint"], "a random start is none"),
     (["finetune", "--model", "tiny", "--image_mean", "checkpoint", "0.3"], "numbers, or the word checkpoint alone"),
     (["finetune", "--model", "vit", "--image_mean", "chekpoint"], "'chekpoint' is neither a number nor the word"),
-    (["finetune", "--model", "timm:vit_small_patch16_224.dion"], "Similar names: .*vit_small_patch16_224.dino"),
+    (["finetune", "--model", "timm:vit_small_patch16_224.dion"], "vit_small_patch16_224.dino"),
     (["finetune", "--model", "vit", "--feature_layers", "9"], "names blocks that do not exist"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
-    arguments: list[str],
-    message: str,
-    street: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    arguments: list[str], message: str, street: Path, refuses: Callable
 ) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
     transformers.ViTModel(transformers.ViTConfig(**SIZE, image_size=32)).save_pretrained("vit")
     transformers.SwinModel(transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1])).save_pretrained(
         "swin"
     )
     UnipModel(UnipConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1)).save_pretrained("unip")
-    before = sorted(work.rglob("*"))
     if arguments[0] == "finetune":
         arguments = [*arguments, "--data_dir", str(street), "--output_dir", "out", *QUICK]
-    try:
-        status = cli.main(arguments)
-    except SystemExit as end:  # argparse
-        status = end.code
-    assert status == 2
-    said = capsys.readouterr().err
-    assert re.search(message, said), said
-    assert sorted(work.rglob("*")) == before
+    refuses(arguments, message)

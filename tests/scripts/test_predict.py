@@ -378,16 +378,11 @@ def make_wrong_input() -> None:
     (["model", "data/one.png", "--device", "abacus"], "--device 'abacus' cannot be used"),
 ])  # fmt: skip
 def test_wrong_input_ends_with_a_sentence_status_2_and_nothing_written(
-    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture
+    arguments: list[str], message: str, folder: Path, refuses: Callable
 ) -> None:
     make_wrong_input()
-    before = contents(".")
-    defaults = ["--window_size", "48", "--stride", "32"]
     output = [] if "-o" in arguments else ["-o", "out"]
-    assert run(predict.main, [*defaults, *arguments, *output]) == 2
-    errors = capsys.readouterr().err.splitlines()[-1]
-    assert errors.startswith("error: ") and message in errors
-    assert contents(".") == before
+    refuses(["predict", "--window_size", "48", "--stride", "32", *arguments, *output], message)
 
 
 def test_real_radiometric_images(real_images: Path, folder: Path) -> None:

@@ -273,17 +273,14 @@ def test_runs_correlate_over_the_data_sets_that_all_have(tmp_path: Path, capsys:
     ("method,size,a,b\nm,S,1,1\n", ["--no"], "--scores is for --correlate"),
 ])  # fmt: skip
 def test_scores_that_cannot_be_used_are_explained(
-    text: str | None, options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    text: str | None, options: list[str], message: str, tmp_path: Path, refuses: Callable
 ) -> None:
     scores = tmp_path / "scores.csv"
     if text is not None:
         scores.write_text(text)
-    command = ["results", *(["--correlate"] if not options else []), "--scores", str(scores)]
-    assert cli.main(command) == 2
-    errors = capsys.readouterr().err
-    assert message in errors and "Traceback" not in errors
+    refuses(["results", *([] if options else ["--correlate"]), "--scores", scores], message)
 
 
-def test_runs_or_scores_are_needed(capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["results"]) == 2 and "Give folders of runs." in capsys.readouterr().err
-    assert cli.main(["results", "--correlate"]) == 2 and "runs, or --scores." in capsys.readouterr().err
+def test_runs_or_scores_are_needed(refuses: Callable) -> None:
+    refuses(["results"], "Give folders of runs.")
+    refuses(["results", "--correlate"], "runs, or --scores.")
