@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from unip_hf.files import write_whole
-from unip_hf.hardware import cpu_name
+from unip_hf.hardware import device_name
 from unip_hf.modeling.configuration_unip import UNIP_SIZES
 from unip_hf.scripts.options import make_parser
 
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> None:
     if "segmentation" in options.only:
         extra["segmentation"] = (choose_cells(options, device), device, options.channels_last)
     machine = {
-        "hardware": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "hardware": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -23,6 +23,7 @@ from unip_hf.scripts.options import (
     add_launch_options,
     check_positive,
     choose_precision,
+    folder_options,
     load_dataset,
     make_inference_settings,
     make_parser,
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from unip_hf.data import load_id2label
     from unip_hf.evaluation import evaluate_dataset, format_result, update_model_card, write_results
+    from unip_hf.hardware import device_name
     from unip_hf.inference import load_segmentation_model
     from unip_hf.inference.loading import fingerprint
     from unip_hf.inference.precision import MIXED_PRECISION, CompiledModel, autocast
@@ -117,10 +119,14 @@ def main(arguments: Sequence[str]) -> None:
                 "dataset": options.dataset,
                 "dataset_config": options.dataset_config,
                 "data_dir": None if options.data_dir is None else str(options.data_dir),
+                "allow_partial": options.allow_partial,
+                **folder_options(options),
                 "split": options.split,
                 "settings": asdict(settings),
                 "dtype": dtype,
                 "mixed_precision": MIXED_PRECISION[dtype],  # what the model card reads
+                "compile": options.compile,
+                "hardware": device_name(accelerator.device),
                 "versions": versions(),
             }
             is_folder = options.dataset == "folder"

@@ -4,6 +4,18 @@
 import contextlib
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_name(device: "str | torch.device") -> str:
+    """What the system calls the GPU or the processor that a device of PyTorch is."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else cpu_name()
 
 
 def cpu_name() -> str:
@@ -34,4 +46,4 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-__all__ = ["cpu_name", "forget_peak", "peak_megabytes"]
+__all__ = ["cpu_name", "device_name", "forget_peak", "peak_megabytes"]

@@ -88,9 +88,11 @@ def test_card_keeps_what_others_wrote(folder: Path, capsys: pytest.CaptureFixtur
     )
     assert cli.run(evaluate.main, options(folder, "--no_update_card")) == 0
     assert "model-index" in readme.read_text() and "IoU of car" not in readme.read_text()
-    assert (
-        cli.run(evaluate.main, options(folder, "--overwrite", "--whole_image", "--flip", "--scales", "1", "0.5")) == 0
-    )
+    changed = ["--overwrite", "--whole_image", "--flip", "--scales", "1", "0.5", "--resize_masks"]
+    assert cli.run(evaluate.main, options(folder, *changed)) == 0
+    record = json.loads((folder / "model" / "evaluation" / "results.json").read_text())
+    assert record["settings"]["flip"] and record["settings"]["scales"] == [1.0, 0.5] and record["resize_masks"]
+    assert (record["mask_values"], record["allow_partial"], record["compile"]) == (None, False, False)
     card = ModelCard.load(readme)
     assert card.data.license == "mit" and card.data.model_name == "mine" and "# Words of mine" in card.text
     assert [r.metric_value for r in card.data.eval_results if r.dataset_type == "soda"] == [0.5]

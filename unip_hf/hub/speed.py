@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..analysis.cost import image_inputs
-from ..hardware import cpu_name, forget_peak, peak_megabytes
+from ..hardware import device_name, forget_peak, peak_megabytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _measure_on(
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
     return Speed(
-        hardware=cpu_name() if is_cpu else torch.cuda.get_device_name(),
+        hardware=device_name(device),
         threads=torch.get_num_threads() if is_cpu else None,
         dtype=str(pixel_values.dtype).removeprefix("torch."),
         size=size,
