@@ -16,8 +16,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     ConvNextV2Config,
     Dinov2WithRegistersConfig,
@@ -127,6 +129,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         monkeypatch.setenv("HF_DATASETS_CACHE", str(folder))
         yield
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """A folder of 8-bit images, six to train and two to validate, with masks of three classes."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "street"
+    for split, count in (("train", 6), ("validation", 2)):
+        for kind, high in (("images", 250), ("masks", 3)):
+            (folder / kind / split).mkdir(parents=True)
+            for number in range(count):
+                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
+                Image.fromarray(values).save(folder / kind / split / f"{number}.png")
+    (folder / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
 from safetensors.torch import load_file
 
+from unip_hf import UnipForPreTraining, UnipImageProcessor
 from unip_hf.scripts import cli
 
 from ..conftest import PATIENCE, wait_until
@@ -30,18 +29,12 @@ def forget_the_process() -> Iterator[None]:
 
 
 @pytest.fixture
-def street(tmp_path: Path) -> Path:
-    """A folder of 8-bit images, six to train and two to validate, with masks of three classes."""
-    generator = np.random.default_rng(0)
-    folder = tmp_path / "street"
-    for split, count in (("train", 6), ("validation", 2)):
-        for kind, high in (("images", 250), ("masks", 3)):
-            (folder / kind / split).mkdir(parents=True)
-            for number in range(count):
-                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
-                Image.fromarray(values).save(folder / kind / split / f"{number}.png")
-    (folder / "id2label.json").write_text('{"0": "cold", "1": "mild", "2": "warm"}')
-    return folder
+def student(make_config: Callable, tmp_path: Path) -> Path:
+    """A student for images of one channel, with a normalisation of its own."""
+    config = make_config(num_channels=1, layer_scale_init_value=None, position_embedding_type="sincos")
+    UnipForPreTraining(config).save_pretrained(tmp_path / "student")
+    UnipImageProcessor(num_channels=1, image_std=0.25).save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
 
 
 @pytest.fixture

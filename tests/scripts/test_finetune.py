@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation
 
-from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
+from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation
 from unip_hf.evaluation import MeanIoU, segmentation_scores
 from unip_hf.finetuning.validation import describe_classes
 from unip_hf.inference import load_segmentation_model, segment_image
@@ -50,14 +50,6 @@ def images(tmp_path: Path) -> Path:
             Image.fromarray(ids).save(folder / "masks" / split / f"{number}.png")
     (folder / "id2label.json").write_text(json.dumps({"0": "cold", "1": "mild", "2": "warm"}))
     return folder
-
-
-@pytest.fixture
-def student(make_config: Callable, tmp_path: Path) -> Path:
-    config = make_config(num_channels=1, layer_scale_init_value=None, position_embedding_type="sincos")
-    UnipForPreTraining(config).save_pretrained(tmp_path / "student")
-    UnipImageProcessor(num_channels=1, image_std=0.25).save_pretrained(tmp_path / "student")
-    return tmp_path / "student"
 
 
 def command(student: Path, images: Path, output_dir: Path, *options: object) -> list[str]:
@@ -264,11 +256,8 @@ def test_probes_train_classifiers_alone(student: Path, images: Path, tmp_path: P
     scores = [line["mean_iou"] for line in metrics(tmp_path / "alone") if "mean_iou" in line]
     assert 0 < max(scores) <= 1 and len(scores) == 20
     assert cli.main(command(student, images, tmp_path / "four", "--linear_probe", "--num_steps", 1)) == 0
-    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "four" / "last").config.feature_layers == [
-        1,
-        2,
-        3,
-    ]
+    four = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "four" / "last")
+    assert four.config.feature_layers == [1, 2, 3]
 
 
 def test_other_models_train_under_the_same_recipe(images: Path, tmp_path: Path) -> None:

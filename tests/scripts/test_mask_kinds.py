@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unip_hf import UnipForPreTraining, UnipImageProcessor
 from unip_hf.data import load_infrared_dataset
 from unip_hf.scripts import cli
 
@@ -21,14 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 QUICK = ["--crop_size", "32", "--shortest_edge", "32", "--batch_size", "4", "--window_size", "32", "--stride", "21",
          "--num_workers", "0", "--report_to", "none", "--log_every", "1", "--num_steps", "1"]  # fmt: skip
-
-
-@pytest.fixture
-def student(make_config: Callable, tmp_path: Path) -> Path:
-    config = make_config(num_channels=1, layer_scale_init_value=None, position_embedding_type="sincos")
-    UnipForPreTraining(config).save_pretrained(tmp_path / "student")
-    UnipImageProcessor(num_channels=1, image_std=0.25).save_pretrained(tmp_path / "student")
-    return tmp_path / "student"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -99,18 +99,8 @@ def test_what_is_thrown_away_is_resumed_exactly(
 ) -> None:
     options = [*arguments(objective, teacher), "--num_steps", 6, "--pictures_every", 2, "--drop_path_rate", 0.2]
     options += ["--per_device_batch_size", 2, "--ema_decay", 0.5, "--mixed_precision", "bf16"]
-    options += [
-        "--gradient_checkpointing",
-        "--keep_colour",
-        "--image_mean",
-        0.4,
-        0.5,
-        0.6,
-        "--image_std",
-        0.2,
-        0.2,
-        0.2,
-    ]
+    options += ["--gradient_checkpointing", "--keep_colour"]
+    options += ["--image_mean", 0.4, 0.5, 0.6, "--image_std", 0.2, 0.2, 0.2]
     assert cli.main(distill(objective, "whole", *options)) == 0
     step = TrainingLoop.step
 

@@ -4,11 +4,9 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     MODEL_FOR_BACKBONE_MAPPING,
@@ -144,35 +142,20 @@ def test_layer_decay_counts_blocks_through_all_stages() -> None:
     assert set(positions(stock).values()) == {0, 1, 2, 3, 4, 5, 6}
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder of 8-bit images and masks of three classes."""
-    generator = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    for split, count in (("train", 4), ("validation", 2)):
-        for kind, high in (("images", 250), ("masks", 3)):
-            (folder / kind / split).mkdir(parents=True)
-            for number in range(count):
-                values = np.kron(generator.integers(0, high, (3, 4), dtype=np.uint8), np.ones((16, 16), np.uint8))
-                Image.fromarray(values).save(folder / kind / split / f"{number}.png")
-    (folder / "id2label.json").write_text(json.dumps(ID2LABEL))
-    return folder
-
-
 @pytest.mark.parametrize(("backbone", "option"), [
     ("dinov2-registers", ["--gradient_checkpointing"]),
     ("convnextv2", ["--freeze_batch_norm", "--image_mean", "checkpoint"]),
     ("swin", ["--layerwise_probe"]),
 ])  # fmt: skip
 def test_finetune_starts_from_a_backbone(
-    backbone: str, option: list[str], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    backbone: str, option: list[str], street: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     save_encoder(backbone, tmp_path / "encoder")
     their_mean, their_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
     UnipImageProcessor(image_mean=their_mean, image_std=their_std).save_pretrained(tmp_path / "encoder")
     (tmp_path / "encoder" / "README.md").write_text("---\nlicense: mit\n---\n")
     out = tmp_path / "out"
-    command = ["finetune", "--model", tmp_path / "encoder", "--data_dir", images, "--output_dir", out]
+    command = ["finetune", "--model", tmp_path / "encoder", "--data_dir", street, "--output_dir", out]
     command += ["--num_steps", 2, "--batch_size", 2, "--crop_size", 48, "--shortest_edge", 48, "--evaluate_every", 2]
     assert cli.main([*map(str, command), *option]) == 0
     said = "licence of the weights mit, mean 0.4 0.5 0.6, standard deviation 0.2 0.3 0.4"
@@ -187,10 +170,10 @@ def test_finetune_starts_from_a_backbone(
     assert scores.shape[0] == 3 and scores.isfinite().all()
 
 
-def test_finetune_starts_from_a_cnn_of_timm(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_finetune_starts_from_a_cnn_of_timm(street: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     timm.models.save_for_hf(timm.create_model("test_resnet"), str(tmp_path / "encoder"), safe_serialization=True)
     name, out = f"timm:local-dir:{tmp_path / 'encoder'}", tmp_path / "out"
-    command = ["finetune", "--model", name, "--data_dir", images, "--output_dir", out, "--num_steps", 1]
+    command = ["finetune", "--model", name, "--data_dir", street, "--output_dir", out, "--num_steps", 1]
     assert cli.main([*map(str, command), "--batch_size", "2", "--crop_size", "48", "--shortest_edge", "48"]) == 0
     assert "licence of the weights apache-2.0, mean 0.5 0.5 0.5" in capsys.readouterr().out
     model, processor = load_segmentation_model(out / "last")
@@ -198,9 +181,9 @@ def test_finetune_starts_from_a_cnn_of_timm(images: Path, tmp_path: Path, capsys
     assert processor.num_channels == 3
 
 
-def test_commands_end_in_a_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_commands_end_in_a_sentence(street: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_encoder("convnextv2", tmp_path / "encoder")
-    command = ["finetune", "--model", tmp_path / "encoder", "--data_dir", images, "--output_dir", tmp_path / "out"]
+    command = ["finetune", "--model", tmp_path / "encoder", "--data_dir", street, "--output_dir", tmp_path / "out"]
     assert cli.main([*map(str, command), "--gradient_checkpointing"]) == 2
     assert "does not support" in capsys.readouterr().err
     assert cli.main([*map(str, command), "--feature_layers", "7"]) == 2

@@ -16,17 +16,8 @@ from safetensors.torch import load_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, SegformerModel
 
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
-from unip_hf.evaluation import (
-    Heading,
-    MeanIoU,
-    Picture,
-    Table,
-    Text,
-    confusion_matrix_figure,
-    evaluate_dataset,
-    segment_dataset,
-    write_report,
-)
+from unip_hf.evaluation import MeanIoU, confusion_matrix_figure, evaluate_dataset, segment_dataset
+from unip_hf.evaluation.reports import Heading, Picture, Table, Text, write_report
 from unip_hf.hub import convert_checkpoint
 from unip_hf.inference import (
     InferenceSettings,

@@ -15,25 +15,13 @@ from unip_hf.hub.conversion import convert_checkpoint, to_published_state_dict
 from unip_hf.hub.plain_vits import convert_plain_vit, find_plain_vit, load_plain_vit
 from unip_hf.hub.pretrained import NotPlainViTError
 
+from .test_teachers import save_timm, with_large_weights
+
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 72}
 SQUARE = {**SIZE, "image_size": 32, "patch_size": 16}
 TIMM_SIZE = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32}
 DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_intermediate_size": 16}
-
-
-@torch.no_grad()
-def with_large_weights(model: nn.Module) -> nn.Module:
-    """Zero tokens and norms of 1 would hide where they go."""
-    for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return model.eval()
-
-
-def save_timm(folder: Path, name: str, arguments: dict) -> nn.Module:
-    model = with_large_weights(timm.create_model(name, **arguments))
-    timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
-    return model
 
 
 def check_equal(encoder: nn.Module, image: torch.Tensor, expected: torch.Tensor, folder: Path) -> None:

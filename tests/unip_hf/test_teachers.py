@@ -56,7 +56,7 @@ HEIGHT, WIDTH, GRID = 32, 48, (2, 3)
 
 @torch.no_grad()
 def with_large_weights(model: nn.Module) -> nn.Module:
-    """As they are initialised, attention is nearly uniform, whatever queries and keys are."""
+    """As they are initialised, attention is nearly uniform, and zero tokens and norms of 1 hide where they go."""
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model.eval()
