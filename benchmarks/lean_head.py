@@ -2,13 +2,11 @@
 """What narrower heads cost (`unip finetune --decoder_channels`), beside the paper's, as wide as the encoder."""
 
 import statistics
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .measuring import DTYPES, median_ratio, seconds_side_by_side
-from .networks import count_pass, make_runner, make_unip
+from .networks import make_unip, prepare
 from .segmentation import draw_images
 
 
@@ -37,10 +35,8 @@ def measure_lean_head(
         for channels in (paper, *(width for width in WIDTHS if width < paper)):
             model = make_unip(size, decoder_channels=channels)
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            model.to(device, DTYPES[dtype])
-            runs.append(make_runner(model, "eager", pixel_values, Path(tempfile.gettempdir())))
-            runs[-1]()  # what libraries set up once is no memory of the pass
-            gflop, megabytes = count_pass(model, pixel_values)
+            run, gflop, megabytes = prepare(model, pixel_values)
+            runs.append(run)
             row = {"size": size, "decoder_channels": channels, "parameters": parameters, "gflop": gflop}
             rows.append({**row, "peak_megabytes": megabytes})
         times = seconds_side_by_side(runs, repeats)

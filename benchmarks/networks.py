@@ -92,6 +92,13 @@ def count_pass(model: nn.Module, pixel_values: torch.Tensor) -> tuple[float, flo
     return counter.get_total_flops() / 1e9 / len(pixel_values), megabytes
 
 
+def prepare(model: nn.Module, pixel_values: torch.Tensor) -> tuple[Callable[[], torch.Tensor], float, float]:
+    """The eager runner of a model, which is brought to the device and dtype of images, and its [`count_pass`]."""
+    run = make_runner(model.to(pixel_values.device, pixel_values.dtype), "eager", pixel_values, Path())
+    run()  # what libraries set up once is no memory of the pass
+    return run, *count_pass(model, pixel_values)
+
+
 def make_runner(
     model: nn.Module, runtime: str, pixel_values: torch.Tensor, folder: Path
 ) -> Callable[[], torch.Tensor]:

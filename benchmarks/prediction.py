@@ -1,9 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""
-The part of `make bench` that is about prediction: a folder of JPEG files, beside the model alone on the same windows.
-
-    python -m benchmarks.prediction
-"""
+"""The part of `make bench` that is about prediction: a folder of JPEG files, beside the model alone on its windows."""
 
 import io
 import statistics
@@ -106,7 +102,3 @@ def measure_prediction(
                     speeds.append((count / (middle - begin), count / (time.perf_counter() - middle)))
                 ours, alone = (statistics.median(column) for column in zip(*speeds))
                 row(f"UNIP-{size.capitalize()}, {dtype}", ours, alone, "images/s")
-
-
-if __name__ == "__main__":
-    measure_prediction(3)

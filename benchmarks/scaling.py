@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from .measuring import DTYPES, median_ratio, seconds_side_by_side
-from .networks import NUM_CLASSES, count_pass, make_runner, make_unip
+from .networks import NUM_CLASSES, make_unip, prepare
 
 
 SIDES = (256, 512, 1024, 2048)
@@ -34,12 +34,8 @@ def measure_point(
     point = {"size": size, "side": side, "batch_size": batch_size, "classes": classes, "dtype": dtype}
     results, runs = [], []
     for head in HEADS:
-        model = make_unip(size, head, num_labels=classes)
-        model.to(device, DTYPES[dtype])
-        runs.append(make_runner(model, "eager", pixel_values, Path(tempfile.gettempdir())))
-        if device == "cuda":
-            runs[-1]()  # what libraries set up once is no memory of the pass
-        gflop, megabytes = count_pass(model, pixel_values)
+        run, gflop, megabytes = prepare(make_unip(size, head, num_labels=classes), pixel_values)
+        runs.append(run)
         results.append({**point, "head": head, "gflop": batch_size * gflop, "peak_megabytes": megabytes})
     times = seconds_side_by_side(runs, repeats)
     for result, seconds in zip(results, times):
