@@ -139,7 +139,7 @@ class UnipSegmentationModel(UnipPreTrainedModel):
         if len(of_maps) not in (1, 4):
             raise ValueError(
                 f"feature_layers={self.feature_layers} has {len(of_maps)} blocks: the head takes one block for all "
-                "four levels, or four."
+                "four scales, or four."
             )
         return of_maps * (4 // len(of_maps))
 

@@ -139,11 +139,7 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
     def __init__(self, config: UnipConfig):
         super().__init__(config)
         channels, strides = self.feature_channels, self.feature_strides
-        if len(channels) not in (1, 4):
-            raise ValueError(
-                f"feature_layers={self.feature_layers} has {len(channels)} blocks: the pyramid takes one "
-                "block for all four scales, or four."
-            )
+        widths = self._four(channels)
         is_pyramid = len(strides) == 4 and all(fine < coarse for fine, coarse in itertools.pairwise(strides))
         if len(set(strides)) > 1 and not is_pyramid:
             raise ValueError(
@@ -151,7 +147,6 @@ class UnipForSemanticSegmentation(UnipSegmentationModel):
                 "four maps of one size, or four of which each is coarser than the one before."
             )
         self.pyramid = None if is_pyramid else UnipLastLayerFeaturePyramid(channels)
-        widths = channels * (4 // len(channels))
         self.decode_head = UnipUPerHead(config, widths)
         self.auxiliary_head = UnipAuxiliaryHead(config, widths[2]) if config.use_auxiliary_head else None
         self.post_init()

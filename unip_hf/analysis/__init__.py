@@ -13,7 +13,7 @@ from .cost import count_cost, total_cost
 from .measures import Images, NetworkMeasures
 from .objects import attention_to_objects, objects_of_patches
 from .page import Picture, write_report
-from .plots import attention_maps, attention_pictures, nmi_curve
+from .plots import attention_pictures, nmi_curve
 from .similarity import centred_kernel_alignment, gram_matrix
 from .texture import Corruption, feature_change, high_pass, low_pass, patch_shuffle, phase_scramble
 
@@ -28,7 +28,6 @@ __all__ = [
     "attention_distance",
     "attention_entropy",
     "attention_map",
-    "attention_maps",
     "attention_pattern",
     "attention_pictures",
     "attention_to_objects",

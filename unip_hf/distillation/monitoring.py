@@ -5,14 +5,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import nn
 
 from ..analysis import attention_map, normalized_mutual_information
 from ..analysis.plots import attention_pictures
 from ..files import write_whole
+from ..training.pictures import log_picture
 from .inputs import DistillationInput, StudentInput
 from .students import Students
 
@@ -83,13 +84,8 @@ class AttentionMonitor:
         path = self.output_dir / "attention" / f"step-{step:08d}.png"
         with write_whole(path) as staged:
             figure.savefig(staged, format="png", dpi=100)
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                from PIL import Image
-
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                with Image.open(path) as picture:
-                    tracker.log_images({"attention": np.asarray(picture.convert("RGB"))[None]}, step=step, **layout)
+        with Image.open(path) as picture:
+            log_picture(self.accelerator, "attention", picture.convert("RGB"), step)
 
 
 __all__ = ["AttentionMonitor"]

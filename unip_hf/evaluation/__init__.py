@@ -4,7 +4,6 @@
 from .evaluator import SENSOR_FAULTS, EvaluationResult, Example, evaluate_dataset, segment_dataset
 from .mean_iou import MeanIoU, count_confusions
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, segmentation_scores
-from .reports import Heading, Picture, Table, Text, write_report
 from .results import confusion_matrix_figure, format_result, update_model_card, write_results
 from .texture import mean_iou_under_corruptions
 
@@ -16,11 +15,7 @@ __all__ = [
     "SENSOR_FAULTS",
     "EvaluationResult",
     "Example",
-    "Heading",
     "MeanIoU",
-    "Picture",
-    "Table",
-    "Text",
     "confusion_matrix_figure",
     "count_confusions",
     "evaluate_dataset",
@@ -29,6 +24,5 @@ __all__ = [
     "segment_dataset",
     "segmentation_scores",
     "update_model_card",
-    "write_report",
     "write_results",
 ]

@@ -5,7 +5,7 @@ from .lora import add_lora, merged_lora
 from .losses import SegmentationLoss, make_class_weights
 from .modality_dropout import ModalityDropout
 from .models import load_model, set_training_mode
-from .probing import UnipForLayerwiseProbing, plot_over_depth
+from .probing import UnipForLayerwiseProbing
 from .validation import Validation
 
 
@@ -18,6 +18,5 @@ __all__ = [
     "load_model",
     "make_class_weights",
     "merged_lora",
-    "plot_over_depth",
     "set_training_mode",
 ]

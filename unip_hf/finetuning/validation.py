@@ -22,13 +22,14 @@ from ..inference.canvas import highest
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
 from ..progress import say
+from ..training.pictures import log_picture
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
 
 @dataclass(frozen=True)
 class Validation:
     """
-    Evaluates a model on the validation rows whenever [`unip_hf.training.train`] calls it.
+    Evaluates a model on the validation rows whenever [`unip_hf.training.TrainingLoop`] calls it.
 
     Args:
         accelerator: Its processes share the rows, and its trackers get the pictures.
@@ -85,10 +86,7 @@ class Validation:
         picture = stacked(rows)
         with write_whole(self.output_dir / "predictions" / f"step-{step:08d}.png") as staged:
             picture.save(staged)
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"predictions": np.asarray(picture)[None]}, step=step, **layout)
+        log_picture(self.accelerator, "predictions", picture, step)
 
     def _evaluate_layers(self, model: UnipForLayerwiseProbing) -> dict[str, Any]:
         num_labels = len(self.id2label)
