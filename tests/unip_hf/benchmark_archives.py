@@ -4,9 +4,12 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from unip_hf.data.reading import without_decoding
 
 
 Files = dict[str, bytes]
@@ -94,3 +97,7 @@ def scut_files(layout: str = "lists", ids: tuple[int, ...] = SCUT_IDS) -> Files:
             folder = {"lists": kind, "images/train": f"{kind}/{split}", "train/images": f"{split}/{kind}"}[layout]
             files[f"SCUT-Seg/{folder}/{stem}.{'jpg' if kind == 'image' else 'png'}"] = content
     return files
+
+
+def names(dataset: Any) -> dict[str, list[str]]:
+    return {split: [row["image"]["path"] for row in rows] for split, rows in without_decoding(dataset).items()}

@@ -1,65 +1,35 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """SODA, MFNet and SCUT-Seg in the layouts in which they are published, and what the builders of all have in common."""
 
-import errno
-import logging
 import multiprocessing
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
-import multiprocess
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
-from unip_hf.data import load_infrared_dataset
-from unip_hf.data.benchmarks import BENCHMARKS, SODA, InfraredBenchmark, MFNet, Row, SCUTSeg
+from unip_hf.data.benchmarks import BENCHMARKS, SODA, MFNet, SCUTSeg
 from unip_hf.data.reading import read_sample, without_decoding
 
 from .benchmark_archives import (
-    HEIGHT,
-    WIDTH,
     Files,
     decode,
     encode,
     mask,
     mfnet_files,
+    names,
     noise,
     scut_files,
     soda_files,
     write_files,
 )
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published counts become those of the small archives."""
-    monkeypatch.setattr(SODA, "NUM_EXAMPLES", {"train": 3, "test": 2})
-    monkeypatch.setattr(MFNet, "NUM_EXAMPLES", {"train": 3, "validation": 1, "test": 2})
-    monkeypatch.setattr(SCUTSeg, "NUM_EXAMPLES", {"train": 2, "validation": 1})
-
-
-@pytest.fixture
-def prepare(tmp_path: Path) -> Callable[..., datasets.DatasetDict]:
-    def prepare_dataset(
-        benchmark: type[InfraredBenchmark], data_dir: Path, num_proc: int | None = None, **options: Any
-    ) -> datasets.DatasetDict:
-        builder = benchmark(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), **options)
-        builder.download_and_prepare(num_proc=num_proc)
-        return builder.as_dataset()
-
-    return prepare_dataset
-
-
-def names(dataset: Any) -> dict[str, list[str]]:
-    return {split: [row["image"]["path"] for row in rows] for split, rows in without_decoding(dataset).items()}
 
 
 def encoded(rows: Any, column: str) -> list[bytes]:
@@ -80,7 +50,7 @@ def pixels(dataset: Any) -> dict[str, list[tuple]]:
 # The published archives.
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 @pytest.mark.parametrize("target", ["InfraredSemanticLabel.zip", "unpacked"])
 def test_soda(target: str, prepare: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = soda_files()
@@ -102,7 +72,7 @@ def test_soda(target: str, prepare: Callable, tmp_path: Path, caplog: pytest.Log
     assert "left out 2 copies (such as 0010(1)), 1 images that no list names (such as synthetic_1)" in caplog.text
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 def test_copies_that_a_list_of_soda_names(prepare: Callable, tmp_path: Path) -> None:
     files = soda_files()
     files["InfraredSemanticLabel/test_infrared.txt"] = b"0011\n0010(1)"
@@ -110,7 +80,7 @@ def test_copies_that_a_list_of_soda_names(prepare: Callable, tmp_path: Path) -> 
     assert names(loaded)["test"] == ["0011.jpg", "0010(1).jpg"]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 @pytest.mark.parametrize("target", ["ir_seg_dataset.zip", "unpacked"])
 def test_mfnet(target: str, prepare: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = mfnet_files()
@@ -140,7 +110,7 @@ def test_mfnet(target: str, prepare: Callable, tmp_path: Path, caplog: pytest.Lo
     )
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 def test_mfnet_by_time_of_day_and_black_list(prepare: Callable, tmp_path: Path) -> None:
     data_dir = write_files(tmp_path / "set.zip", mfnet_files())
     by_day = names(prepare(MFNet, data_dir, config_name="both_day"))
@@ -180,7 +150,7 @@ def test_mfnet_real_frames(
         assert read_sample({**without_decoding(loaded)[0]}).ids.shape == (480, 640)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 @pytest.mark.parametrize("layout", ["lists", "images/train", "train/images"])
 def test_scut_seg(layout: str, prepare: Callable, tmp_path: Path) -> None:
     raw = write_files(tmp_path / "raw.zip", scut_files(layout))
@@ -242,7 +212,7 @@ _scut_names = _mfnet_names
 # What the builders share.
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 def test_streaming_map_style_and_parquet_give_the_same_pixels(prepare: Callable, tmp_path: Path) -> None:
     for benchmark, config, files in (
         (SODA, None, soda_files(np.uint16)), (MFNet, "both", mfnet_files()), (SCUTSeg, "raw", scut_files()),
@@ -300,7 +270,7 @@ def test_workers_nodes_and_processes_see_each_image_once(
     assert names(alone) == names(in_parallel) == {"train": expected} and pixels(alone) == pixels(in_parallel)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 def test_changed_files_are_not_served_from_the_cache(
     prepare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +287,7 @@ def test_changed_files_are_not_served_from_the_cache(
     assert pixels(after)["train"] == pixels(before)["train"]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_counts")
 def test_files_in_the_working_folder_are_not_taken_instead(
     prepare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,156 +315,3 @@ def test_facts(name: str, tmp_path: Path) -> None:
                     prepare_or_stream()
                 for part in (benchmark.TITLE, benchmark.HOMEPAGE, benchmark.LICENSE, benchmark.LAYOUT):
                     assert part in str(raised.value)
-
-
-# What is wrong with a download.
-
-
-def without(files: Files, *parts: str) -> Files:
-    return {name: content for name, content in files.items() if not any(part in name for part in parts)}
-
-
-SODA_ROOT = "InfraredSemanticLabel"
-IMAGE, MASK = f"{SODA_ROOT}/JPEGImages/0002.jpg", f"{SODA_ROOT}/SegmentationClassPNG/0002.png"
-SODA_ERRORS = {
-    "a missing list": (
-        lambda files: without(files, "test_infrared"), "has no list 'test_infrared.txt'. SODA is the zip file"
-    ),
-    "an empty list": (lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"\n"}, "test_infrared.txt' is empty"),
-    "a name twice in a list": (
-        lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"0010\n0010"}, "names '0010' more than once"
-    ),
-    "a name in two forms": (
-        lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"0010\n0010.jpg"}, "two examples of the same name"
-    ),
-    "a name in two splits": (
-        lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"0010\n0001"},
-        r"JPEGImages/0001.jpg' is both in 'train' and in 'test'",
-    ),
-    "a missing image": (
-        lambda files: without(files, IMAGE), r"lacks files of names in train_infrared.txt: '0002' \(image\)"
-    ),
-    "a missing mask": (
-        lambda files: without(files, MASK), r"lacks files of names in train_infrared.txt: '0002' \(annotation\)"
-    ),
-    "a name too few": (
-        lambda files: {**files, f"{SODA_ROOT}/test_infrared.txt": b"0010"},
-        "SODA in .* should have 3 train and 2 test examples, but has 3 train and 1 test. Download .*--allow_partial",
-    ),
-    "duplicate stems": (
-        lambda files: {**files, IMAGE.replace(".jpg", ".png"): files[MASK]},
-        r"0002.jpg' and .*0002.png' have the same stem",
-    ),
-    "no masks": (lambda files: without(files, "ClassPNG"), "has no folder 'SegmentationClassPNG'"),
-    "no files": (lambda files: {}, "has no folder 'JPEGImages'. SODA is the zip file, or the folder it unpacks to, "),
-    "another dataset": (lambda files: mfnet_files(), "has no folder 'JPEGImages'"),
-    "a truncated image": (lambda files: {**files, IMAGE: files[IMAGE][:-200]}, "0002.jpg' is damaged"),
-    "a truncated mask": (lambda files: {**files, MASK: files[MASK][:-20]}, "0002.png' is damaged"),
-    "a mask with a wrong byte": (
-        lambda files: {**files, MASK: files[MASK][:50] + b"!" + files[MASK][51:]}, "0002.png' is damaged"
-    ),
-    "no image": (lambda files: {**files, IMAGE: b"<html>"}, "0002.jpg' is not an image that Pillow can read"),
-    "an image of four channels": (
-        lambda files: {**files, IMAGE: encode(noise(0, channels=4))}, "0002.jpg' has the mode RGBA"
-    ),
-    "a mask of colours": (
-        lambda files: {**files, MASK: encode(noise(0, channels=3))}, r"0002.png': A mask must hold one integer id"
-    ),
-    "a mask of unknown ids": (
-        lambda files: {**files, MASK: mask(0, (0, 20, 21, 254))},
-        "The mask .*SegmentationClassPNG/0002.png' holds the ids 21, 254, but those of SODA are 0 to 20, 255.",
-    ),
-    "a 16-bit mask of unknown ids": (
-        lambda files: {**files, MASK: encode(np.full((HEIGHT, WIDTH), 1001, np.uint16))}, "holds the ids 1001, but"
-    ),
-    "a mask as JPEG": (
-        lambda files: {**without(files, MASK), MASK.replace(".png", ".jpg"): files[IMAGE]}, "0002.jpg' is a JPEG"
-    ),
-    "another size": (
-        lambda files: {**files, MASK: mask(0, (0, 1), WIDTH, HEIGHT)},
-        r"JPEGImages/0002.jpg' and .*ClassPNG/0002.png' have \(6, 8\) and \(8, 6\)",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("problem", SODA_ERRORS)
-def test_what_is_wrong(problem: str, prepare: Callable, tmp_path: Path) -> None:
-    change, message = SODA_ERRORS[problem]
-    for target in ("set.zip", "unpacked"):
-        (tmp_path / "unpacked").mkdir(exist_ok=True)
-        data_dir = write_files(tmp_path / target, change(soda_files()))
-        with pytest.raises(ValueError, match=message) as raised:
-            prepare(SODA, data_dir)
-        assert str(data_dir) in str(raised.value)
-    assert not list(tmp_path.rglob("*.arrow"))  # nothing that a later call could take for the dataset
-
-
-@pytest.mark.usefixtures("small")
-def test_damage_is_named_from_other_processes_and_while_streaming(prepare: Callable, tmp_path: Path) -> None:
-    files = soda_files()
-    data_dir = tmp_path / "set.zip"
-    write_files(data_dir, files)
-    content = bytearray(data_dir.read_bytes())
-    with zipfile.ZipFile(data_dir) as archive:
-        start = archive.getinfo(MASK).header_offset + 30 + len(MASK)  # behind the header of the member
-    content[start + 40] ^= 255
-    data_dir.write_bytes(content)
-    message = rf"The member '{MASK}' of .*set.zip' cannot be read: "
-    for num_proc in (None, 2):
-        with pytest.raises(ValueError, match=message):
-            prepare(SODA, data_dir, num_proc=num_proc)
-    streamed = SODA(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache")).as_streaming_dataset()
-    with pytest.raises(ValueError, match=message):
-        list(streamed["train"])
-    with pytest.raises(ValueError, match="leads out of the archive"):
-        prepare(SODA, write_files(tmp_path / "climbs.zip", {**files, "../../x.png": b""}))
-    assert not list(tmp_path.rglob("*.arrow"))
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("num_proc", [None, 2])
-def test_a_full_disk_is_named(num_proc: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def no_space(builder: SODA, item: Row) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(SODA, "make_example", no_space)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    data_dir = write_files(tmp_path / "set.zip", soda_files())
-    with pytest.raises(OSError, match=r"Could not write .*/cache/soda/.* MB are free: .*No space left on device$"):
-        load_infrared_dataset("soda", data_dir, num_proc=num_proc)
-
-
-def test_interrupted_while_other_processes_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(builder: SODA, **options: Any) -> None:
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise multiprocess.TimeoutError  # as datasets does it
-
-    monkeypatch.setattr(datasets.GeneratorBasedBuilder, "download_and_prepare", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        load_infrared_dataset("soda", write_files(tmp_path / "set.zip", soda_files()), num_proc=2)
-
-
-@pytest.mark.usefixtures("small")
-def test_converted_frames_of_mfnet(prepare: Callable, tmp_path: Path) -> None:
-    files = mfnet_files()
-    files["ir_seg_dataset/images/00002D.png"] = encode(noise(0, channels=3))
-    with pytest.raises(ValueError, match=r"00002D.png' has the mode RGB, not the four channels"):
-        prepare(MFNet, write_files(tmp_path / "set.zip", files))
-
-
-@pytest.mark.usefixtures("small")
-def test_part_of_a_dataset(prepare: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = without(soda_files(), "test_infrared", IMAGE)
-    with caplog.at_level(logging.WARNING):
-        loaded = prepare(SODA, write_files(tmp_path / "set.zip", files), allow_partial=True)
-    assert names(loaded) == {"train": ["0003.jpg", "0001.jpg"]}
-    assert "should have 3 train and 2 test examples, but has 2 train and 0 test" in caplog.text
-    assert "1 names in train_infrared.txt without files (such as '0002' (image))" in caplog.text
-    with pytest.raises(ValueError, match=r"holds no examples. SODA is the zip file"):
-        prepare(SODA, write_files(tmp_path / "less.zip", without(files, "train_infrared")), allow_partial=True)
-    files[MASK.replace("0002", "0001")] = b"damaged"
-    with pytest.raises(ValueError, match=r"0001.png' is not an image"):  # a part is no excuse for damage
-        prepare(SODA, write_files(tmp_path / "damaged.zip", files), allow_partial=True)
