@@ -69,10 +69,7 @@ def library_step(
 
 
 def measure_distillation(
-    repeats: int,
-    teacher: tuple[str, int] = ("large", 18),
-    student: str = "small",
-    batch_size: int | None = None,
+    repeats: int, teacher: tuple[str, int] = ("large", 18), student: str = "small", batch_size: int | None = None
 ) -> dict[str, Any]:
     """
     Prints images a second, share of the matrix peak and peak memory beside what exists before the step.

@@ -18,11 +18,7 @@ from .pretraining import peak_memory
 
 NUM_CLASSES = 9
 # Runtime -> mode of torch.compile.
-COMPILE_MODES = {
-    "compiled": "default",
-    "reduce-overhead": "reduce-overhead",
-    "max-autotune": "max-autotune",
-}
+COMPILE_MODES = {"compiled": "default", "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
 EXPORTED = ("onnx", "openvino")
 RUNTIMES = ("eager", *COMPILE_MODES, *EXPORTED)
 OTHERS = {"beit": "BEiT with UPerNet", "segformer": "SegFormer-B2", "dpt": "DPT"}

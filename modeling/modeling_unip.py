@@ -301,10 +301,7 @@ class UnipModel(UnipPreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
+        self, pixel_values: torch.Tensor, output_attentions: bool | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
@@ -341,10 +338,7 @@ class UnipBackbone(BackboneMixin, UnipModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(  # type: ignore[override]
-        self,
-        pixel_values: torch.Tensor,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
+        self, pixel_values: torch.Tensor, output_attentions: bool | None = None, **kwargs: Any
     ) -> BackboneOutput:
         r"""
         Args:

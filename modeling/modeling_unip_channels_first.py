@@ -60,8 +60,4 @@ def winograd_3x3_channels_first(
     return maps if bias is None else maps + bias[:, None, None]
 
 
-__all__ = [
-    "add_resized_and_convolved_channels_first",
-    "add_resized_channels_first",
-    "winograd_3x3_channels_first",
-]
+__all__ = ["add_resized_and_convolved_channels_first", "add_resized_channels_first", "winograd_3x3_channels_first"]

@@ -77,10 +77,7 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size
 def whole_patches(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Height and width, rounded up to multiples of the patch size."""
     height, width = size
-    return (
-        (height + patch_size - 1) // patch_size * patch_size,
-        (width + patch_size - 1) // patch_size * patch_size,
-    )
+    return ((height + patch_size - 1) // patch_size * patch_size, (width + patch_size - 1) // patch_size * patch_size)
 
 
 def pad_to(pixel_values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -218,11 +218,4 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-__all__ = [
-    "grey_picture",
-    "legend_picture",
-    "overlay_picture",
-    "segmentation_palette",
-    "side_by_side",
-    "stacked",
-]
+__all__ = ["grey_picture", "legend_picture", "overlay_picture", "segmentation_palette", "side_by_side", "stacked"]

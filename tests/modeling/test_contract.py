@@ -37,10 +37,7 @@ STRIDES = {
 }
 CLASSES = [UnipModel, UnipBackbone, UnipForPreTraining, *STRIDES]
 # Methods that read pairs of images, and what else of the configuration they need.
-FUSIONS: dict[str, dict] = {
-    "iv_tuning": {},
-    "unirgb_ir": {"num_hidden_layers": 4, "fusion_channels": 8},
-}
+FUSIONS: dict[str, dict] = {"iv_tuning": {}, "unirgb_ir": {"num_hidden_layers": 4, "fusion_channels": 8}}
 ROWS = [pytest.param(kind, tiny_config, id=kind.__name__) for kind in CLASSES]
 ROWS += [
     pytest.param(UnipForSemanticSegmentation, partial(tiny_config, fusion=name, **fields), id=name)

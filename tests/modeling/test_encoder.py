@@ -8,13 +8,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments, UperNetConfig, UperNetForSemanticSegmentation
 
-from unip_hf import (
-    UnipBackbone,
-    UnipConfig,
-    UnipForPreTraining,
-    UnipForSemanticSegmentation,
-    UnipModel,
-)
+from unip_hf import UnipBackbone, UnipConfig, UnipForPreTraining, UnipForSemanticSegmentation, UnipModel
 from unip_hf.modeling.modeling_unip_layers import resize_position_embeddings, sine_cosine_position_embeddings
 
 

@@ -10,12 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
 
-from unip_hf import (
-    UnipForLinearSegmentation,
-    UnipForPreTraining,
-    UnipForSemanticSegmentation,
-    UnipModel,
-)
+from unip_hf import UnipForLinearSegmentation, UnipForPreTraining, UnipForSemanticSegmentation, UnipModel
 from unip_hf.modeling.modeling_unip_resampling import adaptive_average_pool, crop_to_image, max_pool
 from unip_hf.modeling.modeling_unip_segmentation import UnipConvModule
 

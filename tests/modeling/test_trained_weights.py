@@ -9,13 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
-from unip_hf import (
-    UnipConfig,
-    UnipForLinearSegmentation,
-    UnipForMlaSegmentation,
-    UnipForPreTraining,
-    UnipModel,
-)
+from unip_hf import UnipConfig, UnipForLinearSegmentation, UnipForMlaSegmentation, UnipForPreTraining, UnipModel
 from unip_hf.inference.loading import fingerprint
 
 from ..conftest import tiny_backbone_config

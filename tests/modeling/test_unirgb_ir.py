@@ -9,13 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from unip_hf import (
-    UnipConfig,
-    UnipForMlaSegmentation,
-    UnipForSemanticSegmentation,
-    UnipImageProcessor,
-    UnipModel,
-)
+from unip_hf import UnipConfig, UnipForMlaSegmentation, UnipForSemanticSegmentation, UnipImageProcessor, UnipModel
 from unip_hf.hub import convert_checkpoint, to_published_state_dict
 from unip_hf.hub.conversion import rename
 from unip_hf.hub.unirgb_ir_names import NAMES
@@ -62,10 +56,7 @@ def test_pool_and_its_fusion_are_the_published_ones(modules: dict[str, torch.Ten
     for cell, maps in zip((8, 16, 32), pool(modules["spm.rgb"], modules["spm.ir"])):
         assert_close(maps.flatten(2).transpose(1, 2), modules[f"spm.out.{cell}"])
     fusion = load_module(
-        UnipMixedKernelFusion(16),
-        part(modules, "fusion.model."),
-        "adapter_spm.mix_fusion",
-        "fusion.pool.mixed_fusion",
+        UnipMixedKernelFusion(16), part(modules, "fusion.model."), "adapter_spm.mix_fusion", "fusion.pool.mixed_fusion"
     )
     assert_close(fusion(modules["fusion.rgb"], modules["fusion.ir"]), modules["fusion.out"])
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unip_hf.data.infmix import (
-    InfMixSource,
-    find_infmix_sources,
-)
+from unip_hf.data.infmix import InfMixSource, find_infmix_sources
 from unip_hf.data.infmix.candidates import list_candidates
 
 

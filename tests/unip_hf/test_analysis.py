@@ -194,10 +194,7 @@ def test_attention_pictures_show_where_networks_look(tmp_path: Path) -> None:
     images[1, :, 16:32, 64:80] = 200
     to_last = torch.zeros(18, 18)
     to_last[:, -1] = 1
-    attentions = {
-        "one": with_cls(to_last.expand(2, 4, -1, -1)),
-        "two": with_cls(torch.full((2, 3, 72, 72), 1 / 72)),
-    }
+    attentions = {"one": with_cls(to_last.expand(2, 4, -1, -1)), "two": with_cls(torch.full((2, 3, 72, 72), 1 / 72))}
     figure = attention_pictures(images, attentions)
     panels = np.array(figure.axes).reshape(4, 3)  # 2 images x 2 queries
     assert [panel.get_title() for panel in panels[0]] == ["query\n", "one\nNMI 0.000", "two\nNMI 0.000"]

@@ -63,10 +63,7 @@ def a_report(depths: dict[str, int]) -> dict[str, Any]:
     }
 
 
-ODD_NAMES = {
-    "runs/<b>$a$ & b_c 红外": 4,
-    "/a/very/long/path/of/some/user/to/runs/another_" + 30 * "x" + "/best": 3,
-}
+ODD_NAMES = {"runs/<b>$a$ & b_c 红外": 4, "/a/very/long/path/of/some/user/to/runs/another_" + 30 * "x" + "/best": 3}
 
 
 def test_the_sentences_say_what_the_numbers_say() -> None:

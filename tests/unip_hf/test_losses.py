@@ -39,11 +39,7 @@ def make_batch(labels: torch.Tensor, num_channels: int = 3) -> dict:
 
 def part(batch: dict, rows: slice) -> dict:
     labels = batch["labels"][rows]
-    return {
-        "pixel_values": batch["pixel_values"][rows],
-        "labels": labels,
-        "num_labelled": int((labels != 255).sum()),
-    }
+    return {"pixel_values": batch["pixel_values"][rows], "labels": labels, "num_labelled": int((labels != 255).sum())}
 
 
 @pytest.fixture

@@ -39,10 +39,7 @@ def evaluation(**fields: Any) -> dict[str, Any]:
         "settings": {"window_size": 512, "stride": 341, "flip": False, "scales": [1.0]},
         "num_images": 1000,
         **dict.fromkeys(("mean_iou", "mean_accuracy", "overall_accuracy", "mean_dice"), 0.123456789),
-        "classes": [
-            {"name": "a|b", **numbers},
-            {"name": "never", **dict.fromkeys(numbers), "share_of_pixels": 0.0},
-        ],
+        "classes": [{"name": "a|b", **numbers}, {"name": "never", **dict.fromkeys(numbers), "share_of_pixels": 0.0}],
         **fields,
     }
 

@@ -179,11 +179,7 @@ def warm_and_cold(folder: Path, visible: np.ndarray) -> datasets.Dataset:
     for number in range(3):
         ids = np.zeros((64, 64), np.uint8)
         ids[8 * number : 8 * number + 24, 16:40] = 1
-        arrays = {
-            "image": np.uint16(6900) + 100 * ids.astype(np.uint16),
-            "annotation": ids,
-            "rgb": visible,
-        }
+        arrays = {"image": np.uint16(6900) + 100 * ids.astype(np.uint16), "annotation": ids, "rgb": visible}
         for column in rows:
             rows[column].append(str(folder / f"{number}-{column}.png"))
             Image.fromarray(arrays[column]).save(rows[column][-1])

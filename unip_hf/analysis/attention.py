@@ -93,10 +93,7 @@ def normalized_mutual_information(attention: torch.Tensor, has_cls_token: bool =
 
 
 def attention_distance(
-    attention: torch.Tensor,
-    patch_size: int = 16,
-    has_cls_token: bool = True,
-    grid_size: tuple[int, int] | None = None,
+    attention: torch.Tensor, patch_size: int = 16, has_cls_token: bool = True, grid_size: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """
     How far queries look, in pixels: the distance between the patches of query and key, weighted by the attention.

@@ -124,9 +124,7 @@ def attention_pictures(
 
 
 def attention_maps(
-    image: np.ndarray,
-    columns: Mapping[str, Sequence[tuple[np.ndarray, tuple[int, int]]]],
-    rows: Sequence[str],
+    image: np.ndarray, columns: Mapping[str, Sequence[tuple[np.ndarray, tuple[int, int]]]], rows: Sequence[str]
 ) -> "Figure":
     """
     Attention of several patches, blocks, heads or networks on one image, brightest where it is strongest.
