@@ -19,18 +19,21 @@ from unip_hf.scripts.cli import JOBS
 SECTION = re.compile(r"^(Args|Attributes|Example|Raises|Returns|Yields):\n((?:(?: {4}.*)?(?:\n|$))+)", re.MULTILINE)
 INDENTED = re.compile(r"(?:^ {4}.*\n?)+", re.MULTILINE)
 TYPES = {None: "text", int: "integer", float: "number"}
+ROOT_PAGES = ("CONTRIBUTING.md",)  # pages that stand beside the README, where GitHub looks for them
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds CONTRIBUTING.md as a page: it stands beside the README, where GitHub looks for it."""
-    text = Path(config.config_file_path).with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
-    files.append(File.generated(config, "contributing.md", content=text.replace("](docs/", "](")))
+    """Adds the pages of the root."""
+    for name in ROOT_PAGES:
+        text = Path(config.config_file_path).with_name(name).read_text(encoding="utf-8")
+        files.append(File.generated(config, name.lower(), content=text.replace("](docs/", "](")))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Removes links to files that are not pages, and replaces `<!-- settings -->` by the settings."""
-    markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md")
+    for name in ROOT_PAGES:
+        markdown = markdown.replace(f"](../{name}", f"]({name.lower()}")
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
     return markdown.replace("<!-- settings -->", settings()) if "<!-- settings -->" in markdown else markdown
 

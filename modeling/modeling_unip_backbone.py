@@ -78,6 +78,9 @@ class UnipBackboneEncoder(nn.Module):
         Returns:
             `feature_maps`, a tuple of `(batch_size, channels, padded_height / stride, padded_width / stride)`, and
             what else the backbone gives if it is asked for it.
+
+        Raises:
+            ValueError: if images do not fit, or the backbone does not have what it is asked for.
         """
         if output_attentions and not self.backbone.has_attentions:
             raise ValueError(f"The backbone {self.name} has no attention maps: leave out output_attentions.")

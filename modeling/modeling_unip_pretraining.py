@@ -116,6 +116,7 @@ class UnipForPreTraining(UnipPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Scaled images.
             teacher_query, teacher_key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_dim)`,
                 *optional*): Queries and keys of the teacher's block for the same images, CLS included, not scaled.
+            output_attentions (`bool`, *optional*): Return attention after softmax; needs the eager attention.
 
         Raises:
             ValueError: if only one of the two is given, or their shape does not fit the student's last block.

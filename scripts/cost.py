@@ -90,6 +90,9 @@ def load_network(
 
     Returns:
         The network in evaluation mode, and what its forward pass takes beside the image.
+
+    Raises:
+        OSError, ValueError: if there is no such network, or none whose cost can be counted.
     """
     import torch
     from transformers import AutoModelForSemanticSegmentation

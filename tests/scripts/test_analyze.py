@@ -21,8 +21,7 @@ from unip_hf.scripts import cli
 from unip_hf.scripts.analyze import read_samples
 
 from ..conftest import save_checkpoint, tiny_backbone_config, tiny_config
-from ..unip_hf.test_network_measures import sharp
-from ..unip_hf.test_teachers import TIMM_SIZE, save_timm
+from ..unip_hf.test_teachers import TIMM_SIZE, save_timm, with_large_weights
 
 
 QUICK = ("--num_images", 5, "--size", 32, 64, "--batch_size", 4, "--num_maps", 1)
@@ -33,7 +32,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints, and a folder of images and masks of five classes."""
     root = tmp_path_factory.mktemp("analyze")
     config = tiny_config(hidden_size=24, num_attention_heads=2, num_labels=5)
-    save_checkpoint(sharp(UnipForSemanticSegmentation(config)), root / "unip")
+    save_checkpoint(with_large_weights(UnipForSemanticSegmentation(config)), root / "unip")
     save_checkpoint(
         UnipForSemanticSegmentation(tiny_backbone_config("dinov2-registers", num_labels=3)), root / "dinov2"
     )

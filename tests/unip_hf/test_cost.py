@@ -73,8 +73,6 @@ def test_a_probe_by_hand(make_config: Callable) -> None:
 
 def count_for_real(model: nn.Module, **inputs: torch.Tensor) -> int:
     """What torch counts where it computes, in the form that is counted."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     model.config.head_implementation = "plain"
     # Older versions of torch do not count the fused attention of CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -33,20 +33,13 @@ from unip_hf.analysis.measures import compare_networks
 from unip_hf.data.reading import Sample
 
 from ..conftest import tiny_backbone_config, tiny_config
+from .test_teachers import with_large_weights
 
 
 PATCH_16 = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 64,
     "patch_size": 16,
 }  # fmt: skip
-
-
-def sharp(model: nn.Module) -> nn.Module:
-    """With weights large enough that attention is far from even."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return model.eval()
 
 
 def test_entropy_of_known_attention() -> None:
@@ -155,7 +148,7 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_blocks_of_every_kind_of_network(kind: str) -> None:
     make, has_cls_token = NETWORKS[kind]
-    reader = BlockReader(sharp(make()), kind)
+    reader = BlockReader(with_large_weights(make()), kind)
     assert reader.has_cls_token == has_cls_token
     size = reader.patch_size
     images = torch.randn(2, reader.num_channels, 3 * size, 5 * size)  # not square
@@ -206,7 +199,7 @@ def test_networks_without_attention_over_all_patches_are_refused(make, reason: s
 
 
 def test_measures_are_those_of_the_attention_maps() -> None:
-    model = sharp(UnipModel(tiny_config(attn_implementation="eager")))
+    model = with_large_weights(UnipModel(tiny_config(attn_implementation="eager")))
     images = torch.randn(9, 3, 48, 80)  # grids of 3 x 5
     with torch.no_grad():
         expected = model(images, output_attentions=True, output_hidden_states=True)
@@ -246,7 +239,7 @@ def test_measures_are_those_of_the_attention_maps() -> None:
 
 def test_shuffled_patches_are_compared_with_themselves() -> None:
     """A network without positions gives shuffled patches the same features."""
-    model = sharp(UnipModel(tiny_config(num_channels=1)))
+    model = with_large_weights(UnipModel(tiny_config(num_channels=1)))
     samples = [
         Sample(f"{number}.png", np.random.default_rng(number).integers(0, 255, (64, 96, 1), np.uint8), None, None)
         for number in range(6)
@@ -311,7 +304,7 @@ def test_maps_show_the_places_that_were_asked_for() -> None:
     data = AnalysisData(samples, (64, 96), places={one.number: one.places for one in images})
     networks = {}
     for name, layers in (("a", 3), ("b", 2)):
-        measures = NetworkMeasures(BlockReader(sharp(UnipModel(tiny_config(num_hidden_layers=layers)))))
+        measures = NetworkMeasures(BlockReader(with_large_weights(UnipModel(tiny_config(num_hidden_layers=layers)))))
         for batch in data.batches(UnipImageProcessor(), 16):
             measures.add(batch)
         networks[name] = measures

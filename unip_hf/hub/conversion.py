@@ -328,6 +328,9 @@ def to_published_state_dict(model: UnipPreTrainedModel) -> dict[str, torch.Tenso
 
     Returns:
         State dict of float32 tensors on the CPU.
+
+    Raises:
+        ValueError: if a tensor has no published name, as those of other backbones.
     """
     is_segmentation = isinstance(model, UnipSegmentationModel)
     if is_segmentation and model.config.last_layer_num_attention_heads not in (None, model.config.num_attention_heads):

@@ -140,6 +140,7 @@ class InfraredBenchmark(ChunkedBuilder):
         The images in the first of these folders that exists, by their path in it without suffix.
 
         Args:
+            files ([`SourceFiles`]): All files of the dataset.
             folders (`str`): Names, or ends of paths such as `"train/images"`.
             is_required (`bool`): Whether a missing or empty folder is an error. Otherwise the result is empty.
 
