@@ -244,7 +244,7 @@ def main(arguments: Sequence[str]) -> None:
     from unip_hf.hub.pretrained import TIMM_PREFIX
     from unip_hf.inference.loading import is_random_start, load_config
     from unip_hf.inference.windows import reads_pairs
-    from unip_hf.training import TrainingLoop, TrainingSettings, polynomial_schedule
+    from unip_hf.training import TrainingLoop, TrainingSettings, enable_gradient_checkpointing, polynomial_schedule
 
     vit = find_plain_vit(options.model)  # of another library; `load_model` knows all others by their names
     is_timm = options.model.startswith(TIMM_PREFIX)
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = make_window_settings(options, model, window_size=options.crop_size)
     set_seed(options.seed, device_specific=True)
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        enable_gradient_checkpointing(model)
     model = prepare_batch_norm(options, model, accelerator, division.per_device)
     optimizer = make_optimizer(options, model)
     if options.compile:

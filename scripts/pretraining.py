@@ -178,6 +178,7 @@ def prepare_students(options: argparse.Namespace, objective: "Objective", teache
     """The students, by the names that logs and folders give them."""
     from unip_hf.distillation import Students, load_student
     from unip_hf.distillation.students import student_names
+    from unip_hf.training import enable_gradient_checkpointing
 
     num_heads = teacher.num_attention_heads if objective.shares_heads and teacher is not None else None
     students: dict[str, Any] = {}
@@ -186,7 +187,7 @@ def prepare_students(options: argparse.Namespace, objective: "Objective", teache
         trained: Any = objective.prepare(student, teacher)
         students[name] = trained
         if options.gradient_checkpointing:
-            trained.gradient_checkpointing_enable()
+            enable_gradient_checkpointing(trained)
         if options.compile:
             trained.compile()
     return Students(students, objective.loss, objective.answers)

@@ -383,7 +383,7 @@ def test_the_recipe_reaches_the_optimizer_and_the_student(
     assert {group["lr"] for group in groups} == {1.5e-4 * 8 / 256}
     (student,) = seen["students"].values()
     config = student.config
-    assert student.is_gradient_checkpointing
+    assert all(layer.gradient_checkpointing for layer in student.unip.layers)
     assert (config.hidden_size, config.num_hidden_layers, config.last_layer_num_attention_heads) == (192, 12, 4)
     assert (config.drop_path_rate, config.drop_path_schedule, config.image_size) == (0.1, "constant", 64)
     assert config.position_embedding_type == "sincos" and config.layer_scale_init_value is None

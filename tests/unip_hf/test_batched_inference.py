@@ -240,7 +240,7 @@ def test_a_model_is_compiled_twice_for_all_sizes(make_config: Callable) -> None:
         graphs.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model, processor = make_model(make_config), PROCESSORS["as they are"]
     settings = InferenceSettings(64, 48, batch_size=2)
     images = [draw(size) for size in [(64, 64), (64, 112), (48, 64), (32, 48), (64, 64)]]

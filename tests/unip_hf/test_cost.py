@@ -14,6 +14,7 @@ from unip_hf.analysis import count_cost, total_cost
 from unip_hf.analysis.cost import AUXILIARY_HEAD, ENCODER, HEAD, PYRAMID, PartCost, count_training_operations
 from unip_hf.hub.speed import measure_speed
 from unip_hf.modeling.modeling_unip_heads import SEGMENTATION_MODELS
+from unip_hf.training import enable_gradient_checkpointing
 
 from ..conftest import tiny_backbone_config, tiny_backbones
 
@@ -191,7 +192,7 @@ def test_operations_of_training_are_those_that_are_computed_without_recomputatio
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         compute_loss(model).backward()
     assert counted == counter.get_total_flops()
-    model.gradient_checkpointing_enable()
+    enable_gradient_checkpointing(model)
     model.compile(backend="eager")
     assert count_training_operations(model, compute_loss) == counted
     assert count_training_operations(model, lambda network: network.unip(torch.zeros(1, 3, 32, 32)).item()) is None

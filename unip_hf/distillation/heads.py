@@ -40,10 +40,6 @@ class FeatureStudent(nn.Module):
     def config(self) -> UnipConfig:
         return self.student.config
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Computes blocks once more in the backward pass instead of keeping what they need for it."""
-        self.student.gradient_checkpointing_enable()
-
     def forward(self, pixel_values: torch.Tensor) -> FeatureOutput:
         """Takes scaled images `(batch_size, num_channels, height, width)`."""
         encoder = self.student.unip

@@ -2,7 +2,12 @@
 """Training: parameter groups, schedules, and the loop that distillation and fine-tuning share."""
 
 from .loop import TrainingLoop, TrainingSettings
-from .optimization import cosine_schedule, layer_decay_parameter_groups, polynomial_schedule
+from .optimization import (
+    cosine_schedule,
+    enable_gradient_checkpointing,
+    layer_decay_parameter_groups,
+    polynomial_schedule,
+)
 from .speed import RunSpeed
 
 
@@ -11,6 +16,7 @@ __all__ = [
     "TrainingLoop",
     "TrainingSettings",
     "cosine_schedule",
+    "enable_gradient_checkpointing",
     "layer_decay_parameter_groups",
     "polynomial_schedule",
 ]

@@ -1,11 +1,12 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Parameter groups with layer decay, and learning-rate schedules, as in the published training."""
+"""Parameter groups with layer decay, learning-rate schedules as in the published training, and less memory."""
 
 import logging
 import math
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
 
@@ -186,8 +187,23 @@ def cosine_schedule(step: float, num_steps: float, num_warmup_steps: float = 0) 
     return 0.5 * (1 + math.cos(math.pi * (step - num_warmup_steps) / (num_steps - num_warmup_steps)))
 
 
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """
+    Makes the network in a model compute its blocks once more in the backward pass instead of keeping what they need.
+
+    Raises:
+        ValueError: if the network cannot.
+    """
+    network: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    if hasattr(network, "activation_checkpointing_enable"):  # the name in newer versions of transformers
+        network.activation_checkpointing_enable()
+    else:
+        network.gradient_checkpointing_enable()
+
+
 __all__ = [
     "cosine_schedule",
+    "enable_gradient_checkpointing",
     "find_blocks",
     "find_staged_blocks",
     "layer_decay_parameter_groups",
