@@ -21,7 +21,7 @@ from unip_hf.scripts import cli
 from unip_hf.scripts.analyze import read_samples
 
 from ..conftest import save_checkpoint, tiny_backbone_config, tiny_config
-from ..unip_hf.test_teachers import TIMM_SIZE, save_timm, with_large_weights
+from ..unip_hf.plain_networks import TIMM_SIZE, save_timm, with_large_weights
 
 
 QUICK = ("--num_images", 5, "--size", 32, 64, "--batch_size", 4, "--num_maps", 1)

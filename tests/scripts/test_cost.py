@@ -16,7 +16,7 @@ from unip_hf.hub import to_published_state_dict
 from unip_hf.scripts import cli
 
 from ..conftest import save_checkpoint, tiny_backbone_config, tiny_config
-from ..unip_hf.test_teachers import TIMM_SIZE, save_timm
+from ..unip_hf.plain_networks import TIMM_SIZE, save_timm
 
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32}

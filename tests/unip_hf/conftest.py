@@ -1,5 +1,5 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""What tests of benchmarks share."""
+"""What tests of benchmarks, and of networks of other libraries, share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Any
 
 import datasets
 import pytest
+import transformers
 
 from unip_hf.data.benchmarks import SODA, InfraredBenchmark, MFNet, SCUTSeg
+
+from .plain_networks import PATCH_16, with_large_weights
 
 
 @pytest.fixture
@@ -29,3 +32,10 @@ def prepare(tmp_path: Path) -> Callable[..., datasets.DatasetDict]:
         return builder.as_dataset()
 
     return prepare_dataset
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> str:
+    folder = tmp_path / "vit"
+    with_large_weights(transformers.ViTModel(transformers.ViTConfig(**PATCH_16))).save_pretrained(folder)
+    return str(folder)

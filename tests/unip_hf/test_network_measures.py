@@ -33,7 +33,7 @@ from unip_hf.analysis.measures import compare_networks
 from unip_hf.data.reading import Sample
 
 from ..conftest import tiny_backbone_config, tiny_config
-from .test_teachers import with_large_weights
+from .plain_networks import with_large_weights
 
 
 PATCH_16 = {

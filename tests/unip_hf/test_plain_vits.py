@@ -15,7 +15,7 @@ from unip_hf.hub.conversion import convert_checkpoint, to_published_state_dict
 from unip_hf.hub.plain_vits import convert_plain_vit, find_plain_vit, load_plain_vit
 from unip_hf.hub.pretrained import NotPlainViTError
 
-from .test_teachers import save_timm, with_large_weights
+from .plain_networks import save_timm, with_large_weights
 
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 72}

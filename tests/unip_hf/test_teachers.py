@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from unip_hf import UnipModel
@@ -20,11 +20,9 @@ from unip_hf.hub import to_published_state_dict
 from unip_hf.hub.networks import IMAGENET_MEAN
 
 from ..conftest import PATIENCE
+from .plain_networks import PATCH_14, PATCH_16, SIZE, TIMM_SIZE, save_timm, with_large_weights
 
 
-SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-PATCH_16 = {**SIZE, "image_size": 32, "patch_size": 16}
-PATCH_14 = {**SIZE, "image_size": 28, "patch_size": 14}
 TEXT = {**SIZE, "vocab_size": 20, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_intermediate_size": 16}
 
@@ -43,7 +41,6 @@ TRANSFORMERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "CLIP": (lambda: transformers.CLIPModel(transformers.CLIPConfig(vision_config=PATCH_16, text_config=TEXT)), 0),
     "CLIP vision": (lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**PATCH_16)), 0),
 }  # fmt: skip
-TIMM_SIZE = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 32}
 TIMM = {
     "vit_tiny_patch16_224": (TIMM_SIZE, 0),
     "vit_small_patch14_reg4_dinov2": ({**TIMM_SIZE, "img_size": 28}, 4),
@@ -52,27 +49,6 @@ TIMM = {
     "eva02_tiny_patch14_224": ({**TIMM_SIZE, "img_size": 28}, 0),
 }
 HEIGHT, WIDTH, GRID = 32, 48, (2, 3)
-
-
-@torch.no_grad()
-def with_large_weights(model: nn.Module) -> nn.Module:
-    """As they are initialised, attention is nearly uniform, and zero tokens and norms of 1 hide where they go."""
-    for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return model.eval()
-
-
-def save_timm(folder: Path, name: str, arguments: dict) -> nn.Module:
-    model = with_large_weights(timm.create_model(name, **arguments))
-    timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
-    return model
-
-
-@pytest.fixture
-def vit(tmp_path: Path) -> str:
-    folder = tmp_path / "vit"
-    with_large_weights(transformers.ViTModel(transformers.ViTConfig(**PATCH_16))).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -331,93 +307,3 @@ def test_timm_by_name_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert teacher.num_layers == 12 and teacher.num_attention_heads == 3 and len(teacher.blocks) == 2
     assert torch.equal(teacher.blocks[1].attn.qkv.weight, model.blocks[1].attn.qkv.weight)
     assert teacher.query_key(images)[0].shape == (2, 3, 7, 64)
-
-
-@pytest.mark.parametrize("source", ["transformers", "timm", "published"])
-def test_weights_that_do_not_match_are_listed(source: str, vit: str, make_config: Callable, tmp_path: Path) -> None:
-    name, path = vit, Path(vit) / "model.safetensors"
-    lacking, other = "layers.1.mlp.fc1.weight", "layers.0.layernorm_before.weight"
-    in_file = ("encoder.layer.1.intermediate.dense.weight", "encoder.layer.0.layernorm_before.weight")
-    if source == "timm":
-        save_timm(tmp_path, "vit_tiny_patch16_224", TIMM_SIZE)
-        name, path = f"timm:local-dir:{tmp_path}", tmp_path / "model.safetensors"
-        lacking, other = in_file = ("blocks.1.mlp.fc1.weight", "blocks.0.norm1.weight")
-    elif source == "published":
-        config = make_config(last_layer_num_attention_heads=None, layer_scale_init_value=None)
-        path = tmp_path / "published.safetensors"
-        name, other, in_file = str(path), "blocks.0.norm1.weight", ("blocks.1.mlp.fc1.weight", "blocks.0.norm1.weight")
-        save_file(to_published_state_dict(UnipModel(config)), path)
-    tensors = load_file(path)
-    del tensors[in_file[0]]
-    tensors[in_file[1]] = torch.ones(5)
-    save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError) as error:
-        load_teacher(name, 3, num_attention_heads=4 if source == "published" else None)
-    assert all(text in str(error.value) for text in (name.removeprefix("timm:"), lacking, other, "5"))
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**PATCH_16)), "has no CLS token"),
-        (lambda: timm.create_model("vit_wee_patch16_reg1_gap_256", **TIMM_SIZE), "has no CLS token"),
-        (lambda: transformers.SwinModel(transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1])),
-         "not one list of equal blocks"),
-        (lambda: transformers.BeitModel(transformers.BeitConfig(**PATCH_16, use_relative_position_bias=True)),
-         "adds a mask or relative positions"),
-        (lambda: transformers.YolosModel(transformers.YolosConfig(**{**PATCH_16, "image_size": [32, 32]})),
-         "1 special tokens and 6 patches"),
-        (lambda: transformers.ViTModel(transformers.ViTConfig(**PATCH_16, num_channels=1)), "images with 3 channels"),
-        (lambda: timm.create_model("vit_tiny_patch16_224", **TIMM_SIZE), "doesn't match model"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_a_teacher_is_refused(make: Callable[[], nn.Module], reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"this one cannot be a teacher: .*{reason}"):
-        Teacher(make(), name="this one")
-
-
-def test_a_block_without_one_attention_is_refused(vit: str) -> None:
-    model = transformers.ViTModel.from_pretrained(vit)
-    block = model.layers[1]
-    plain = block.forward
-    block.forward = lambda *args, **kwargs: plain(plain(*args, **kwargs))
-    with pytest.raises(ValueError, match="block 2 calls scaled_dot_product_attention 2 times instead of once"):
-        Teacher(model)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("timm:vit_large_patch16_224.mea", r"Invalid pretrained tag.*Similar names: vit_large_patch16_224.mae"),
-        ("timm:vit_tiny_patch16_224.augreg_in21k", r"timm cannot load .*give the folder .*timm:local-dir:FOLDER"),
-        ("timm:local-dir:nowhere", "Config file not found"),
-        ("timm:xcit_nano_12_p16_224", "not a plain ViT for any image size"),
-        ("nobody/nothing", r"not a file or folder; timm's names begin with timm:"),
-    ],
-)
-def test_names_that_cannot_be_loaded(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=message):
-        load_teacher(name)
-
-
-def test_wrong_use_is_explained(vit: str, tmp_path: Path, images: torch.Tensor) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint file"):
-        load_teacher(str(tmp_path / "mae.pth"))
-    with pytest.raises(ValueError, match="has its own number of heads"):
-        load_teacher(vit, num_attention_heads=4)
-    for layer in (0, 4):
-        with pytest.raises(ValueError, match=f"no block {layer}: choose one from 1 to 3"):
-            load_teacher(vit, layer)
-    teacher = load_teacher(vit)
-    with pytest.raises(ValueError, match=r"No block .* is chosen: give a layer from 1 to 3"):
-        teacher.query_key(images)
-    with pytest.raises(ValueError, match="call keep_layer first"):
-        teacher.compile()
-    teacher.keep_layer(2)
-    with pytest.raises(ValueError, match=r"Block 3 .* was deleted, like all behind 2"):
-        teacher.query_key(images, layer=3)
-    with pytest.raises(ValueError, match="30x48 pixels cannot be cut evenly"):
-        teacher.query_key(images[:, :, :30])
-    with pytest.raises(ValueError, match=r"got torch\.uint8: normalise"):
-        teacher.query_key(images.to(torch.uint8))
