@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .modeling_unip_channels_first import winograd_3x3_channels_first
 
@@ -59,6 +58,9 @@ def convolve_3x3(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     # What transforming weights and cells costs must be less than what is saved.
     is_large = isinstance(height * width, torch.SymInt) or height * width >= 4 * max(weight.shape[:2])
     if is_exporting:
+        # Nothing public knows this, and loading a model must not depend on it.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
         # Maps of any size count as large where their sides are known to be whole tiles: those are the finest ones.
         is_suitable = all(statically_known_true(side % TILE == 0) for side in (height, width))
     else:
