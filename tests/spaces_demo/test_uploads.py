@@ -297,3 +297,18 @@ def test_old_files_are_deleted_and_the_pages_own_stay(tmp_path: Path, monkeypatc
     monkeypatch.setattr("unip_hf.spaces_demo.temporary.time.time", lambda: new.lstat().st_ctime)
     delete_old_files(tmp_path, 0.05, kept)
     assert own.exists() and new.exists() and not old.exists() and not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_vanishes_does_not_end_the_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vanishing, old = (save(tmp_path / folder / "a.png") for folder in ("vanishing", "old"))
+    scandir = os.scandir
+
+    def scandir_late(path: str | int) -> object:
+        if os.fspath(vanishing.parent) == str(path) and vanishing.exists():
+            vanishing.unlink()
+            vanishing.parent.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_late)
+    delete_old_files(tmp_path, 0)
+    assert not old.exists() and not vanishing.parent.exists()
