@@ -1,11 +1,13 @@
 """Attacks on a running demo: what it does not answer, does not read, does not fetch, and never says."""
 
 import http.server
+import io
 import json
 import os
 import random
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 
 from unip_hf.spaces_demo import guard
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, wait_until
 from .conftest import Server
 
 
@@ -162,6 +164,45 @@ def test_requests_have_a_size(client: Client, monkeypatch: pytest.MonkeyPatch) -
     deeper = client.http.post(join, content=b"[" * 10**6, headers={"Content-Type": "application/json"})
     assert deeper.status_code in (400, 422) and deeper.json()["detail"]
     assert client.http.get("/config").status_code == 200
+
+
+@pytest.mark.slow
+def test_requests_leave_no_files_open_and_none_behind(client: Client, demo: Server, demo_model: Path) -> None:
+    """Five pages, each with an image, an archive, attention, a comparison and a refusal, three times."""
+    names = ("segment", "show_image", "compare")
+    segment, show_image, compare = (client.function(name) for name in names)
+    image = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(6700, 7900, (60, 80)).astype(np.uint16)).save(image, "PNG")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("one.png", image.getvalue())
+        file.writestr("two.png", image.getvalue())
+    model = str(demo_model)
+
+    def visit(number: int) -> None:
+        session = f"page-{number}-{random.getrandbits(64):x}"
+        with client.http.stream("GET", f"/gradio_api/heartbeat/{session}") as heartbeat:
+            lines = heartbeat.iter_lines()  # kept, because the page is closed with it
+            next(lines)
+            one, two = client.upload("one.png", image.getvalue()), client.upload("two.zip", archive.getvalue())
+            for data in ([model, [one], 50], [model, [two], 50]):
+                assert "mask" in client.call(segment, data, session=session)
+            assert "NMI" in client.call(show_image, [one, model, 1, None], session=session)
+            sides = [model, "as_configured", 0, 1, model, "percentiles", 0, 100]
+            assert "pixels" in client.call(compare, [one, *sides], session=session)
+            assert "Upload an image first" in client.call(segment, [model, [], 50], session=session)
+
+    sessions = next(demo.temporary.glob("unip-demo-*")) / "sessions"
+    counts = []
+    for _ in range(3):
+        for number in range(5):
+            visit(number)
+        wait_until(lambda: not any(sessions.iterdir()), "files deleted")
+        client.http.close()
+        client.http = httpx.Client(base_url=demo.url, timeout=PATIENCE)
+        pictures = list(sessions.with_name("gradio").rglob("*.png"))  # the same ones again; archives tell the time
+        counts.append((len(os.listdir(f"/proc/{demo.process.pid}/fd")), len(pictures)))
+    assert counts[2][0] <= counts[1][0] + 2 and counts[2][1] == counts[1][1], counts
 
 
 def wrong_value(chance: random.Random, places: list[str], depth: int = 0) -> Any:
