@@ -32,7 +32,7 @@ MAX_PIXELS = 8_000_000  # of an image or a frame
 MAX_FRAMES = 200  # of an upload
 
 # Only these decoders see what strangers send: others start programs (EPS) or open further files (playlists).
-IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
+IMAGE_FORMATS: tuple[str, ...] = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 if int(PIL.__version__.split(".")[0]) >= 13:  # older wheels hold an OpenJPEG that writes beyond its memory
     IMAGE_FORMATS += ("JPEG2000",)
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv"
