@@ -31,7 +31,7 @@ HEADERS = [
     (b"content-security-policy", b"img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'"),
     (b"x-content-type-options", b"nosniff"),
 ]
-UNUSABLE = "The server cannot do this: these are not values that its page sends."  # what went wrong is in its log
+UNUSABLE = "The server cannot do this: these are not values that its page sends."
 
 
 class Guard:
@@ -86,14 +86,19 @@ class GuardedBlocks(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **settings: Any) -> Any:
         if _names_address(inputs):  # which gradio would download before any component sees it
             raise error_message("Addresses are not downloaded here. Upload the file.")
-        return await super().preprocess_data(block_fn, inputs, *arguments, **settings)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *arguments, **settings)
+        except gr.Error:
+            raise
+        except Exception as error:  # strangers must not fill the log
+            raise error_message(UNUSABLE) from error
 
     async def process_api(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
         try:
             return await super().process_api(*arguments, **settings)
         except gr.Error:
             raise
-        except Exception as error:  # its message may name files of the server
+        except Exception as error:  # its message may name files of the server; the log has it
             raise gr.Error(UNUSABLE) from error
 
 
