@@ -19,7 +19,7 @@ from unip_hf.scripts.cli import JOBS
 SECTION = re.compile(r"^(Args|Attributes|Example|Raises|Returns|Yields):\n((?:(?: {4}.*)?(?:\n|$))+)", re.MULTILINE)
 INDENTED = re.compile(r"(?:^ {4}.*\n?)+", re.MULTILINE)
 TYPES = {None: "text", int: "integer", float: "number"}
-ROOT_PAGES = ("CONTRIBUTING.md",)  # pages that stand beside the README, where GitHub looks for them
+ROOT_PAGES = ("CONTRIBUTING.md", "SECURITY.md")  # pages that stand beside the README, where GitHub looks for them
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -90,7 +90,7 @@ def launch_with_accelerate(config: Path, num_processes: int | None, module: str,
         # command takes the place of this process. Nothing public reads a configuration into the options.
         options, *_ = accelerate_launch._validate_launch_command(options)
         command, environment = prepare_simple_launcher_cmd_env(options)
-        os.execvpe(command[0], command, environment)
+        os.execvpe(command[0], command, environment)  # noqa: S606  accelerate's own list of arguments, no shell
     return exit_status(lambda: accelerate_launch.launch_command(options))
 
 

@@ -29,6 +29,16 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def not_of_the_library(folder: str, names: Sequence[str]) -> list[str]:
+    """The names of those files in a folder of the library that are not its own: caches, and what was left there."""
+    kept = (".py", ".yaml", ".html", ".md", ".css", ".typed", "requirements.txt")
+    return [
+        name
+        for name in names
+        if name.startswith((".", "__pycache__")) or not (name.endswith(kept) or Path(folder, name).is_dir())
+    ]
+
+
 def write_space(folder: Path, models: Sequence[str]) -> None:
     """
     Writes the files of a Space: `app.py`, `README.md` with the models in its header, `requirements.txt`, and this
@@ -56,7 +66,7 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
             shutil.copytree(
                 importlib.import_module(name).__path__[0],
                 staged / name.replace(".", "/"),
-                ignore=shutil.ignore_patterns("__pycache__", ".*"),
+                ignore=not_of_the_library,
                 dirs_exist_ok=True,
             )
         for name in ("app.py", "README.md", "requirements.txt"):

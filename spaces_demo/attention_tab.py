@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The tab that shows where a token looks, in every block, and the NMI of the blocks."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import gradio as gr
 import numpy as np
 
 from ..analysis import nmi_curve
+from ..hub.public_names import plain
 from .attention import MAX_TOKENS, ImageAttention, attention_picture, description, legend, measure_attention
 from .components import COMPUTING, QUIET, image_input, model_choice
 from .models import Models, on_gpu
@@ -63,7 +65,8 @@ def attention_tab(models: Models) -> None:
         attention = ImageAttention.load(_path(request))
         side = attention.picture.shape[0] // attention.grid_size[0]
         column, row = (
-            min(int(place) // side, tokens - 1) for place, tokens in zip(event.index, attention.grid_size[::-1])
+            min(max(int(place) // side, 0), tokens - 1)
+            for place, tokens in zip(event.index, attention.grid_size[::-1])
         )
         return (row, column), *show(layer, head, (row, column), request)
 
@@ -73,7 +76,7 @@ def attention_tab(models: Models) -> None:
         try:
             attention = measure(name, read_upload(path))
         except gr.Error as error:
-            return nothing(error.message)
+            return nothing(plain(html.unescape(error.message)))
         attention.save(_path(request))
         num_layers, (rows, columns) = len(attention.nmi), attention.grid_size
         layer = num_layers if old is None else min(layer, num_layers)

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .about_tab import about_tab
 from .attention_tab import attention_tab
 from .compare_tab import compare_tab
+from .guard import APP_SETTINGS, GuardedBlocks
 from .models import Models
 from .segment_tab import segment_tab
 from .temporary import KEPT_SECONDS, close_session, keep_deleting, temporary_folder
@@ -36,13 +37,13 @@ M_ARENA_MAX = -8  # of malloc.h of glibc, the C library of most Linux systems
 def build_interface(models: Models) -> gr.Blocks:
     """The page for these models, of which there must be at least one."""
     # delete_cache: how often uploads and the copies that gradio shows are looked through, and how long they are kept.
-    with gr.Blocks(title="UNIP: infrared segmentation", delete_cache=(60, KEPT_SECONDS)) as blocks:
+    with GuardedBlocks(title="UNIP: infrared segmentation", delete_cache=(60, KEPT_SECONDS)) as blocks:
         gr.Markdown("# Infrared semantic segmentation", elem_id="title")
         for name, build_tab in TABS.items():
             with gr.Tab(name):
                 build_tab(models)
         blocks.unload(close_session)
-    return blocks.queue(max_size=MAX_WAITING)
+    return blocks.queue(max_size=MAX_WAITING, api_open=False)  # nobody skips the queue
 
 
 def serve(names: Sequence[str], host: str | None = None, port: int | None = None, share: bool = False) -> None:
@@ -78,7 +79,11 @@ def serve(names: Sequence[str], host: str | None = None, port: int | None = None
         css_paths=Path(__file__).with_name("style.css"),
         max_file_size=MAX_FILE_SIZE,
         state_session_capacity=MAX_SESSIONS,
-        show_error=True,
+        app_kwargs=APP_SETTINGS,
+        show_error=False,  # but for what is raised as gr.Error
+        enable_monitoring=False,
+        mcp_server=False,
+        run_history=False,
         ssr_mode=False,
         footer_links=[],
     )

@@ -60,7 +60,7 @@ def segment_sources(
     names: list[str] = []
     notes: list[str] = []
     (folder / "frames").mkdir(parents=True)
-    frames = _within_limits(read_frames(sources, unreadable=notes), notes, max_seconds)
+    frames = _within_limits(read_frames(sources, unreadable=notes, max_pixels=MAX_PIXELS), notes, max_seconds)
     for result in predictor.segment_frames(frames, notes):
         predictor.write(result)
         np.save(folder / "frames" / f"{len(names):06d}.npy", result.frame.image)
@@ -80,10 +80,6 @@ def _within_limits(frames: Iterable[Frame], notes: list[str], max_seconds: float
     """The frames that an upload may have; `notes` takes sentences on what is left out."""
     count, pixels, deadline = 0, 0, time.monotonic() + max_seconds
     for frame in frames:
-        size = frame.image.shape[0] * frame.image.shape[1]
-        if size > MAX_PIXELS:  # of a video that changes its size
-            notes.append(f"{frame.place} cannot be used: it has more than {MAX_PIXELS // 10**6} million pixels.")
-            continue
         limits = {
             f"{MAX_FRAMES} frames": count >= MAX_FRAMES,
             f"{MAX_KEPT_PIXELS // 10**6} million pixels": pixels >= MAX_KEPT_PIXELS,
@@ -92,7 +88,7 @@ def _within_limits(frames: Iterable[Frame], notes: list[str], max_seconds: float
         if reached := [limit for limit, is_reached in limits.items() if is_reached]:
             notes.append(f"Only the first {count} frames are shown: an upload may take {reached[0]} here.")
             return
-        count, pixels = count + 1, pixels + size
+        count, pixels = count + 1, pixels + frame.image.shape[0] * frame.image.shape[1]
         yield frame
 
 
@@ -163,7 +159,7 @@ class Segmentation:
         ids, raw = self.ids(frame), self.raw(frame)
         height, width = ids.shape
         factor = _display_factor((width, height))
-        x, y = (min(int((place + 0.5) / factor), side - 1) for place, side in ((x, width), (y, height)))
+        x, y = (min(max(int((place + 0.5) / factor), 0), side - 1) for place, side in ((x, width), (y, height)))
         return f"x {x}, y {y}: {self.labels[int(ids[y, x])]}, {self._describe_value(raw[y, x])}"
 
     def _describe_value(self, value: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 
 import atexit
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -39,13 +40,15 @@ def close_session(request: gr.Request) -> None:
 def delete_old_files(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
     """Deletes files that have not changed for so long, and folders that this empties. What is in `kept` stays."""
     now = time.time()
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        try:
-            if path in kept or now - path.lstat().st_ctime < seconds:
+    # What is in a folder before the folder; unlike rglob(), walk() bears that a folder is deleted while it looks.
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in (*files, *folders)):
+            try:
+                if path in kept or now - path.lstat().st_ctime < seconds:
+                    continue
+                path.rmdir() if path.is_dir() else path.unlink()
+            except OSError:  # not empty, or just deleted by someone else
                 continue
-            path.rmdir() if path.is_dir() else path.unlink()
-        except OSError:  # not empty, or just deleted by someone else
-            continue
 
 
 def keep_deleting(every: float = 60, seconds: float = KEPT_SECONDS + 120) -> None:

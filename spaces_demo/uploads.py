@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Uploads, which are checked before they are decoded: images of any depth, TIFF files, videos, archives."""
 
+import html
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import av
 import gradio as gr
 import numpy as np
+import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -30,8 +32,12 @@ MAX_PIXELS = 8_000_000  # of an image or a frame
 MAX_FRAMES = 200  # of an upload
 
 # Only these decoders see what strangers send: others start programs (EPS) or open further files (playlists).
-IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "GIF")
+IMAGE_FORMATS: tuple[str, ...] = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
+if int(PIL.__version__.split(".")[0]) >= 13:  # older wheels hold an OpenJPEG that writes beyond its memory
+    IMAGE_FORMATS += ("JPEG2000",)
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv"
+
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF file
 
 EXAMPLE_SEEDS = (500, 511, 523, 540)  # of the scenes' test split
 
@@ -65,8 +71,8 @@ def visible_errors() -> Iterator[None]:
 
 
 def error_message(message: str) -> gr.Error:
-    """An error for the page alone, without a traceback on the server."""
-    return gr.Error(message, print_exception=False)
+    """An error for the page alone, without a traceback on the server. The page takes its `message` for HTML."""
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 def _too_large(path: Path, size: str) -> gr.Error:
@@ -76,15 +82,21 @@ def _too_large(path: Path, size: str) -> gr.Error:
     )
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
+def _check_pixels(path: Path, width: int, height: int, what: str = "") -> None:
     if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width}x{height}")
+        raise _too_large(path, f"{what}{width}x{height}")
+
+
+def _check_page(path: Path, image: Image.Image) -> None:
+    _check_pixels(path, *image.size)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file, whose tiles may be larger than its image
+    _check_pixels(path, tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0), "tiles of ")
 
 
 def _count_pages(path: Path) -> int:
     """Counts the pages of an image file, up to one more than [`MAX_FRAMES`], by their headers. Decodes no pixels."""
     with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-        _check_pixels(path, *image.size)
+        _check_page(path, image)
         if image.format != "TIFF":
             return 1
         for page in range(1, MAX_FRAMES + 1):
@@ -92,7 +104,7 @@ def _count_pages(path: Path) -> int:
                 image.seek(page)
             except EOFError:
                 return page
-            _check_pixels(path, *image.size)
+            _check_page(path, image)
         return MAX_FRAMES + 1
 
 
@@ -138,7 +150,7 @@ def read_upload(path: str | Path) -> np.ndarray:
     path = Path(path)
     source = describe_upload(path)
     with readable_errors(path):
-        return next(read_frames([source])).image
+        return next(read_frames([source], max_pixels=MAX_PIXELS)).image
 
 
 def _check_archive(path: Path) -> None:
@@ -217,7 +229,7 @@ def describe_uploads(paths: Sequence[str | Path], folder: Path) -> tuple[list[So
         except gr.Error as error:
             if is_single:
                 raise
-            notes.append(str(error.message))
+            notes.append(html.unescape(error.message))
             continue
         count = 1
         while source.name in sources:  # files of the same name from several folders

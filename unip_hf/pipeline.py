@@ -34,7 +34,7 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
         if type(processor).__name__ != "UnipImageProcessor":
             return super().preprocess(image, subtask=subtask, timeout=timeout)
         if isinstance(image, str) and re.match(r"(https?|data):", image, re.IGNORECASE):
-            with urlopen(image, timeout=timeout) as response:
+            with urlopen(image, timeout=timeout) as response:  # noqa: S310  never file://, see above
                 content = response.read()
             try:
                 image = Image.open(BytesIO(content))

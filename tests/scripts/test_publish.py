@@ -4,6 +4,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -158,6 +159,18 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     assert (
         names(folder) - names(without) == {"samples.png"} and "samples.png" not in (without / "README.md").read_text()
     )
+
+
+def test_a_picture_that_is_a_link_to_something_else_is_not_published(
+    home: Path, work: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(home / "runs" / "yard", work / "run")
+    (work / "secret").write_text("my key")
+    for picture in (work / "run" / "predictions").iterdir():
+        picture.unlink()
+        picture.symlink_to(work / "secret")
+    assert job(publish.main, work / "run" / "best", "me/yard", "--dry_run", "out", "--no_speed") == 2
+    assert "cannot identify image file" in capsys.readouterr().err and not (work / "out").exists()
 
 
 @pytest.mark.slow

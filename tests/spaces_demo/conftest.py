@@ -75,7 +75,9 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         counts_to_celsius=(0.04, -273.15),
     ).save_pretrained(folder)
     (folder / "README.md").write_text(
-        "---\nlicense: mit\n---\n# A tiny network\n\n![](https://example.com/badge.png)\n"
+        "---\nlicense: mit\n---\n# A tiny network\n\n![](https://example.com/badge.png)\n![][away]\n\n"
+        "<video src=https://example.com/video.mp4></video><script>document.body.remove()</script>\n\n"
+        "[away]: https://example.com/other.png\n"
     )
     return folder
 

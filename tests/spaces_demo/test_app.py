@@ -166,6 +166,11 @@ def test_a_wrong_file_is_refused_and_the_next_one_works(page: object, tmp_path: 
     assert "/" not in toast.inner_text().replace("\n", "") and toast.locator("i").count() == 0
     assert page.locator("#legend").inner_text() == "", "of the image before"
     assert page.locator("#mask").is_disabled() and page.locator("#segmentation img").count() == 0
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.writestr("c<i>d.png", "no image")
+    page.get_by_label("Clear").first.click()
+    upload(page, tmp_path / "one.zip")
+    page.locator(".toast-body").filter(has_text="'c<i>d.png' is neither").wait_for()
     (tmp_path / "cut.png").write_bytes(Path(draw_png(tmp_path / "whole.png")).read_bytes()[:3000])
     page.get_by_label("Clear").first.click()
     upload(page, tmp_path / "cut.png")

@@ -63,6 +63,12 @@ def test_a_space_is_complete_and_answers(demo_model: Path, tmp_path: Path) -> No
     assert not list(server.temporary.glob("unip-demo-*")), "what a server that was stopped left"
 
 
+def test_only_files_of_the_library_go_into_a_space(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    names = ["app.py", "requirements.txt", "templates", ".env", ".git", "token.txt", "a.safetensors", "__pycache__"]
+    assert publish_space.not_of_the_library(str(tmp_path), names) == names[3:]
+
+
 def test_requirements_are_those_of_the_project() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

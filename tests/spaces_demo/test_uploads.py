@@ -38,7 +38,7 @@ def write_video(path: Path, height: int, width: int, frames: int = 3) -> Path:
         stream = container.add_stream("mpeg4", rate=10)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for number in range(frames):
-            grey = np.full((height, width, 3), 60 * number, np.uint8)
+            grey = np.full((height, width, 3), 60 * number % 256, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -92,6 +92,52 @@ def test_what_is_too_large_is_known_from_the_header(tmp_path: Path, monkeypatch:
     small.save(tmp_path / "pages.tif", save_all=True, append_images=[large], compression="tiff_deflate")
     assert "'pages.tif' has 4000x2100 pixels" in refused(read_upload, tmp_path / "pages.tif")
     assert "4000x2100 pixels" in refused(read_upload, write_video(tmp_path / "large.mp4", 2100, 4000, 1))
+    tiles = tiff_with_a_tile(tmp_path / "tiles.tif", 40, 32768)
+    assert tiles.stat().st_size < 1000  # Pillow would unpack a whole tile into a GB
+    assert "'tiles.tif' has tiles of 32768x32768 pixels" in refused(read_upload, tiles)
+
+
+def tiff_with_a_tile(path: Path, side: int, tile: int) -> Path:
+    """A TIFF file of `side` x `side` pixels in one tile, of which it holds a few."""
+    data = zlib.compress(bytes(10_000))
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile), (323, tile)]
+    tags += [(324, 200), (325, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    path.write_bytes(head.ljust(200, b"\0") + data)
+    return path
+
+
+def test_frames_larger_than_a_video_says_are_not_decoded(model: UnipForSemanticSegmentation, tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / f"{side}.ts", side, side, frames).read_bytes() for side, frames in ((64, 40), (3000, 1))
+    ]
+    (tmp_path / "grows.ts").write_bytes(b"".join(parts))
+    sources, _ = describe_uploads([tmp_path / "grows.ts"], tmp_path)
+    notes = segment_sources(model, PROCESSOR, sources, tmp_path / "result")
+    result = Segmentation(tmp_path / "result")
+    assert 0 < len(result.names) <= 40, "FFmpeg, which decodes several frames at once, may lose the last ones"
+    assert all(result.raw(frame).shape == (64, 64, 3) for frame in range(len(result.names)))
+    assert len(notes) == 1 and "more than 8,000,000 pixels are not read" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{0}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '{0}'\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 33\n",
+        '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{0}</BaseURL></MPD>\n',
+        '<svg xmlns="http://www.w3.org/2000/svg"><image href="file://{0}"/></svg>',
+        "subfile,,start,0,end,99,,:{0}",
+    ],
+)
+def test_files_that_name_others_do_not_open_them(text: str, tmp_path: Path) -> None:
+    secret = write_video(tmp_path / "secret.ts", 48, 64)
+    for name in ("list.mp4", "list.png", "list.ts", "list.mkv"):
+        (tmp_path / name).write_text(text.format(secret))
+        message = refused(read_upload, tmp_path / name)
+        assert name in message and str(tmp_path) not in message, message
 
 
 def test_what_cannot_be_read_is_named_without_its_folder(tmp_path: Path) -> None:
@@ -253,3 +299,18 @@ def test_old_files_are_deleted_and_the_pages_own_stay(tmp_path: Path, monkeypatc
     monkeypatch.setattr("unip_hf.spaces_demo.temporary.time.time", lambda: new.lstat().st_ctime)
     delete_old_files(tmp_path, 0.05, kept)
     assert own.exists() and new.exists() and not old.exists() and not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_vanishes_does_not_end_the_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vanishing, old = (save(tmp_path / folder / "a.png") for folder in ("vanishing", "old"))
+    scandir = os.scandir
+
+    def scandir_late(path: str | int) -> object:
+        if os.fspath(vanishing.parent) == str(path) and vanishing.exists():
+            vanishing.unlink()
+            vanishing.parent.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_late)
+    delete_old_files(tmp_path, 0)
+    assert not old.exists() and not vanishing.parent.exists()

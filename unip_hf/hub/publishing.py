@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from .. import modeling
 from ..evaluation.results import CARD_TEXT, load_card
@@ -96,6 +97,9 @@ def write_publication(
         warnings.append(f"The licence of {data.title} is known, so --data_license is not used: {data.license}.")
     figure = None if run is None else training_curve(run.metrics)
     picture = run.samples if run is not None and with_samples else None
+    if picture is not None:  # in a folder that someone else made, it may be a link to another file
+        with Image.open(picture, formats=["PNG"]) as opened:
+            opened.verify()
     files: dict[str, str] = {}
     for record in records:
         stem, number = evaluation_name(record), 1

@@ -286,6 +286,7 @@ def list_frames(
     every: int = 1,
     is_wanted: Callable[[Source, str], bool] = lambda source, name: True,
     unreadable: list[str] | None = None,
+    max_pixels: int | None = None,
 ) -> Iterator[FrameToRead]:
     """
     Lists the frames of sources. Those of a video are decoded, and the pages of a TIFF file are read, as they are
@@ -297,6 +298,7 @@ def list_frames(
         is_wanted: Takes a source and the name of one of its frames, and says whether to list it.
         unreadable (`list[str]`, *optional*): Takes the messages on files that cannot be read, and the next one is
             listed; without it, the first is raised.
+        max_pixels (`int`, *optional*): Pixels above which a frame of a video is an error; see [`read_video`].
 
     Raises:
         FileNotFoundError: if a file is gone.
@@ -304,8 +306,8 @@ def list_frames(
     """
     for source in sources:
         with collecting(unreadable):
-            partners = iter(()) if source.visible is None else _list_frames(source.visible, every)
-            for name, place, num_pixels, load in _list_frames(source, every):
+            partners = iter(()) if source.visible is None else _list_frames(source.visible, every, max_pixels)
+            for name, place, num_pixels, load in _list_frames(source, every, max_pixels):
                 partner = next(partners, None)
                 if partner is None and source.visible is not None:
                     raise ValueError(f"{place} has no visible image: {source.visible.path} ends before it.")
@@ -322,19 +324,22 @@ def read_frames(
     every: int = 1,
     is_wanted: Callable[[Source, str], bool] = lambda source, name: True,
     unreadable: list[str] | None = None,
+    max_pixels: int | None = None,
 ) -> Iterator[Frame]:
     """Reads and decodes the frames of sources, one at a time, each once. Arguments and errors: see [`list_frames`]."""
-    for frame in list_frames(sources, every, is_wanted, unreadable):
+    for frame in list_frames(sources, every, is_wanted, unreadable, max_pixels):
         with collecting(unreadable):
             yield frame.read()
 
 
-def _list_frames(source: Source, every: int) -> Iterator[tuple[str, str, int, Callable[[], np.ndarray]]]:
+def _list_frames(
+    source: Source, every: int, max_pixels: int | None
+) -> Iterator[tuple[str, str, int, Callable[[], np.ndarray]]]:
     """Name of each frame, what a message calls it, its pixels, and a function that reads it (see [`_in_order`])."""
     if source.kind == "image":
         yield source.name, source.path, _count_pixels(source.path), partial(read_image, source.path)
     elif source.kind == "video":
-        for number, decoded in enumerate(read_video(source.path)):
+        for number, decoded in enumerate(read_video(source.path, max_pixels)):
             if number % every == 0:
                 place, num_pixels = f"{source.path}, frame {number}", decoded.width * decoded.height
                 yield source.frame_name(number), place, num_pixels, partial(frame_to_array, decoded)

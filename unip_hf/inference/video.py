@@ -15,7 +15,7 @@ DEFAULT_FRAME_RATE = Fraction(25)
 
 
 @contextmanager
-def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
+def _open_video(path: str, max_pixels: int | None = None) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; FFmpeg's error for a damaged file becomes a ValueError."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
@@ -27,10 +27,13 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
                 raise ValueError(f"{path!r} holds no video.")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            if max_pixels is not None:  # a frame may be larger than the header says
+                stream.codec_context.options = {"max_pixels": str(max_pixels)}
             yield container, stream
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"The video {path!r} is damaged, or FFmpeg cannot read it: {reason}.") from error
+        limit = "" if max_pixels is None else f" Frames of more than {max_pixels:,} pixels are not read."
+        raise ValueError(f"The video {path!r} is damaged, or FFmpeg cannot read it: {reason}.{limit}") from error
 
 
 def _is_grey(pixel_format: Any) -> bool:
@@ -91,9 +94,13 @@ def frame_to_array(frame: Any) -> np.ndarray:
     return np.rot90(array, round(frame.rotation / 90))
 
 
-def read_video(path: str) -> Iterator[Any]:
+def read_video(path: str, max_pixels: int | None = None) -> Iterator[Any]:
     """
     Decodes a video from its beginning to its end.
+
+    Args:
+        path: The video.
+        max_pixels (`int`, *optional*): Pixels above which a frame is an error, before memory is taken for it.
 
     Yields:
         `av.VideoFrame`, for [`frame_to_array`].
@@ -104,7 +111,7 @@ def read_video(path: str) -> Iterator[Any]:
             refuses; the message names it.
     """
     count, first, last = 0, float("inf"), 0.0
-    with _open_video(path) as (container, stream):
+    with _open_video(path, max_pixels) as (container, stream):
         for packet in container.demux():
             if packet.pts is not None:  # of any stream: sound may go on where the picture ends
                 first = min(first, float(packet.pts * packet.time_base))
