@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unip_hf._version import __version__
-from unip_hf.scripts.launch import launch, use_cpu_without_gpu
+from unip_hf.scripts.launch import end_process_group, end_with_launcher, launch, use_cpu_without_gpu
 
 
 JOBS = {
@@ -52,6 +52,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.
     """
     use_cpu_without_gpu()
+    end_with_launcher()
     # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
@@ -60,12 +61,27 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         print("Interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(10)  # the first process reports the error, and then the launcher ends this one
-        if not isinstance(error, (ValueError, OSError)):
+        sentence = as_sentence(error)
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (sentence is None or not is_first):
+            # Another process says what is wrong, of which this error may only be the result, a lost connection. Then
+            # the launcher ends this process.
+            time.sleep(10)
+        if sentence is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
+    finally:
+        end_process_group()
+
+
+def as_sentence(error: Exception) -> str | None:
+    """What the user is told of an error; `None` for one that is no fault of the input or the machine."""
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    if re.match(r"DataLoader worker \(pid", str(error)):  # which torch raises wherever the process is at that moment
+        return f"{str(error).strip()} Perhaps memory ran out: use fewer --num_workers."
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

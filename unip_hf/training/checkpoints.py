@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
@@ -63,6 +64,7 @@ def save_checkpoint(
     if accelerator.is_main_process:
         shutil.rmtree(staged, ignore_errors=True)
     accelerator.wait_for_everyone()
+    failure = None
     try:
         accelerator.save_state(str(staged))
         if accelerator.is_main_process:
@@ -70,14 +72,19 @@ def save_checkpoint(
                 torch.save(averaged_model.state_dict(), staged / "averaged_model.bin")
             (staged / "state.json").write_text(json.dumps(state))
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise could_not_write(target, error) from error
-    accelerator.wait_for_everyone()
+        failure = could_not_write(target, error)
+    failures = gather_object([] if failure is None else [str(failure)])  # waits for all processes, too
+    if failures:
+        if accelerator.is_main_process:
+            shutil.rmtree(staged, ignore_errors=True)
+        raise OSError(failures[0]) from failure
     if accelerator.is_main_process:
         staged.rename(target)
-        for other in (*target.parent.glob("step-*"), *target.parent.glob(".incomplete-step-*")):
-            if other != target:
-                shutil.rmtree(other)
+        for left_behind in list(target.parent.glob(".incomplete-step-*")):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        for older in [folder for folder in target.parent.glob("step-*") if folder != target]:
+            hidden = older.rename(older.with_name(f".incomplete-{older.name}"))  # half removed, it is no checkpoint
+            shutil.rmtree(hidden, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 
