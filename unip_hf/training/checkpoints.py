@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write, write_whole
+from ..files import could_not_write, settle, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -74,6 +74,7 @@ def save_checkpoint(
         raise could_not_write(target, error) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        settle(staged, new_folder=staged)
         staged.rename(target)
         for other in (*target.parent.glob("step-*"), *target.parent.glob(".incomplete-step-*")):
             if other != target:
