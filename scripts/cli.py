@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from unip_hf._version import __version__
+from unip_hf.processes import STOPPED_BY_SIGTERM, on_sigterm
 from unip_hf.scripts.launch import end_process_group, end_with_launcher, launch, use_cpu_without_gpu
 
 
@@ -44,26 +46,35 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def stop(*_: object) -> NoReturn:
+    """Ends the process on SIGTERM as an error would: what is half written is removed, and processes are ended."""
+    if not is_one_of_several():  # otherwise the one that failed or the user said why
+        print("Stopped by SIGTERM.", file=sys.stderr)
+    raise SystemExit(STOPPED_BY_SIGTERM)
+
+
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """
     Runs the `main` of a script with what the user typed. Options may be written with dashes or underscores.
 
     Returns:
-        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.
+        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C. SIGTERM raises
+        `SystemExit` with 143.
     """
     use_cpu_without_gpu()
     end_with_launcher()
     # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
-        return main(with_underscores(arguments)) or 0
+        with on_sigterm(stop):
+            return main(with_underscores(arguments)) or 0
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
         sentence = as_sentence(error)
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (sentence is None or not is_first):
+        if is_one_of_several() and (sentence is None or not is_first):
             # Another process says what is wrong, of which this error may only be the result, a lost connection. Then
             # the launcher ends this process.
             time.sleep(10)
@@ -73,6 +84,11 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         return 2
     finally:
         end_process_group()
+
+
+def is_one_of_several() -> bool:
+    """Whether a launcher started this process and others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def as_sentence(error: Exception) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unip_hf._version import __version__
-from unip_hf.files import alone, write_whole
+from unip_hf.files import alone, remove_leftovers, write_whole
 
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _prepare_folder(options: argparse.Namespace, run: dict[str, Any]) -> None:
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
         for name in ("class_pixels.npy", "metrics.jsonl", "teacher_layers.png"):
             (options.output_dir / name).unlink(missing_ok=True)
-    for left_behind in list(options.output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
-        shutil.rmtree(left_behind, ignore_errors=True)
+    remove_leftovers(options.output_dir)
     with write_whole(options.output_dir / "run.json") as staged:
         staged.write_text(json.dumps(run, indent=1))
 

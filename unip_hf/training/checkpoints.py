@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write, write_whole
+from ..files import could_not_write, settle, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -79,7 +79,11 @@ def save_checkpoint(
             shutil.rmtree(staged, ignore_errors=True)
         raise OSError(failures[0]) from failure
     if accelerator.is_main_process:
-        staged.rename(target)
+        try:
+            settle(staged, new_folder=staged)  # before older ones go, because a power cut may come
+            staged.rename(target)
+        except OSError as error:
+            raise could_not_write(target, error) from error
         for left_behind in list(target.parent.glob(".incomplete-step-*")):
             shutil.rmtree(left_behind, ignore_errors=True)
         for older in [folder for folder in target.parent.glob("step-*") if folder != target]:

@@ -19,10 +19,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import could_not_write, write_whole
+from ..processes import STOPPED_BY_SIGTERM, on_sigterm
 from ..progress import Progress, duration
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .speed import RunSpeed
-from .termination import STOPPED_BY_SIGTERM, on_sigterm
 
 
 @dataclass
