@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The `unip` command: `unip JOB ...` runs the script of that name."""
 
+import atexit
 import functools
 import importlib
 import os
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from unip_hf._version import __version__
 from unip_hf.processes import STOPPED_BY_SIGTERM, on_sigterm
-from unip_hf.scripts.launch import end_process_group, end_with_launcher, launch, use_cpu_without_gpu
+from unip_hf.scripts.launch import end_with_launcher, launch, leave, use_cpu_without_gpu
 
 
 JOBS = {
@@ -61,8 +62,21 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
         The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C. SIGTERM raises
         `SystemExit` with 143.
     """
-    use_cpu_without_gpu()
+    if not is_one_of_several():
+        return _run(main, arguments)
     end_with_launcher()
+    use_cpu_without_gpu()
+    statuses = [1]
+    atexit.register(leave, statuses)  # the first to be registered and so the last to be called
+    try:
+        statuses.append(_run(main, arguments))
+    except SystemExit as error:
+        statuses.append(error.code if isinstance(error.code, int) else int(error.code is not None))
+        raise
+    return statuses[-1]
+
+
+def _run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
@@ -82,8 +96,6 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return 2
-    finally:
-        end_process_group()
 
 
 def is_one_of_several() -> bool:

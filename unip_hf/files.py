@@ -50,14 +50,22 @@ def write_whole(target: str | os.PathLike) -> Iterator[Path]:
                 yield staged
                 settle(staged, folder)
                 if staged.is_dir() and target.exists():
-                    for file in staged.iterdir():
-                        os.replace(file, target / file.name)
+                    _replace_files(staged, target)
                 else:
                     os.replace(staged, target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two from torch and safetensors
         raise could_not_write(target, error) from error
+
+
+def _replace_files(staged: Path, target: Path) -> None:
+    """Moves files one by one. Meanwhile no configuration stands beside weights that it may not describe."""
+    before, after = target / "config.json", staged / "config.json"
+    if before.is_file() and after.is_file() and before.read_bytes() != after.read_bytes():
+        before.unlink()
+    for file in sorted(staged.iterdir(), key=after.__eq__):  # the configuration last
+        os.replace(file, target / file.name)
 
 
 def settle(path: Path, new_folder: Path) -> None:
