@@ -108,7 +108,7 @@ def as_sentence(error: Exception) -> str | None:
     if isinstance(error, (ValueError, OSError)):
         return str(error)
     if re.match(r"DataLoader worker \(pid", str(error)):  # which torch raises wherever the process is at that moment
-        return f"{str(error).strip()} Perhaps memory ran out: use fewer --num_workers."
+        return f"{str(error).strip(' .')}. Perhaps memory ran out: use fewer --num_workers."
     return None
 
 

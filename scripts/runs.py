@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -223,7 +223,8 @@ def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
         yield
     except BaseException:
         for tracker in accelerator.trackers:  # which still hold something
-            tracker.finish()
+            with suppress(OSError):  # the error that ended the run may have been a full disk
+                tracker.finish()
         raise
     accelerator.wait_for_everyone()  # a process that leaves while another still talks to it may abort it
     accelerator.end_training()

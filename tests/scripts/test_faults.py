@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from unip_hf import UnipForPreTraining
-from unip_hf.files import alone
+from unip_hf.files import alone, write_whole
 from unip_hf.inference import load_segmentation_model
 from unip_hf.scripts import cli, launch
 
@@ -222,6 +222,29 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_is_alive(
     with alone(out):
         assert cli.main([*arguments, "--overwrite"]) == 2
     assert json.loads((out / "run.json").read_text())["num_steps"] == 1
+
+
+def test_a_configuration_never_stands_beside_weights_that_it_does_not_describe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(config: str, weights: str) -> None:
+        with write_whole(tmp_path / "best") as staged:
+            staged.mkdir()
+            (staged / "config.json").write_text(config)
+            (staged / "model.safetensors").write_text(weights)
+
+    seen = []
+    replace = os.replace
+
+    def record(source: Path, target: Path) -> None:
+        replace(source, target)
+        seen.append(tuple(path.read_text() for path in sorted((tmp_path / "best").iterdir())))
+
+    write("block 1", "weights 1")
+    monkeypatch.setattr("unip_hf.files.os.replace", record)
+    write("block 1", "weights 2")
+    write("block 3", "weights 3")
+    assert seen == [("block 1", "weights 2")] * 2 + [("weights 3",), ("block 3", "weights 3")]
 
 
 def test_a_killed_process_and_a_killed_worker_are_said(capsys: pytest.CaptureFixture) -> None:

@@ -290,14 +290,16 @@ class TrainingLoop:
     def log(self, values: dict[str, Any]) -> None:
         """Adds a line. JSON has no NaN: it becomes `null`. Trackers get numbers only."""
         step = self.state["step"]
-        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
-        if self.accelerator.is_main_process:
-            defined = {name: None if value != value else value for name, value in values.items()}
-            try:
-                with open(self.log_file, "a") as file:
+        place = self.output_dir / "logs"
+        try:
+            self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+            if self.accelerator.is_main_process:
+                defined = {name: None if value != value else value for name, value in values.items()}
+                place = self.log_file
+                with open(place, "a") as file:
                     file.write(json.dumps({"step": step, **defined}) + "\n")
-            except OSError as error:
-                raise could_not_write(self.log_file, error) from error
+        except OSError as error:
+            raise could_not_write(place, error) from error
 
     def shorten_log(self) -> None:
         """Removes the lines that a run that was interrupted will write again."""
