@@ -239,6 +239,7 @@ def main(arguments: Sequence[str]) -> None:
         set_training_mode,
     )
     from unip_hf.finetuning.backbones import describe_backbone
+    from unip_hf.finetuning.validation import read_best_layer
     from unip_hf.hub.pairs import describe_trained
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
@@ -273,6 +274,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     is_of_pairs = reads_pairs(model)
     prepare_parts(options, model)
+    if options.layerwise_probe and options.resume_from_checkpoint is not None:
+        model.best_layer = read_best_layer(options.output_dir, options.resume_from_checkpoint)
     if options.loss_average is not None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")

@@ -115,7 +115,7 @@ def _prepare_folder(options: argparse.Namespace, run: dict[str, Any]) -> None:
     if options.resume_from_checkpoint is None and options.overwrite:
         for name in ("attention", "best", "checkpoints", "last", "logs", "not_finite_batches", "predictions"):
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
-        for name in ("class_pixels.npy", "metrics.jsonl", "teacher_layers.png"):
+        for name in ("class_pixels.npy", "layers.json", "layers.png", "metrics.jsonl", "teacher_layers.png"):
             (options.output_dir / name).unlink(missing_ok=True)
     remove_leftovers(options.output_dir)
     with write_whole(options.output_dir / "run.json") as staged:
