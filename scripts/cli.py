@@ -105,11 +105,10 @@ def is_one_of_several() -> bool:
 
 def as_sentence(error: Exception) -> str | None:
     """What the user is told of an error; `None` for one that is no fault of the input or the machine."""
-    if isinstance(error, (ValueError, OSError)):
-        return str(error)
-    if re.match(r"DataLoader worker \(pid", str(error)):  # which torch raises wherever the process is at that moment
-        return f"{str(error).strip(' .')}. Perhaps memory ran out: use fewer --num_workers."
-    return None
+    # torch raises this wherever the process is at that moment, perhaps while it writes a file
+    if worker := re.search(r"DataLoader worker \(pid.*", str(error)):
+        return f"{worker[0].strip(' .')}. Perhaps memory ran out: use fewer --num_workers."
+    return str(error) if isinstance(error, (ValueError, OSError)) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

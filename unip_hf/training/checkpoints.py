@@ -105,7 +105,7 @@ def load_checkpoint(
         accelerator.load_state(str(checkpoint))
         if averaged_model is not None:
             file = checkpoint / "averaged_model.bin"
-            averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
+            averaged_model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return json.loads((checkpoint / "state.json").read_text())
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
