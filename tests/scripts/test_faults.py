@@ -205,7 +205,7 @@ def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_space(
         wait_until(fill, "the run goes on without space")
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2 and "Traceback" not in errors, errors
-    assert f"error: Could not write '{out}" in errors and "0 MB are free: No space left on device" in errors
+    assert f"error: Could not write '{out}" in errors and "where 0 MB are free" in errors, errors
     assert len(list(out.glob("checkpoints/step-*/state.json"))) >= 1
     (small_disk / "of others").unlink()
     done = run([*arguments, *RESUME])
@@ -264,5 +264,5 @@ def test_a_killed_process_and_a_killed_worker_are_said(tmp_path: Path, capsys: p
             raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
 
     assert cli.run(main, []) == 2
-    said = "error: DataLoader worker (pid 5) is killed by signal: Killed. Perhaps memory ran out: use fewer --num_workers."
+    said = "error: DataLoader worker (pid 5) is killed by signal: Killed. Perhaps memory ran out: use fewer"
     assert said in capsys.readouterr().err
