@@ -236,7 +236,12 @@ class TrainingLoop:
         self.is_evaluating = True
         if self.is_terminated:
             self.terminate()
-        metrics = self.evaluate(self.trained_model().eval(), step)
+        model = self.trained_model().eval()
+        if self.cpu_group is not None:  # on CPUs each process has its own batch norm; the first one's is saved
+            for buffer in model.buffers():
+                if buffer.is_contiguous():
+                    torch.distributed.broadcast(buffer, src=0)
+        metrics = self.evaluate(model, step)
         self.is_evaluating = False
         self.set_training_mode(self.model)
         self.log(metrics)
