@@ -275,7 +275,8 @@ def main(arguments: Sequence[str]) -> None:
     is_of_pairs = reads_pairs(model)
     prepare_parts(options, model)
     if options.layerwise_probe and options.resume_from_checkpoint is not None:
-        model.best_layer = read_best_layer(options.output_dir, options.resume_from_checkpoint)
+        best_layer: Any = read_best_layer(options.output_dir, options.resume_from_checkpoint)
+        model.best_layer = best_layer
     if options.loss_average is not None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
