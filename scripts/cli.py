@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The `unip` command: `unip JOB ...` runs the script of that name."""
 
+import atexit
 import functools
 import importlib
 import os
@@ -9,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from unip_hf._version import __version__
-from unip_hf.scripts.launch import launch, use_cpu_without_gpu
+from unip_hf.processes import STOPPED_BY_SIGTERM, on_sigterm
+from unip_hf.scripts.launch import end_with_launcher, launch, leave, use_cpu_without_gpu
 
 
 JOBS = {
@@ -44,28 +47,68 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def stop(*_: object) -> NoReturn:
+    """Ends the process on SIGTERM as an error would: what is half written is removed, and processes are ended."""
+    if not is_one_of_several():  # otherwise the one that failed or the user said why
+        print("Stopped by SIGTERM.", file=sys.stderr)
+    raise SystemExit(STOPPED_BY_SIGTERM)
+
+
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """
     Runs the `main` of a script with what the user typed. Options may be written with dashes or underscores.
 
     Returns:
-        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.
+        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C. SIGTERM raises
+        `SystemExit` with 143.
     """
+    if not is_one_of_several():
+        return _run(main, arguments)
+    end_with_launcher()
     use_cpu_without_gpu()
+    statuses = [1]
+    atexit.register(leave, statuses)  # the first to be registered and so the last to be called
+    try:
+        statuses.append(_run(main, arguments))
+    except SystemExit as error:
+        statuses.append(error.code if isinstance(error.code, int) else int(error.code is not None))
+        raise
+    return statuses[-1]
+
+
+def _run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
-        return main(with_underscores(arguments)) or 0
+        with on_sigterm(stop):
+            return main(with_underscores(arguments)) or 0
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(10)  # the first process reports the error, and then the launcher ends this one
-        if not isinstance(error, (ValueError, OSError)):
+        sentence = as_sentence(error)
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if is_one_of_several() and (sentence is None or not is_first):
+            # Another process says what is wrong, of which this error may only be the result, a lost connection. Then
+            # the launcher ends this process.
+            time.sleep(10)
+        if sentence is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
+
+
+def is_one_of_several() -> bool:
+    """Whether a launcher started this process and others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def as_sentence(error: Exception) -> str | None:
+    """What the user is told of an error; `None` for one that is no fault of the input or the machine."""
+    # torch raises this wherever the process is at that moment, perhaps while it writes a file
+    if worker := re.search(r"DataLoader worker \(pid.*", str(error)):
+        return f"{worker[0].strip(' .')}. Perhaps memory ran out: use fewer --num_workers."
+    return str(error) if isinstance(error, (ValueError, OSError)) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -150,7 +150,7 @@ def run_once(job: str, arguments: Sequence[object], output_dir: Path) -> None:
 
 def run_job(job: str, arguments: Sequence[str]) -> int:
     """Runs a job in a process of its own, which SIGTERM and Ctrl-C reach. Returns its exit status."""
-    from unip_hf.training.termination import on_sigterm
+    from unip_hf.processes import on_sigterm
 
     process = subprocess.Popen([sys.executable, "-m", "unip_hf.scripts.cli", job, *arguments])
     with on_sigterm(lambda *_: process.terminate()):

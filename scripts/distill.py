@@ -43,8 +43,7 @@ from unip_hf.scripts.runs import (
     open_run,
     prepare_speed,
     save_with_processor,
-    start_run,
-    tracked,
+    started,
 )
 
 
@@ -301,23 +300,21 @@ def main(arguments: Sequence[str]) -> None:
         loss_names=[f"loss/{name}" for name in students] if len(students) > 1 else (),
         speed=prepare_speed(accelerator, options.batch_size, num_operations),
     )
-    if accelerator.is_main_process:
-        start_run(options, {**run, "num_steps": num_steps, "found": found})
-        if "teacher_nmi" in found:
-            show_layers(found, options.teacher, options.output_dir, options.nmi_target)
-        saved = students.checkpoints()
-        sizes = {name: sum(p.numel() for p in student.parameters()) for name, student in saved.items()}
-        parameters = ", ".join(f"{name} {size / 1e6:.2f} M" for name, size in sizes.items())
-        described = f"students: {parameters} parameters; on {accelerator.device.type}"
-        if teacher is None:
-            described = f"No teacher: {options.mask_ratio:.0%} of each image is hidden; {described}"
-        else:
-            block = f"block {teacher.layer} of {teacher.num_layers} of {options.teacher}"
-            learned = f"{teacher.num_attention_heads} heads" if objective.shares_heads else "features"
-            described = f"Teacher: {block}, {learned}, {found['teacher_dtype']}; {described}"
-        print(f"{described}\n{division.describe(num_steps, num_images)}", flush=True)
-    accelerator.wait_for_everyone()
-    with tracked(accelerator, run):
+    with started(options, {**run, "num_steps": num_steps, "found": found}, accelerator):
+        if accelerator.is_main_process:
+            if "teacher_nmi" in found:
+                show_layers(found, options.teacher, options.output_dir, options.nmi_target)
+            saved = students.checkpoints()
+            sizes = {name: sum(p.numel() for p in student.parameters()) for name, student in saved.items()}
+            parameters = ", ".join(f"{name} {size / 1e6:.2f} M" for name, size in sizes.items())
+            described = f"students: {parameters} parameters; on {accelerator.device.type}"
+            if teacher is None:
+                described = f"No teacher: {options.mask_ratio:.0%} of each image is hidden; {described}"
+            else:
+                block = f"block {teacher.layer} of {teacher.num_layers} of {options.teacher}"
+                learned = f"{teacher.num_attention_heads} heads" if objective.shares_heads else "features"
+                described = f"Teacher: {block}, {learned}, {found['teacher_dtype']}; {described}"
+            print(f"{described}\n{division.describe(num_steps, num_images)}", flush=True)
         loop.run(options.resume_from_checkpoint)
     if accelerator.is_main_process:
         last = options.output_dir / "last"

@@ -40,7 +40,7 @@ from unip_hf.scripts.parts import (
     prepare_parts,
     prepare_segmentation_speed,
 )
-from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, start_run, tracked
+from unip_hf.scripts.runs import divide_batch, make_accelerator, open_run, save_with_processor, started
 
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ def main(arguments: Sequence[str]) -> None:
         set_training_mode,
     )
     from unip_hf.finetuning.backbones import describe_backbone
+    from unip_hf.finetuning.validation import read_best_layer
     from unip_hf.hub.pairs import describe_trained
     from unip_hf.hub.plain_vits import find_plain_vit
     from unip_hf.hub.pretrained import TIMM_PREFIX
@@ -273,6 +274,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     is_of_pairs = reads_pairs(model)
     prepare_parts(options, model)
+    if options.layerwise_probe and options.resume_from_checkpoint is not None:
+        best_layer: Any = read_best_layer(options.output_dir, options.resume_from_checkpoint)
+        model.best_layer = best_layer
     if options.loss_average is not None:
         if model.config.model_type != "unip":
             raise ValueError(f"--loss_average is for UNIP models; {model.config.model_type} has its own loss.")
@@ -337,21 +341,6 @@ def main(arguments: Sequence[str]) -> None:
             trained = trained.linear_model(trained.best_layer or trained.feature_layers[-1])
         save_with_processor(merged_lora(trained), processor, folder, options.only_trained)
 
-    if accelerator.is_main_process:
-        start_run(options, {**run, "num_steps": num_steps})
-        if class_pixels is not None:
-            with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
-                np.save(file, class_pixels)
-        print(
-            *start,
-            f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
-            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"on {accelerator.device.type}",
-            division.describe(num_steps, len(rows)),
-            sep="\n",
-            flush=True,
-        )
-    accelerator.wait_for_everyone()
     validation = None
     if validation_rows is not None:
         validation = Validation(
@@ -383,7 +372,20 @@ def main(arguments: Sequence[str]) -> None:
         set_training_mode=partial(set_training_mode, freezes_batch_norm=options.freeze_batch_norm),
         speed=prepare_segmentation_speed(options, model, accelerator),
     )
-    with tracked(accelerator, run):
+    with started(options, {**run, "num_steps": num_steps}, accelerator):
+        if accelerator.is_main_process:
+            if class_pixels is not None:
+                with write_whole(options.output_dir / CLASS_PIXELS) as staged, open(staged, "wb") as file:
+                    np.save(file, class_pixels)
+            print(
+                *start,
+                f"{type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters, "
+                f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
+                f"on {accelerator.device.type}",
+                division.describe(num_steps, len(rows)),
+                sep="\n",
+                flush=True,
+            )
         end = loop.run(options.resume_from_checkpoint)
     if accelerator.is_main_process and end["best"] is not None:
         print(f"Best mean IoU {end['best']:.4f} at step {end['best_step']}: {options.output_dir / 'best'}")

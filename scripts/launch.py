@@ -5,10 +5,14 @@ launchers of PyTorch and Accelerate, which pass SIGTERM and Ctrl-C on and wait.
 """
 
 import argparse
+import ctypes
 import importlib
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +67,26 @@ def use_cpu_without_gpu() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and count_gpus() == 0:
         os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def end_with_launcher() -> None:
+    """
+    Lets SIGTERM come to this process, if a launcher started it, when the launcher has ended, even if that was killed.
+    Only Linux can.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def leave(status: Sequence[int]) -> None:
+    """
+    Ends a process that talks to others, with the last of these statuses, instead of letting Python take itself down:
+    a thread of gloo that still holds a tensor then may abort the process, which has done its work.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status[-1])
 
 
 def count_gpus() -> int:
@@ -150,8 +174,13 @@ def exit_status(start: Callable[[], object]) -> int:
     try:
         start()
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        reason = ", perhaps because memory ran out" if name == "SIGKILL" else ""
+        print(f"error: Process {rank} of the job was ended by {name}{reason}. The others were, too.", file=sys.stderr)
+        return 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval
     return 0

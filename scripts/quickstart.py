@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from unip_hf import UnipConfig, UnipImageProcessor, UnipModel
     from unip_hf.data import draw_scene
+    from unip_hf.files import write_whole
     from unip_hf.scripts import evaluate, finetune, predict
+    from unip_hf.scripts.runs import save_with_processor
 
     output_dir = options.output_dir
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "student").is_dir():
@@ -46,8 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         decoder_channels=48,
         auxiliary_channels=48,
     )
-    UnipModel(config).save_pretrained(output_dir / "student")
-    UnipImageProcessor(num_channels=1).save_pretrained(output_dir / "student")
+    save_with_processor(UnipModel(config), UnipImageProcessor(num_channels=1), output_dir / "student")
 
     print("Fine-tuning on 400 drawn 16-bit scenes of 256x320 pixels ...")
     sizes = ["--crop_size", "256", "--shortest_edge", "256", "--ratio_range", "0.75", "1.5"]
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str]) -> None:
     finetune.main([*student, "--output_dir", str(output_dir), "--overwrite", *sizes, *recipe, *length])
 
     print("Segmenting a 16-bit file ...")
-    Image.fromarray(draw_scene(3)[0]).save(output_dir / "scene.png")
+    with write_whole(output_dir / "scene.png") as staged:
+        Image.fromarray(draw_scene(3)[0]).save(staged)
     model, scene = str(output_dir / "best"), str(output_dir / "scene.png")
     predict.main([model, scene, "--output_dir", str(output_dir / "prediction"), "--overwrite"])
 

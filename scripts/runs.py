@@ -8,13 +8,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unip_hf._version import __version__
-from unip_hf.files import write_whole
+from unip_hf.files import alone, remove_leftovers, write_whole
 
 
 if TYPE_CHECKING:
@@ -61,12 +61,8 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     run = {"options": json.loads(json.dumps(vars(options), default=str)), "versions": versions()}  # paths are texts
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {str(output_dir)!r} is a file.")
+    check_is_free(options)
     if options.resume_from_checkpoint is None:
-        if output_dir.exists() and any(output_dir.iterdir()) and not options.overwrite:
-            raise ValueError(
-                f"{str(output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace the run "
-                "in it, or --resume_from_checkpoint latest to go on with it."
-            )
         return run
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
@@ -81,15 +77,47 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     return {**run, "found": recorded.get("found", {})}
 
 
-def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:
-    """Makes the folder of the run and writes `run.json`. With `--overwrite`, removes what the previous run left."""
+def check_is_free(options: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: if a new run would mix its files with those of another.
+    """
+    is_new = options.resume_from_checkpoint is None and not options.overwrite
+    if is_new and options.output_dir.exists() and any(options.output_dir.iterdir()):
+        raise ValueError(
+            f"{str(options.output_dir)!r} is not empty: choose another --output_dir, add --overwrite to replace the "
+            "run in it, or --resume_from_checkpoint latest to go on with it."
+        )
+
+
+@contextmanager
+def started(options: argparse.Namespace, run: dict[str, Any], accelerator: "Accelerator") -> Iterator[None]:
+    """
+    Starts a run: makes its folder, in which no other run can start meanwhile, writes `run.json`, and starts the
+    trackers. With `--overwrite`, removes what the previous run left. Every process calls this.
+
+    Raises:
+        OSError: if another run is at work in the folder.
+        ValueError: if another run was there in the meantime.
+    """
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            options.output_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(options.output_dir))
+            check_is_free(options)
+            _prepare_folder(options, run)
+        accelerator.wait_for_everyone()
+        with tracked(accelerator, run):
+            yield
+
+
+def _prepare_folder(options: argparse.Namespace, run: dict[str, Any]) -> None:
     if options.resume_from_checkpoint is None and options.overwrite:
         for name in ("attention", "best", "checkpoints", "last", "logs", "not_finite_batches", "predictions"):
             shutil.rmtree(options.output_dir / name, ignore_errors=True)
-        for name in ("class_pixels.npy", "metrics.jsonl", "teacher_layers.png"):
+        for name in ("class_pixels.npy", "layers.json", "layers.png", "metrics.jsonl", "teacher_layers.png"):
             (options.output_dir / name).unlink(missing_ok=True)
-    for left_behind in list(options.output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
-        shutil.rmtree(left_behind, ignore_errors=True)
+    remove_leftovers(options.output_dir)
     with write_whole(options.output_dir / "run.json") as staged:
         staged.write_text(json.dumps(run, indent=1))
 
@@ -195,7 +223,8 @@ def tracked(accelerator: "Accelerator", run: dict[str, Any]) -> Iterator[None]:
         yield
     except BaseException:
         for tracker in accelerator.trackers:  # which still hold something
-            tracker.finish()
+            with suppress(OSError):  # the error that ended the run may have been a full disk
+                tracker.finish()
         raise
     accelerator.wait_for_everyone()  # a process that leaves while another still talks to it may abort it
     accelerator.end_training()

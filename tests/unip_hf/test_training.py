@@ -358,5 +358,20 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert torch.equal(prepared.weight, before)
 
 
+def test_a_checkpoint_that_is_half_removed_does_not_look_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(folder: Path, **settings: object) -> None:
+        if folder.name.endswith("step-00000002") and folder.exists():
+            raise KeyboardInterrupt  # as if killed
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unip_hf.training.checkpoints.shutil.rmtree", remove)
+        run(tmp_path, 4, save_every=2)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000004"]
+    assert run(tmp_path, 6, save_every=2, resume_from_checkpoint="latest")["step"] == 6
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
+
+
 def test_durations_are_readable() -> None:
     assert [duration(s) for s in (42.4, 185, 7380)] == ["42 s", "3 min 05 s", "2 h 03 min"]

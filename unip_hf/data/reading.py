@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Reads rows of a dataset with all of their depth, and names their files when something is wrong with them."""
 
-import signal
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -54,14 +53,6 @@ def without_decoding(dataset: Any) -> Any:
                 encoded = replace(feature, is_deferred=True)
             dataset = dataset.cast_column(column, encoded)
     return dataset
-
-
-def ignore_sigterm(worker_id: int) -> None:
-    """
-    `worker_init_fn` of a `DataLoader`. SIGTERM usually reaches a whole process group, and a worker that it ended would
-    stop the run before it is saved. Workers end with their loader or with the main process.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_pairs(dataset: Any) -> None:
@@ -154,7 +145,6 @@ __all__ = [
     "count_ids",
     "encoded_bytes",
     "has_pairs",
-    "ignore_sigterm",
     "read_encoded",
     "read_sample",
     "visible_name",

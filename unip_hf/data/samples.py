@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from .reading import IGNORE_INDEX, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
+from ..processes import begin_worker
+from .reading import IGNORE_INDEX, check_ids, check_pairs, read_sample, without_decoding
 from .resizing import without_copies
 from .transforms import Transform
 
@@ -104,7 +105,7 @@ def read_batches(
         batch_sampler=order,
         collate_fn=_collate_or_hand_on,
         generator=generator,
-        worker_init_fn=ignore_sigterm,
+        worker_init_fn=begin_worker,
         **settings,
     )
     batches = _raise_errors(loader)

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.reading import IGNORE_INDEX
-from ..files import write_whole
+from ..files import lock, write_whole
 from ..pictures import overlay_picture, side_by_side
 from .evaluator import SENSOR_FAULTS, EvaluationResult, Example
 from .metrics import CLASS_METRICS, MAIN_METRIC, METRICS, Metric
@@ -283,21 +283,22 @@ def update_model_card(
     """
     path = Path(folder) / "README.md"
     name = path.resolve().parent.name
-    if path.is_file():
-        card = load_card(path)
-    else:
-        new_data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
-        card = ModelCard(f"---\n{new_data.to_yaml()}\n---\n\n# {name}\n\n{CARD_TEXT}\n")
-    data: Any = card.data
-    replaced = ("image-segmentation", dataset, dataset_config, split)
-    data.eval_results = [
-        earlier
-        for earlier in data.eval_results or []
-        if (earlier.task_type, earlier.dataset_type, earlier.dataset_config, earlier.dataset_split) != replaced
-    ] + to_eval_results(make_record(result, id2label), dataset, split, dataset_config)
-    data.model_name = data.model_name or name
-    with write_whole(path) as staged:
-        card.save(staged)
+    with lock(Path(folder), wait=True):  # numbers that another evaluation adds just now are not lost
+        if path.is_file():
+            card = load_card(path)
+        else:
+            new_data = ModelCardData(library_name="transformers", pipeline_tag="image-segmentation", tags=["infrared"])
+            card = ModelCard(f"---\n{new_data.to_yaml()}\n---\n\n# {name}\n\n{CARD_TEXT}\n")
+        data: Any = card.data
+        replaced = ("image-segmentation", dataset, dataset_config, split)
+        data.eval_results = [
+            earlier
+            for earlier in data.eval_results or []
+            if (earlier.task_type, earlier.dataset_type, earlier.dataset_config, earlier.dataset_split) != replaced
+        ] + to_eval_results(make_record(result, id2label), dataset, split, dataset_config)
+        data.model_name = data.model_name or name
+        with write_whole(path) as staged:
+            card.save(staged)
     return path
 
 

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.reading import Sample, check_ids, check_pairs, ignore_sigterm, read_sample, without_decoding
+from ..data.reading import Sample, check_ids, check_pairs, read_sample, without_decoding
 from ..inference.ahead import Task, ahead, worker_threads
 from ..inference.canvas import Output
 from ..inference.settings import DEFAULT_SETTINGS, InferenceSettings, reads_pairs
 from ..inference.windows import PreparedImage, SegmentedImage, prepare_image, segment_images
 from ..modeling.image_processing_unip import UnipImageProcessor
+from ..processes import begin_worker
 
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Rows:
             batch_size=None,
             num_workers=num_workers,
             collate_fn=partial(_read_row, without_decoding(self.dataset), is_of_pairs, classes),
-            worker_init_fn=ignore_sigterm,
+            worker_init_fn=begin_worker,
             generator=torch.Generator(),  # its own, so that an evaluation does not change the training around it
         )
 

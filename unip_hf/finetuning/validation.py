@@ -22,6 +22,7 @@ from ..inference.canvas import highest
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..pictures import grey_picture, overlay_picture, side_by_side, stacked
 from ..progress import say
+from ..training.checkpoints import find_checkpoint
 from ..training.pictures import log_picture
 from .probing import UnipForLayerwiseProbing, plot_over_depth
 
@@ -111,6 +112,18 @@ class Validation:
         return {"mean_iou": mean_iou[best], "best_layer": best, **layers}
 
 
+def read_best_layer(output_dir: Path, resume_from_checkpoint: str) -> int | None:
+    """
+    The best block in the last evaluation of a run of layer-wise probing that is resumed; `None` before the first.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        resume_from_checkpoint (`str`): `"latest"`, or the path of a checkpoint.
+    """
+    file = find_checkpoint(output_dir, resume_from_checkpoint).parents[1] / "layers.json"
+    return json.loads(file.read_text())["best_layer"] if file.is_file() else None
+
+
 def describe_classes(metrics: dict[str, Any], id2label: dict[int, str], step: int) -> str:
     """
     IoU and share of the predicted pixels of each class as text, and a sentence if one class is predicted everywhere.
@@ -133,4 +146,4 @@ def describe_classes(metrics: dict[str, Any], id2label: dict[int, str], step: in
     return text
 
 
-__all__ = ["Validation", "describe_classes"]
+__all__ = ["Validation", "describe_classes", "read_best_layer"]

@@ -123,7 +123,8 @@ class Predictor:
         already = len(names) - sum(self._lacks_results(*name) for name in names)
         progress = Progress("frame", len(names), done=len(names) - sum(self._is_wanted(*name) for name in names))
         segmented = 0
-        with worker_threads() as threads, closing(progress), self._autocast():  # which keeps weights that it cast
+        # Autocast keeps weights that it cast.
+        with closing(self.results), worker_threads() as threads, closing(progress), self._autocast():
             listed = list_frames(sources, every, self._is_wanted, unreadable)
             frames = ((frame.read, frame.num_pixels) for frame in listed)
             finished = ahead(threads, self._writing(self._segmented(threads, frames, unreadable)))

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write, write_whole
+from ..files import could_not_write, settle, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -63,6 +64,7 @@ def save_checkpoint(
     if accelerator.is_main_process:
         shutil.rmtree(staged, ignore_errors=True)
     accelerator.wait_for_everyone()
+    failure = None
     try:
         accelerator.save_state(str(staged))
         if accelerator.is_main_process:
@@ -70,14 +72,23 @@ def save_checkpoint(
                 torch.save(averaged_model.state_dict(), staged / "averaged_model.bin")
             (staged / "state.json").write_text(json.dumps(state))
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise could_not_write(target, error) from error
-    accelerator.wait_for_everyone()
+        failure = could_not_write(target, error)
+    failures = gather_object([] if failure is None else [str(failure)])  # waits for all processes, too
+    if failures:
+        if accelerator.is_main_process:
+            shutil.rmtree(staged, ignore_errors=True)
+        raise OSError(failures[0]) from failure
     if accelerator.is_main_process:
-        staged.rename(target)
-        for other in (*target.parent.glob("step-*"), *target.parent.glob(".incomplete-step-*")):
-            if other != target:
-                shutil.rmtree(other)
+        try:
+            settle(staged, new_folder=staged)  # before older ones go, because a power cut may come
+            staged.rename(target)
+        except OSError as error:
+            raise could_not_write(target, error) from error
+        for left_behind in list(target.parent.glob(".incomplete-step-*")):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        for older in [folder for folder in target.parent.glob("step-*") if folder != target]:
+            hidden = older.rename(older.with_name(f".incomplete-{older.name}"))  # half removed, it is no checkpoint
+            shutil.rmtree(hidden, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 
@@ -94,7 +105,7 @@ def load_checkpoint(
         accelerator.load_state(str(checkpoint))
         if averaged_model is not None:
             file = checkpoint / "averaged_model.bin"
-            averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
+            averaged_model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return json.loads((checkpoint / "state.json").read_text())
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..files import write_whole
+from ..files import could_not_write, write_whole
+from ..processes import STOPPED_BY_SIGTERM, on_sigterm
 from ..progress import Progress, duration
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .speed import RunSpeed
-from .termination import STOPPED_BY_SIGTERM, on_sigterm
 
 
 @dataclass
@@ -118,9 +118,14 @@ class TrainingLoop:
         """
         self.prepare(resume_from_checkpoint)
         with on_sigterm(self.terminate):
-            self.evaluate_if_due()  # a resumed run may have been interrupted before it
-            while self.state["step"] < self.settings.num_steps:
-                self.step()
+            try:
+                self.evaluate_if_due()  # a resumed run may have been interrupted before it
+                while self.state["step"] < self.settings.num_steps:
+                    self.step()
+            except RuntimeError:
+                if self.is_terminated and self.cpu_group is not None:  # another process ended before this one
+                    raise SystemExit(STOPPED_BY_SIGTERM) from None
+                raise
         self.progress.close()
         if not (self.output_dir / "last").exists():  # a finished run that was resumed in another folder
             self.save("last")
@@ -179,13 +184,8 @@ class TrainingLoop:
             failure = error
         weights = [self.batch_weight(batch) for batch in batches]
         sums = torch.tensor([sum(weights), self.is_terminated, failure is not None], dtype=torch.float64, device="cpu")
-        try:
-            if self.cpu_group is not None:  # which does not wait for a device
-                torch.distributed.all_reduce(sums, group=self.cpu_group)
-        except RuntimeError:
-            if self.is_terminated:  # another process was evaluating and ended at once
-                raise SystemExit(STOPPED_BY_SIGTERM) from None
-            raise
+        if self.cpu_group is not None:  # which does not wait for a device
+            torch.distributed.all_reduce(sums, group=self.cpu_group)
         total, num_terminated, num_failed = sums.tolist()
         if num_failed:  # all processes end with what one of them says
             raise ValueError(gather_object([str(failure)] if failure else [])[0]) from failure
@@ -236,7 +236,12 @@ class TrainingLoop:
         self.is_evaluating = True
         if self.is_terminated:
             self.terminate()
-        metrics = self.evaluate(self.trained_model().eval(), step)
+        model = self.trained_model().eval()
+        if self.cpu_group is not None:  # on CPUs each process has its own batch norm; the first one's is saved
+            for buffer in model.buffers():
+                if buffer.is_contiguous():
+                    torch.distributed.broadcast(buffer, src=0)
+        metrics = self.evaluate(model, step)
         self.is_evaluating = False
         self.set_training_mode(self.model)
         self.log(metrics)
@@ -290,11 +295,16 @@ class TrainingLoop:
     def log(self, values: dict[str, Any]) -> None:
         """Adds a line. JSON has no NaN: it becomes `null`. Trackers get numbers only."""
         step = self.state["step"]
-        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
-        if self.accelerator.is_main_process:
-            defined = {name: None if value != value else value for name, value in values.items()}
-            with open(self.log_file, "a") as file:
-                file.write(json.dumps({"step": step, **defined}) + "\n")
+        place = self.output_dir / "logs"
+        try:
+            self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+            if self.accelerator.is_main_process:
+                defined = {name: None if value != value else value for name, value in values.items()}
+                place = self.log_file
+                with open(place, "a") as file:
+                    file.write(json.dumps({"step": step, **defined}) + "\n")
+        except OSError as error:
+            raise could_not_write(place, error) from error
 
     def shorten_log(self) -> None:
         """Removes the lines that a run that was interrupted will write again."""

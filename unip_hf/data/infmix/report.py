@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ... import paper
 from ..._version import __version__
-from ...files import write_whole
+from ...files import remove_leftovers, write_whole
 from ..parquet import size_category
 from .candidates import Outcome, SourceCount
 from .sources import InfMixSource
@@ -150,7 +150,7 @@ class InfMixReport:
 
 def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> InfMixReport | None:
     """
-    Prepares a folder for a run. The folder must be empty or hold an unfinished run of the same plan or, with
+    Prepares a folder, which exists, for a run. It must be empty or hold an unfinished run of the same plan or, with
     `overwrite`, any run.
 
     Returns:
@@ -160,8 +160,6 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
         ValueError: if the folder holds something else. The message says what differs.
     """
     unfinished, finished = output_dir / "unfinished" / "plan.json", output_dir / "infmix.json"
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {str(output_dir)!r} is a file.")
     is_run = unfinished.is_file() or finished.is_file()
     # A run that was killed at once may have left nothing but an unfinished file.
     if not is_run and any(path.is_file() and ".incomplete-" not in str(path) for path in output_dir.rglob("*")):
@@ -182,8 +180,7 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
         if finished.is_file() and all((output_dir / name).is_file() for name in found["shards"]):
             shutil.rmtree(output_dir / "unfinished", ignore_errors=True)
             return InfMixReport(**found)
-    for left_behind in list(output_dir.rglob(".incomplete-*")):  # by a run that was killed while it wrote
-        shutil.rmtree(left_behind, ignore_errors=True)
+    remove_leftovers(output_dir)
     with write_whole(unfinished) as staged:
         staged.write_text(json.dumps(plan, indent=1))
     return None

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ...files import write_whole
+from ...files import alone, write_whole
 from ...progress import Progress
 from ..benchmarks.encoding import encode_image
 from .candidates import Candidates, Outcome, SourceCount, list_candidates, read_candidate
@@ -75,14 +75,29 @@ def prepare_infmix(
         "sources": list(map(_describe, sources, counts)),
         "evaluation_sets": list(map(_describe, evaluation_sets, evaluation_counts)),
     }
-    finished = open_output_dir(output_dir, plan, overwrite)
-    if finished is not None:
-        return finished
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir {str(output_dir)!r} is a file.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with alone(output_dir):
+        finished = open_output_dir(output_dir, plan, overwrite)
+        return finished or _write(candidates, counts, evaluation, settings, plan, output_dir, num_workers)
+
+
+def _write(
+    candidates: Candidates,
+    counts: list[SourceCount],
+    evaluation: Candidates | None,
+    settings: InfMixSettings,
+    plan: dict[str, Any],
+    output_dir: Path,
+    num_workers: int,
+) -> InfMixReport:
+    """Writes what is missing of a folder that [`open_output_dir`] has prepared."""
     outcomes = np.zeros(len(candidates), dtype=np.uint8)
     looked_up: list[dict[str, int]] = []
     if settings.remove_near_duplicates or evaluation is not None:
         outcomes, looked_up = _choose(candidates, evaluation, settings, output_dir / "unfinished", num_workers)
-    table = np.zeros((len(sources), len(Outcome)), dtype=np.int64)  # images by source and outcome
+    table = np.zeros((len(candidates.sources), len(Outcome)), dtype=np.int64)  # images by source and outcome
     np.add.at(table, (candidates.source_numbers, outcomes), 1)
     kept = np.flatnonzero(outcomes == Outcome.KEPT)
     kept = np.random.Generator(np.random.PCG64(settings.seed)).permutation(kept)

@@ -1,17 +1,16 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Runs a function in several processes, which end whenever the process that started them ends."""
 
-import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
+
+from ...processes import end_with_parent
 
 
 def run_in_processes(function: Callable[..., Any], tasks: Iterable[tuple], num_workers: int) -> Iterator[Any]:
@@ -67,15 +66,7 @@ def run_in_processes(function: Callable[..., Any], tasks: Iterable[tuple], num_w
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends the others
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    with contextlib.suppress(OSError):
-        if parent is not None:
-            parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 __all__ = ["run_in_processes"]
