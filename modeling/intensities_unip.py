@@ -20,6 +20,7 @@ def percentiles(array: np.ndarray, ranks: Sequence[float]) -> list[float]:
         ranks (`Sequence[float]`): 0 to 100.
     """
     if array.dtype not in (np.uint8, np.uint16):
+        array = array.astype(np.float32) if array.dtype == np.float16 else array  # whose differences overflow
         return np.percentile(array, ranks).tolist()
     cumulative = np.bincount(array.ravel()).cumsum()
     positions = np.asarray(ranks) / 100 * (array.size - 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..modeling.image_reading_unip import read_image
+from ..modeling.image_reading_unip import open_image, read_image
 
 
 def encoded_bytes(value: dict[str, Any]) -> bytes:
@@ -43,13 +43,8 @@ def open_encoded(value: dict[str, Any], name: str) -> Iterator[Image.Image]:
     """
     if value["bytes"] is None and not Path(value["path"]).is_file():
         raise FileNotFoundError(f"There is no file {value['path']!r}.")
-    try:
-        with Image.open(io.BytesIO(encoded_bytes(value))) as opened:
-            yield opened
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that Pillow can read.") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The image {name} is damaged: {error}.") from error
+    with open_image(io.BytesIO(encoded_bytes(value)), name) as opened:
+        yield opened
 
 
 __all__ = ["encoded_bytes", "open_encoded", "read_encoded"]

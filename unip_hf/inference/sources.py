@@ -4,8 +4,6 @@
 import glob
 import itertools
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,12 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ..data.visible import VISIBLE_ENDINGS
 from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES
-from ..modeling.image_reading_unip import read_image
+from ..modeling.image_reading_unip import DAMAGES, read_image
 from .video import describe_video, frame_to_array, read_video
-
-
-# What Pillow raises for damaged files, depending on their format and on what is damaged.
-DAMAGES = (OSError, SyntaxError, TypeError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error)
 
 
 class Source(NamedTuple):
@@ -130,7 +124,7 @@ def _naming(place: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{place} is neither an image nor a video that can be read.") from error
-    except (*DAMAGES, Image.DecompressionBombError) as error:
+    except DAMAGES as error:
         if isinstance(error, ValueError) and place in str(error):
             raise
         raise ValueError(f"{place} cannot be read: {error}") from error
@@ -372,7 +366,6 @@ def _in_order(source: Source, load: Callable[[], np.ndarray]) -> Callable[[], np
 
 
 __all__ = [
-    "DAMAGES",
     "Frame",
     "FrameToRead",
     "Source",
