@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unip_hf._version import __version__
-from unip_hf.files import write_whole
+from unip_hf.files import read_json, write_whole
 
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
             )
         return run
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
-    recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
+    recorded = read_json(file) if file.is_file() else {"options": {}}
     before, now = recorded["options"], run["options"]
     for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
         now[name] = before[name]

@@ -14,7 +14,14 @@ from ..modeling.image_reading_unip import open_image, read_image
 
 
 def encoded_bytes(value: dict[str, Any]) -> bytes:
-    """The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`."""
+    """
+    The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or it is none.
+    """
+    if value["bytes"] is None and not Path(value["path"]).is_file():  # to read a pipe might never end
+        raise FileNotFoundError(f"There is no file {value['path']!r}.")
     return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
 
 
@@ -41,8 +48,6 @@ def open_encoded(value: dict[str, Any], name: str) -> Iterator[Image.Image]:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is damaged or not an image. The message names it.
     """
-    if value["bytes"] is None and not Path(value["path"]).is_file():
-        raise FileNotFoundError(f"There is no file {value['path']!r}.")
     with open_image(io.BytesIO(encoded_bytes(value)), name) as opened:
         yield opened
 

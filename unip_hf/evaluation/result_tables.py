@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Finished runs of `unip finetune` as the tables of the paper: mean IoU by data set and size, and by block."""
 
-import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import read_json
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..paper import FUSION_PAPERS
 from .runs import read_training_run
@@ -94,7 +94,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
         raise ValueError(f"The mean IoU in '{folder / 'metrics.jsonl'}' is undefined, or outside 0 to 1.")
     file = folder / "best" / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         # A backbone of another kind has no size of UNIP; its name is in that of the checkpoint.
         width = None if config.get("backbone_config") else config.get("hidden_size")
     except (ValueError, AttributeError) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from .metrics import MAIN_METRIC
 
 
@@ -80,8 +81,8 @@ def read_training_run(folder: Path, checkpoint: str = "best") -> TrainingRun:
     """
     file = folder / "run.json"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        options, versions, found = dict(record["options"]), record.get("versions", {}), record.get("found", {})
+        record = read_json(file)
+        options, versions, found = dict(record["options"]), *(dict(record.get(n, {})) for n in ("versions", "found"))
         num_steps = record.get("num_steps") or options.get("num_steps")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or it is not from a training run of this library.") from error
@@ -98,13 +99,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    for number, text in enumerate(path.read_text("utf-8", errors="replace").splitlines(keepends=True), start=1):
         if not text.endswith("\n"):
             break  # the process was killed while it wrote
         try:
             line = json.loads(text)
-            line["step"] + 0
-        except (ValueError, KeyError, TypeError) as error:
+            odd = [name for name, value in line.items() if not isinstance(value, (int, float, type(None)))]
+            if odd or not isinstance(line["step"], int):
+                raise ValueError(f"{(odd or ['step'])[0]!r} is not a number")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{path}' is damaged in line {number}: {error}.") from error
         lines.append(line)
     return lines

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import read_json, write_whole
 
 
 class ResultFolder:
@@ -52,7 +52,7 @@ class ResultFolder:
         self._description = description
         if self.file.is_file() and not overwrite:
             try:
-                before = json.loads(self.file.read_text(encoding="utf-8"))
+                before = read_json(self.file)
                 kinds = {"fingerprint": "another model", "settings": "other settings", "inputs": "other inputs"}
                 differences = [words for key, words in kinds.items() if before[key] != description[key]]
             except (ValueError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..data.visible import VISIBLE_ENDINGS
-from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, walk
 from ..modeling.image_reading_unip import DAMAGES, read_image
 from .video import describe_video, frame_to_array, read_video
 
@@ -135,15 +135,17 @@ def _find_files(given: str) -> tuple[str, list[str]]:
     if os.path.isfile(given):
         return os.path.dirname(given), [given]
     if os.path.isdir(given):
-        root, pattern = given, os.path.join(glob.escape(given), "**")
+        root, found = given, []
+        for parent, folders, names in walk(given):
+            folders[:] = [name for name in folders if name[0] != "."]
+            found += [os.path.join(parent, name) for name in names if name[0] != "."]
     elif any(character in given for character in "*?["):
         fixed = itertools.takewhile(lambda part: not any(character in part for character in "*?["), Path(given).parts)
-        root, pattern = os.path.join("", *fixed), given
+        root, found = os.path.join("", *fixed), glob.glob(given, recursive=True)
     else:
         raise FileNotFoundError(f"There is no file or folder {given!r}.")
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if path.lower().endswith(suffixes))
-    return root, [path for path in found if os.path.isfile(path)]
+    return root, sorted(path for path in found if path.lower().endswith(suffixes) and os.path.isfile(path))
 
 
 def _describe(name: str, path: str) -> Source:

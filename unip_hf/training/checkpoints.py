@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write, write_whole
+from ..files import could_not_write, read_json, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -95,7 +95,7 @@ def load_checkpoint(
         if averaged_model is not None:
             file = checkpoint / "averaged_model.bin"
             averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
-        return json.loads((checkpoint / "state.json").read_text())
+        return read_json(checkpoint / "state.json")
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
 
