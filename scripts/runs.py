@@ -70,7 +70,10 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
         return run
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = read_json(file) if file.is_file() else {"options": {}}
-    before, now = recorded["options"], run["options"]
+    parts = [recorded.get(name, {}) if isinstance(recorded, dict) else None for name in ("options", "found")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"'{file}' is damaged: it holds no options of a run.")
+    (before, found), now = parts, run["options"]
     for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
         now[name] = before[name]
         setattr(options, name, before[name])
@@ -78,7 +81,7 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     if changed:
         named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
         raise ValueError(f"A resumed run must keep its options: {named}.")
-    return {**run, "found": recorded.get("found", {})}
+    return {**run, "found": found}
 
 
 def start_run(options: argparse.Namespace, run: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
     """
     run = read_training_run(folder)
     options, num_steps, evaluations = run.options, run.num_planned_steps, run.evaluations
-    if not {"model", "dataset", "validation_split"} <= options.keys():
+    if not all(isinstance(options.get(name), str) for name in ("model", "dataset", "validation_split")):
         raise ValueError(f"'{folder}' is not a run of `unip finetune`.")
     if not isinstance(num_steps, int):
         raise ValueError(f"'{folder / 'run.json'}' does not say how many steps the run has.")
@@ -97,12 +97,12 @@ def read_run(folder: Path, which: str = "best") -> Run:
         config = read_json(file)
         # A backbone of another kind has no size of UNIP; its name is in that of the checkpoint.
         width = None if config.get("backbone_config") else config.get("hidden_size")
-    except (ValueError, AttributeError) as error:
+        size, fusion = "" if width is None else SIZES.get(width, f"width {width}"), _fusion(config)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"'{file}' is damaged: {error}.") from error
-    size = "" if width is None else SIZES.get(width, f"width {width}")
     return Run(
         task=TASKS[2 if is_layerwise else 1 if options.get("linear_probe") else 0],
-        method=method_name(options["model"], size) + _fusion(config),
+        method=method_name(options["model"], size) + fusion,
         size=size,
         dataset=_dataset_title(options),
         mean_iou={int(name.rpartition("_")[2]) if is_layerwise else None: value for name, value in highest.items()},
