@@ -47,7 +47,7 @@ CHROMIUM_FLAGS = [
 ]
 CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
 # Inputs that a property test draws, the same in every run; a long trial raises their number.
-NUM_EXAMPLES = int(os.environ.get("UNIP_TEST_EXAMPLES", 30))
+NUM_EXAMPLES = int(os.environ.get("UNIP_TEST_EXAMPLES", 12))
 hypothesis.settings.register_profile(
     "tests",
     max_examples=NUM_EXAMPLES,

@@ -254,3 +254,36 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     UnipImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"weights hold NaN or infinite values, in 'unip\.embeddings\.cls_token'"):
         load_segmentation_model(tmp_path)
+
+
+def identity() -> bytes:
+    """An ONNX file that gives its input back."""
+    onnx = pytest.importorskip("onnx")
+    shape = (onnx.TensorProto.FLOAT, [1, 3, "height", "width"])
+    values = [onnx.helper.make_tensor_value_info(name, *shape) for name in ("pixel_values", "logits")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["pixel_values"], ["logits"])], "g", *zip(values)
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+
+
+DESCRIPTION = {"file": "model.onnx", "end_to_end": None, "size_divisor": 16, "image_size": [64, 64]}
+
+
+@given(st.data())
+def test_a_damaged_export_gives_logits_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, folder: Path, data: st.DataObject
+) -> None:
+    pytest.importorskip("onnxruntime")
+    target, whole = tmp_path_factory.getbasetemp() / "exported", identity()
+    target.mkdir(exist_ok=True)
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(folder / name, target)
+    is_graph = data.draw(st.booleans())
+    (target / "model.onnx").write_bytes(data.draw(damaged(whole)) if is_graph else whole)
+    described = json.dumps(DESCRIPTION).encode() if is_graph else data.draw(json_files(DESCRIPTION))
+    (target / "export.json").write_bytes(described)
+    loaded = result_or_sentence(lambda: load_segmentation_model(target), str(target))
+    if loaded is not None:
+        result_or_sentence(lambda: loaded[0](torch.zeros(1, 3, 32, 32)).logits, str(target))

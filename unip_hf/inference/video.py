@@ -22,13 +22,15 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        with av.open(path) as container:
+        with av.open(path, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{path!r} holds no video.")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
-    except (av.FFmpegError, OSError) as error:
+    except Exception as error:  # PyAV has its own kinds, and lacks attributes of streams that it does not know
+        if isinstance(error, ValueError) and repr(path) in str(error):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"The video {path!r} is damaged, or FFmpeg cannot read it: {reason}.") from error
 
