@@ -98,6 +98,7 @@ def scaled_plainly(array: np.ndarray, processor: UnipImageProcessor) -> np.ndarr
 
 @given(arrays(), st.one_of(SETTINGS, SETTINGS, FIXED), st.booleans())
 @example(np.array([[-65504, 65504]], np.float16), {}, False)
+@example(np.array([[-40, 112]], np.int8), {}, False)
 @example(np.array([[-3e38, 3e38]], np.float32), {"do_rescale": False}, False)
 @example(np.zeros((0, 4, 4, 3), np.uint8), {}, False)
 def test_any_array_is_scaled_as_a_plain_computation_scales_it(
