@@ -381,9 +381,9 @@ class UnipImageProcessor(BaseImageProcessor):
             auxiliary = self.auxiliary
             data["auxiliary_pixel_values"] = [auxiliary.process_image(array).contiguous() for array in others]
         if segmentation_maps is not None:
-            shape = segmentation_maps.shape if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) else ()
-            if shape and shape[0] == len(arrays) > 1:
-                segmentation_maps = list(segmentation_maps)  # (batch, H, W)
+            if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and segmentation_maps.ndim:
+                is_batch = len(segmentation_maps) == len(arrays) > 1
+                segmentation_maps = list(segmentation_maps) if is_batch else segmentation_maps  # (batch, H, W)
             masks = [read_mask(mask) for mask in as_list(segmentation_maps)]  # (H, W)
             check_same_sizes(arrays, masks, "mask")
             data["labels"] = [self._process_mask(mask) for mask in masks]

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
@@ -25,7 +25,7 @@ DAMAGES = (
 
 
 @contextmanager
-def open_image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+def open_image(file: BinaryIO, name: str) -> Iterator[ImageFile.ImageFile]:
     """
     Opens an image file with Pillow.
 

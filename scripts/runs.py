@@ -70,10 +70,10 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
         return run
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
     recorded = read_json(file) if file.is_file() else {"options": {}}
-    parts = [recorded.get(name, {}) if isinstance(recorded, dict) else None for name in ("options", "found")]
-    if not all(isinstance(part, dict) for part in parts):
+    recorded = recorded if isinstance(recorded, dict) else {}
+    before, found, now = recorded.get("options"), recorded.get("found", {}), run["options"]
+    if not isinstance(before, dict) or not isinstance(found, dict):
         raise ValueError(f"'{file}' is damaged: it holds no options of a run.")
-    (before, found), now = parts, run["options"]
     for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
         now[name] = before[name]
         setattr(options, name, before[name])

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from unip_hf import UnipImageProcessor
 from unip_hf.data import load_id2label, load_infrared_dataset, scan_folder
 from unip_hf.data.reading import read_sample, without_decoding
+from unip_hf.data.samples import TrainingSamples
 from unip_hf.data.source_files import SourceFiles
+from unip_hf.data.transforms import training_transforms
 from unip_hf.inference.sources import find_sources, read_frames
 from unip_hf.scripts.check_dataset import check_folder
 
@@ -106,6 +109,17 @@ def test_any_tree_of_files_gives_rows_or_sentences(tmp_path_factory: pytest.Temp
         result_or_sentence(lambda: files_found._files[name].read())  # noqa: B023
     sources = result_or_sentence(lambda: find_sources([folder], unreadable=[]))
     result_or_sentence(lambda: list(read_frames(sources or [], unreadable=[])))
+
+
+def test_an_image_that_the_processor_refuses_in_training_is_named(tmp_path: Path) -> None:
+    for place, content in (("images", IMAGES[0]), ("masks", MASKS[0]), ("visible", IMAGES[0])):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.png").write_bytes(content)
+    rows = load_infrared_dataset("folder", tmp_path, "train")
+    transform = training_transforms(UnipImageProcessor(), 16)
+    samples = TrainingSamples(rows, transform, num_labels=3, with_pairs=True)
+    with pytest.raises(ValueError, match=r"images/a\.png with .*visible/a\.png: A visible image must have 8 bits"):
+        samples[0, 0]
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _dataset_title(options: dict[str, Any]) -> str:
     if config is None:  # the default is the first
         config = next((known for dataset, known in COLUMNS if dataset == name), None)
     if name == "folder":
-        name = Path(options.get("data_dir") or name).name
+        name = Path(str(options.get("data_dir") or name)).name
     title, reported_split = COLUMNS.get((name, config)) or (" ".join(filter(None, (name, config))), "validation")
     notes = [split] * (split != reported_split) + ["partial"] * bool(options.get("allow_partial"))
     return f"{title} ({', '.join(notes)})" if notes else title

@@ -13,7 +13,7 @@ from .metrics import MAIN_METRIC
 # Types of the options that tables and cards read.
 OPTION_TYPES: dict[tuple[type, ...], tuple[str, ...]] = {
     (int, float): ("batch_size", "crop_size", "learning_rate", "layer_decay", "ema_decay", "mask_ratio"),
-    (str,): ("model", "dataset", "dataset_config", "data_dir", "validation_split", "mixed_precision", "teacher"),
+    (str,): ("model", "dataset", "dataset_config", "validation_split", "mixed_precision", "teacher"),
 }
 
 
@@ -93,10 +93,11 @@ def read_training_run(folder: Path, checkpoint: str = "best") -> TrainingRun:
         num_steps = record.get("num_steps") or options.get("num_steps")
         for kind, names in OPTION_TYPES.items():
             odd = [name for name in names if not isinstance(options.get(name), (*kind, type(None)))]
-            if odd or not isinstance(num_steps, (int, type(None))):
-                raise ValueError(f"{(odd or ['num_steps'])[0]} is of a wrong type")
+            if odd:
+                raise ValueError(f"{odd[0]} is of a wrong type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or it is not from a training run of this library.") from error
+    num_steps = num_steps if isinstance(num_steps, int) else None
     return TrainingRun(folder, checkpoint, options, versions, found, num_steps, read_metrics(folder / "metrics.jsonl"))
 
 
