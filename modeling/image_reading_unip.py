@@ -159,7 +159,7 @@ def read_mask(mask: ImageLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the mask does not hold one integer for each pixel.
+        ValueError: if the mask does not hold one integer for each pixel, or ids are beyond 2**53.
     """
     ids = read_image(mask, keep_palette_ids=True)
     ids = ids.squeeze(-1) if ids.ndim == 3 and ids.shape[-1] == 1 else ids
@@ -169,6 +169,8 @@ def read_mask(mask: ImageLike) -> np.ndarray:
             f"A mask must hold one integer id for each pixel, got {ids.dtype} of shape {ids.shape}. Turn colours into "
             "ids first."
         )
+    if ids.dtype.itemsize == 8 and ids.size and max(-int(ids.min()), int(ids.max())) > 2**53:
+        raise ValueError(f"A mask must hold class ids, got {ids.min()} to {ids.max()}.")
     return ids
 
 

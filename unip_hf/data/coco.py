@@ -79,7 +79,7 @@ def read_coco(path: Path) -> CocoFile:
         else:
             images[annotation["image_id"]]["annotations"].append(annotation)
     # Roboflow adds a category that only groups the others.
-    groups = {category.get("supercategory") for category in content["categories"]} - {
+    groups = {str(category.get("supercategory")) for category in content["categories"]} - {
         category["name"] for category in content["categories"] if category.get("supercategory") == category["name"]
     }
     used = {annotation["category_id"] for annotation in content["annotations"]}
