@@ -2,6 +2,7 @@
 """UNIP model configuration."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,15 @@ UNIP_SIZES = {
     "large": (1024, 24, 16),
 }
 NUM_UNIRGB_IR_STAGES = 4
+# A configuration beyond these is damaged. It would take minutes or all memory before its weights are looked at.
+LARGEST = {
+    **dict.fromkeys(("hidden_size", "num_labels", "decoder_channels", "auxiliary_channels"), 2**16),
+    **dict.fromkeys(("prompt_channels", "fusion_channels", "relative_position_size"), 2**16),
+    "num_hidden_layers": 1000,
+    "patch_size": 1024,
+    "mlp_ratio": 64,
+}
+LARGEST_GRID = 2**18
 # Left out of a file where they have their defaults.
 NEWER_FIELDS = (
     *("backbone_config", "use_distillation_token", "use_final_norm"),
@@ -199,6 +209,8 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_hidden_layers > LARGEST["num_hidden_layers"] or (kwargs.get("num_labels") or 0) > 2**16:
+            raise ValueError("num_hidden_layers must be at most 1000, and num_labels at most 65536.")
         if self.backbone_config is not None:
             self.backbone_config = make_backbone_config(self.backbone_config, self.feature_layers)
             self.num_channels = getattr(self.backbone_config, "num_channels", self.num_channels)
@@ -249,6 +261,13 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, largest in LARGEST.items():
+            if (getattr(self, name) or 0) > largest:
+                raise ValueError(f"{name} must be at most {largest}, got {getattr(self, name)}.")
+        if not 0 < self.layer_norm_eps < 1:  # also if it is NaN
+            raise ValueError(f"layer_norm_eps must be above 0 and below 1, got {self.layer_norm_eps}.")
+        if not all(1 <= scale <= 1024 for scale in self.pool_scales):
+            raise ValueError(f"pool_scales must be 1 to 1024, got {self.pool_scales}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         for name in ("num_attention_heads", "last_layer_num_attention_heads"):
@@ -267,6 +286,11 @@ class UnipConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 'A distillation token has a learned position: set position_embedding_type="learned", or '
                 "use_distillation_token=False."
+            )
+        if math.prod(self.grid_size) > LARGEST_GRID:
+            raise ValueError(
+                f"image_size={self.image_size} has more than {LARGEST_GRID} patches of {self.patch_size} pixels: "
+                "choose a smaller one. Images that the model reads may be larger."
             )
         if min(self.grid_size) < 1:
             raise ValueError(f"image_size={self.image_size} is smaller than one patch of {self.patch_size} pixels.")

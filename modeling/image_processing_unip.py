@@ -26,6 +26,9 @@ from .intensities_unip import for_channels, luminance, percentiles, scale_betwee
 
 logger = logging.get_logger(__name__)
 
+LARGEST_INTENSITY = 1e30  # of float images: differences and quotients of larger ones overflow float32
+LARGEST_ENLARGEMENT = 2**28  # pixels that an image smaller than that may be enlarged to
+
 
 class UnipImageProcessor(BaseImageProcessor):
     r"""
@@ -161,16 +164,28 @@ class UnipImageProcessor(BaseImageProcessor):
         return (infrared, visible) if self.main_modality == "infrared" else (visible, infrared)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels to which an image of this height and width is resized."""
+        """
+        Height and width in pixels to which an image of this height and width is resized.
+
+        Raises:
+            ValueError: if that would enlarge it to more than 2**28 pixels.
+        """
         if not self.do_resize:
             return height, width
         if "height" in self.size:
-            return self.size["height"], self.size["width"]
-        scale = min(
-            self.size["shortest_edge"] / min(height, width),
-            self.size.get("longest_edge", math.inf) / max(height, width),
-        )
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+            rows, columns = self.size["height"], self.size["width"]
+        else:
+            scale = min(
+                self.size["shortest_edge"] / min(height, width),
+                self.size.get("longest_edge", math.inf) / max(height, width),
+            )
+            rows, columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        if rows * columns > max(LARGEST_ENLARGEMENT, height * width):
+            raise ValueError(
+                f"size={self.size} would enlarge an image of {height}x{width} pixels to {rows}x{columns} (height x "
+                'width). Limit it by "longest_edge".'
+            )
+        return rows, columns
 
     def _scaling(self, dtype: np.dtype) -> str:
         """How intensities of a dtype are scaled."""
@@ -219,7 +234,8 @@ class UnipImageProcessor(BaseImageProcessor):
             Float32 `np.ndarray` of the same shape.
 
         Raises:
-            ValueError: if the dtype is not a number, values are not finite, or floats for `"dtype_range"` exceed 0..1.
+            ValueError: if the dtype is not a number, values are not finite or beyond 1e30, or floats for
+                `"dtype_range"` exceed 0..1.
         """
         if array.dtype.kind not in "uif":
             raise ValueError(f"Intensities must be integers or floats, got {array.dtype}.")
@@ -227,6 +243,11 @@ class UnipImageProcessor(BaseImageProcessor):
         if is_float and not np.isfinite(array).all():
             raise ValueError(
                 "The image holds NaN or infinite values. Replace dead pixels first, for example by the median."
+            )
+        if is_float and array.size and max(-float(array.min()), float(array.max())) > LARGEST_INTENSITY:
+            raise ValueError(
+                f"The image holds values from {array.min():g} to {array.max():g}, which are no intensities. Replace "
+                "those that mark dead pixels first, for example by the median."
             )
         if not self.do_rescale:
             return array.astype(np.float32)
@@ -360,8 +381,9 @@ class UnipImageProcessor(BaseImageProcessor):
             auxiliary = self.auxiliary
             data["auxiliary_pixel_values"] = [auxiliary.process_image(array).contiguous() for array in others]
         if segmentation_maps is not None:
-            if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and len(segmentation_maps) == len(arrays) > 1:
-                segmentation_maps = list(segmentation_maps)  # (batch, H, W)
+            if isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and segmentation_maps.ndim:
+                is_batch = len(segmentation_maps) == len(arrays) > 1
+                segmentation_maps = list(segmentation_maps) if is_batch else segmentation_maps  # (batch, H, W)
             masks = [read_mask(mask) for mask in as_list(segmentation_maps)]  # (H, W)
             check_same_sizes(arrays, masks, "mask")
             data["labels"] = [self._process_mask(mask) for mask in masks]

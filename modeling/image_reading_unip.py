@@ -2,17 +2,61 @@
 """Reads infrared images and masks from files and from memory, with all of their depth."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 
 GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
+
+# What Pillow raises for damaged files, depending on their format and on what is damaged.
+DAMAGES = (
+    *(OSError, SyntaxError, TypeError, ValueError, LookupError, EOFError, OverflowError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, RuntimeError),
+)
+
+
+@contextmanager
+def open_image(file: BinaryIO, name: str) -> Iterator[ImageFile.ImageFile]:
+    """
+    Opens an image file with Pillow.
+
+    Args:
+        file (`BinaryIO`): The open file, or `io.BytesIO`. TIFF files that are opened by path may be mapped into
+            memory, and Pillow then rotates them wrongly.
+        name (`str`): What messages call it.
+
+    Raises:
+        ValueError: if, here or while it is decoded in the block, it turns out to be damaged, not an image, or larger
+            than Pillow opens. The message names it.
+    """
+    try:
+        opened = Image.open(file)
+        if opened.format == "PNG":
+            opened.verify()  # its checksums, which decoding does not look at
+            file.seek(0)
+            opened = Image.open(file)
+        with opened:
+            yield opened
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name!r} is not an image that Pillow can read. If it is an image of another kind (float64 TIFF, raw "
+            "counts), read it with another library and pass the array."
+        ) from error
+    except DAMAGES as error:
+        if isinstance(error, ValueError):  # Pillow's, or a sentence of the block
+            raise error if name in str(error) else ValueError(f"{name!r}: {error}") from error
+        what = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged"
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(f"The image {name!r} is {what}: {reason}.") from error
 
 
 def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
@@ -45,17 +89,8 @@ def read_image(image: ImageLike, keep_palette_ids: bool = False) -> np.ndarray:
     path = os.fspath(image)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path!r} (addresses are not downloaded).")
-    try:
-        # Opened by path, some TIFF files are mapped into memory, and Pillow then rotates them wrongly.
-        with open(path, "rb") as file, Image.open(file) as opened:
-            return _read_pil_image(opened, path, keep_palette_ids)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path!r} is not an image that Pillow can read. If it is an image of another kind (float64 TIFF, raw "
-            "counts), read it with another library and pass the array."
-        ) from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The image {path!r} is damaged: {error}.") from error
+    with open(path, "rb") as file, open_image(file, path) as opened:
+        return _read_pil_image(opened, path, keep_palette_ids)
 
 
 def _read_pil_image(image: Image.Image, name: str, keep_palette_ids: bool) -> np.ndarray:
@@ -124,7 +159,7 @@ def read_mask(mask: ImageLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the mask does not hold one integer for each pixel.
+        ValueError: if the mask does not hold one integer for each pixel, or ids are beyond 2**53.
     """
     ids = read_image(mask, keep_palette_ids=True)
     ids = ids.squeeze(-1) if ids.ndim == 3 and ids.shape[-1] == 1 else ids
@@ -134,14 +169,17 @@ def read_mask(mask: ImageLike) -> np.ndarray:
             f"A mask must hold one integer id for each pixel, got {ids.dtype} of shape {ids.shape}. Turn colours into "
             "ids first."
         )
+    if ids.dtype.itemsize == 8 and ids.size and max(-int(ids.min()), int(ids.max())) > 2**53:
+        raise ValueError(f"A mask must hold class ids, got {ids.min()} to {ids.max()}.")
     return ids
 
 
 def as_list(images: Any) -> list:
     """Makes a list of one image or several. An array of four dimensions is a batch."""
-    if isinstance(images, (list, tuple)) and not images:
+    found = list(images) if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+    if not found:
         raise ValueError("There are no images: the list is empty.")
-    return list(images) if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+    return found
 
 
 def check_same_sizes(images: Sequence[np.ndarray], others: Sequence[np.ndarray], what: str) -> None:
@@ -161,4 +199,13 @@ def check_same_sizes(images: Sequence[np.ndarray], others: Sequence[np.ndarray],
             )
 
 
-__all__ = ["ImageLike", "as_list", "check_same_sizes", "read_image", "read_mask", "to_channels_last"]
+__all__ = [
+    "DAMAGES",
+    "ImageLike",
+    "as_list",
+    "check_same_sizes",
+    "open_image",
+    "read_image",
+    "read_mask",
+    "to_channels_last",
+]

@@ -20,6 +20,8 @@ def percentiles(array: np.ndarray, ranks: Sequence[float]) -> list[float]:
         ranks (`Sequence[float]`): 0 to 100.
     """
     if array.dtype not in (np.uint8, np.uint16):
+        # Between two values NumPy takes their difference in their own dtype, where it may overflow.
+        array = array if array.dtype.kind == "f" and array.itemsize > 2 else array.astype(np.float64)
         return np.percentile(array, ranks).tolist()
     cumulative = np.bincount(array.ravel()).cumsum()
     positions = np.asarray(ranks) / 100 * (array.size - 1)

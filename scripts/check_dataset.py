@@ -57,7 +57,7 @@ def check_folder(data_dir: Path, num_workers: int | None, mask_options: dict[str
     of [`folder_options`].
     """
     from unip_hf.data import load_id2label, scan_folder
-    from unip_hf.data.check import DatasetReport, Problem, check_dataset
+    from unip_hf.data.check import FILE_PROBLEMS, DatasetReport, Problem, check_dataset
     from unip_hf.data.labelled import dataset_from_scan
 
     scan = scan_folder(data_dir, mask_options["mask_suffix"], mask_options["image_suffix"])
@@ -77,7 +77,9 @@ def check_folder(data_dir: Path, num_workers: int | None, mask_options: dict[str
         if Path(data_dir, "id2label.json").exists():  # otherwise the check proposes names
             problems.append(Problem("error", str(error).removesuffix(".")))
     report = check_dataset(dataset, id2label, num_workers)
-    return dataset, replace(report, problems=problems + report.problems, notes=notes(dataset, scan, id2label))
+    # The scan has named the images without a visible one, and where it was looked for.
+    of_files = [problem for problem in report.problems if problem.message != FILE_PROBLEMS["no_visible"][1]]
+    return dataset, replace(report, problems=problems + of_files, notes=notes(dataset, scan, id2label))
 
 
 def notes(dataset: Any, scan: "FolderScan", id2label: dict[int, str] | None) -> list[str]:

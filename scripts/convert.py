@@ -139,14 +139,16 @@ def convert_network(
     from unip_hf import UnipConfig, UnipModel
     from unip_hf.hub.plain_vits import convert_plain_vit
     from unip_hf.hub.pretrained import load_pretrained
+    from unip_hf.inference.loading import load_config
     from unip_hf.scripts.image_options import normalisation_of_weights
 
     for name in ("num_attention_heads", "last_layer_num_attention_heads"):
         if name in overrides:
             raise ValueError(f"--{name} is for published files: {options.source!r} has its own number of heads.")
-    network = load_pretrained(options.source)
-    if getattr(network.model, "config_class", None) is UnipConfig:
+    is_folder = Path(options.source).is_dir()
+    if is_folder and load_config(options.source).model_type == UnipConfig.model_type:
         raise ValueError(f"{options.source!r} is a UNIP model already. --to_published writes a published file of it.")
+    network = load_pretrained(options.source)
     model = convert_plain_vit(network.model, model_class or UnipModel, **overrides)
     print(network.describe())
     if options.image_mean is None:
@@ -157,19 +159,19 @@ def convert_network(
 def convert_back(options: argparse.Namespace) -> None:
     """Folder to published file."""
     import torch
-    from transformers import AutoConfig
 
     from unip_hf.hub import to_published_state_dict
+    from unip_hf.inference.loading import load_config, load_weights
     from unip_hf.modeling.modeling_unip_segmentation import UnipSegmentationModel
 
     if not Path(options.source, "config.json").is_file():
         raise ValueError(f"{options.source!r} is not a checkpoint folder: it has no config.json.")
-    config = AutoConfig.from_pretrained(options.source)
+    config: Any = load_config(options.source)
     architecture = (config.architectures or ["none"])[0]
     classes = {kind.__name__: kind for kind in model_classes().values()}
     if config.model_type != "unip" or architecture not in classes:
         raise ValueError(f"{options.source!r} holds {architecture} ({config.model_type}), not a UNIP model.")
-    model = classes[architecture].from_pretrained(options.source)
+    model, _ = load_weights(classes[architecture], options.source, config)
     state_dict = to_published_state_dict(model)
     if isinstance(model, UnipSegmentationModel):
         names = tuple(config.id2label[index] for index in range(config.num_labels))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.files import read_yaml
 from unip_hf.scripts.runs import default_num_workers
 
 
@@ -247,13 +248,8 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     path = finder.parse_known_args(arguments)[0].config
     if path is None:
         return list(arguments)
-    import yaml
-
     path = find_shipped(path, "recipes", "recipe")
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The recipe {str(path)!r} is not YAML: {error}") from error
+    recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise ValueError(f'The recipe {str(path)!r} is not a list of options such as "learning_rate: 1e-4".')
     words: list[str] = []
@@ -262,7 +258,10 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
         if value is True:
             words.append(option)
         elif value is not None and value is not False:
-            words += [option, *map(str, value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [value]
+            if any(isinstance(one, (dict, list, set, tuple)) for one in values):
+                raise ValueError(f"The recipe {str(path)!r} must give {name} a plain value, or a list of them.")
+            words += [option, *map(str, values)]
     return [*words, *arguments]
 
 

@@ -22,7 +22,6 @@ If it was interrupted, the same command goes on where it stopped.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -30,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unip_hf.files import read_json
 from unip_hf.scripts.options import add_inference_options, choose_precision, make_inference_settings, make_parser
 
 
@@ -104,7 +104,7 @@ def leave_out_packages(model: str) -> None:
     if the model is one of UNIP. Those with a backbone of timm need them. Not in a process that did more before.
     """
     try:
-        config = json.loads(Path(model, "config.json").read_text(encoding="utf-8"))
+        config = read_json(Path(model, "config.json"))
     except (OSError, ValueError):  # no folder of a model: loading it says what is wrong
         return
     is_plain = isinstance(config, dict) and config.get("model_type") == "unip" and not config.get("backbone_config")

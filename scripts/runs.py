@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unip_hf._version import __version__
-from unip_hf.files import alone, remove_leftovers, write_whole
+from unip_hf.files import alone, read_json, remove_leftovers, write_whole
 
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     if options.resume_from_checkpoint is None:
         return run
     file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
-    recorded = json.loads(file.read_text()) if file.is_file() else {"options": {}}
-    before, now = recorded["options"], run["options"]
+    recorded = read_json(file) if file.is_file() else {"options": {}}
+    recorded = recorded if isinstance(recorded, dict) else {}
+    before, found, now = recorded.get("options"), recorded.get("found", {}), run["options"]
+    if not isinstance(before, dict) or not isinstance(found, dict):
+        raise ValueError(f"'{file}' is damaged: it holds no options of a run.")
     for name in [name for name in now if now[name] == "auto" and name in before and name not in FREE_OPTIONS]:
         now[name] = before[name]
         setattr(options, name, before[name])
@@ -74,7 +77,7 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     if changed:
         named = "; ".join(f"--{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
         raise ValueError(f"A resumed run must keep its options: {named}.")
-    return {**run, "found": recorded.get("found", {})}
+    return {**run, "found": found}
 
 
 def check_is_free(options: argparse.Namespace) -> None:

@@ -19,8 +19,9 @@ from PIL import Image, UnidentifiedImageError
 from ..data import draw_scene, draw_scene_pair
 from ..data.visible import VISIBLE_ENDINGS
 from ..files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from ..inference.sources import DAMAGES, Source, describe_source, read_frames
+from ..inference.sources import Source, describe_source, read_frames
 from ..inference.video import describe_video
+from ..modeling.image_reading_unip import DAMAGES
 from .temporary import temporary_folder
 
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import datasets
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,17 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
 ]
 CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+# Inputs that a property test draws, the same in every run; a long trial raises their number.
+NUM_EXAMPLES = int(os.environ.get("UNIP_TEST_EXAMPLES", 12))
+hypothesis.settings.register_profile(
+    "tests",
+    max_examples=NUM_EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),  # most of them depend on speed
+)
+hypothesis.settings.load_profile("tests")
 GOLDEN = Path(__file__).parent / "golden"
 REAL_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 

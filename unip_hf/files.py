@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
-"""Files that appear whole or not at all, and which files are images and videos."""
+"""Files that appear whole or not at all, JSON and YAML of any origin, and which files are images and videos."""
 
+import json
 import os
 import secrets
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -22,6 +24,7 @@ LOCK = ".lock"
 TIFF_SUFFIXES = (".tif", ".tiff")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = (".png", *JPEG_SUFFIXES, ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".jp2", ".gif", *TIFF_SUFFIXES)
+MAX_REFERENCES = 20  # in a YAML file: nested ones multiply
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
 
@@ -159,6 +162,52 @@ def _remove_leftovers_once(folder: Path) -> None:
     remove_leftovers(folder, ".incomplete-*")  # in a folder of many files this takes longer than to write one
 
 
+def read_json(path: str | os.PathLike, example: str = "") -> Any:
+    """
+    The content of a JSON file. An error shows the `example`, if there is one.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not JSON in UTF-8, is nested too deeply, or names something twice. The message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        form = f" such as {example}" if example else ""
+        raise ValueError(f"{str(path)!r} is not JSON{form}: {error}.") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """
+    The content of a YAML file: plain values, lists and dictionaries.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not YAML in UTF-8, or refers to its parts so often that they might become huge. The
+            message names it.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        references = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        if references > MAX_REFERENCES:
+            raise ValueError(f"it has {references} references (*name), and at most {MAX_REFERENCES} are allowed")
+        return yaml.safe_load(text)
+    except OSError:
+        raise
+    except Exception as error:  # PyYAML raises any, for a wrong value behind a tag
+        raise ValueError(f"{str(path)!r} is not YAML: {str(error) or type(error).__name__}.") from error
+
+
 def image_files(folder: str | os.PathLike, left_out: Collection[str] = ()) -> Iterator[Path]:
     """
     The image files in a folder and in the folders below, sorted by name. Hidden files and folders are left out.
@@ -167,11 +216,35 @@ def image_files(folder: str | os.PathLike, left_out: Collection[str] = ()) -> It
         folder: The folder.
         left_out (`Collection[str]`, *optional*): Names of folders to leave out, in lower case.
     """
-    for parent, folders, names in os.walk(os.fspath(folder), followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name.lower() not in left_out)
-        for name in sorted(names):
+    for parent, folders, names in walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and name.lower() not in left_out]
+        for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                if not name.isprintable() and name.encode("utf-8", "replace").decode() != name:
+                    raise ValueError(f"The name of the file {os.path.join(parent, name)!r} is not UTF-8: rename it.")
                 yield Path(parent, name)
+
+
+def walk(folder: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """
+    As `os.walk()` with links followed: path, folders and files of a folder and of those below, sorted. A link to a
+    folder above itself is left out, and the folders that are left in the list are walked through.
+
+    Raises:
+        OSError: if a folder cannot be read. One that does not exist has nothing in it.
+    """
+
+    def stop(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    above = {os.fspath(folder): {os.path.realpath(folder)}}
+    for parent, folders, names in os.walk(os.fspath(folder), onerror=stop, followlinks=True):
+        own = above.pop(parent)
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
+        folders[:] = sorted(name for name in folders if real[name] not in own)
+        yield parent, folders, sorted(names)
+        above |= {os.path.join(parent, name): {*own, real[name]} for name in folders}
 
 
 __all__ = [
@@ -183,7 +256,10 @@ __all__ = [
     "could_not_write",
     "image_files",
     "lock",
+    "read_json",
+    "read_yaml",
     "remove_leftovers",
     "settle",
+    "walk",
     "write_whole",
 ]

@@ -6,11 +6,10 @@ from io import BytesIO
 from typing import Any
 from urllib.request import urlopen
 
-from PIL import Image, UnidentifiedImageError
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
-from .modeling.image_reading_unip import read_image, to_channels_last
+from .modeling.image_reading_unip import open_image, read_image, to_channels_last
 
 
 class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
@@ -36,11 +35,10 @@ class UnipImageSegmentationPipeline(ImageSegmentationPipeline):
         if isinstance(image, str) and re.match(r"(https?|data):", image, re.IGNORECASE):
             with urlopen(image, timeout=timeout) as response:  # noqa: S310  never file://, see above
                 content = response.read()
-            try:
-                image = Image.open(BytesIO(content))
-            except UnidentifiedImageError as error:
-                raise ValueError(f"{image[:200]!r} does not hold an image that Pillow can read.") from error
-        array = read_image(image)
+            with open_image(BytesIO(content), image[:200]) as opened:
+                array = read_image(opened)
+        else:
+            array = read_image(image)
         inputs = processor(images=[array], return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [to_channels_last(array).shape[:2]]
         return inputs

@@ -1,9 +1,10 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The classes of a folder: `id2label.json`, and the ids of classes that other files name."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from ..files import read_json
 
 
 IGNORE_INDEX = 255
@@ -21,7 +22,7 @@ def read_id2label(folder: Path) -> dict[int, str] | None:
     if not path.is_file():
         return None
     try:
-        content = list(json.loads(path.read_text("utf-8-sig")).items())
+        content = list(read_json(path).items())
         if all(isinstance(value, int) for _, value in content):
             content = [(id, label) for label, id in content]
         content = sorted(((int(id), label) for id, label in content), key=lambda pair: pair[0])

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..files import read_json
 from .class_names import IGNORE_INDEX, ids_by_name, read_id2label
 from .masks import MaskError
 
 
 BACKGROUND = "background"
+LARGEST_MASK = 2**28  # pixels
 LISTS = {"images": ("id", "file_name", "width", "height"), "annotations": ("image_id", "category_id"),
          "categories": ("id", "name")}  # fmt: skip
 
@@ -50,10 +52,7 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         ValueError: if it is not COCO JSON.
     """
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
+    content = read_json(path)
     for kind, keys in LISTS.items():
         rows = content.get(kind) if isinstance(content, dict) else None
         if not isinstance(rows, list):
@@ -80,7 +79,7 @@ def read_coco(path: Path) -> CocoFile:
         else:
             images[annotation["image_id"]]["annotations"].append(annotation)
     # Roboflow adds a category that only groups the others.
-    groups = {category.get("supercategory") for category in content["categories"]} - {
+    groups = {str(category.get("supercategory")) for category in content["categories"]} - {
         category["name"] for category in content["categories"] if category.get("supercategory") == category["name"]
     }
     used = {annotation["category_id"] for annotation in content["annotations"]}
@@ -171,6 +170,8 @@ def draw_regions(text: str, name: str) -> np.ndarray:
     """
     content = json.loads(text)
     height, width = content["size"]
+    if height * width > LARGEST_MASK:
+        raise MaskError(f"The mask of {name} cannot be drawn: it claims {width}x{height} pixels.", "undrawable")
     ids = np.full((height, width), content["background"], np.uint8)
     for region in content["regions"]:
         try:

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..modeling.image_reading_unip import read_image
+from ..modeling.image_reading_unip import open_image, read_image
 
 
 def encoded_bytes(value: dict[str, Any]) -> bytes:
-    """The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`."""
+    """
+    The bytes of an encoded file, `{"path": ..., "bytes": ...}`, which are read from the path if they are `None`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or it is none.
+    """
+    if value["bytes"] is None and not Path(value["path"]).is_file():  # to read a pipe might never end
+        raise FileNotFoundError(f"There is no file {value['path']!r}.")
     return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
 
 
@@ -41,15 +48,8 @@ def open_encoded(value: dict[str, Any], name: str) -> Iterator[Image.Image]:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is damaged or not an image. The message names it.
     """
-    if value["bytes"] is None and not Path(value["path"]).is_file():
-        raise FileNotFoundError(f"There is no file {value['path']!r}.")
-    try:
-        with Image.open(io.BytesIO(encoded_bytes(value))) as opened:
-            yield opened
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that Pillow can read.") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The image {name} is damaged: {error}.") from error
+    with open_image(io.BytesIO(encoded_bytes(value)), name) as opened:
+        yield opened
 
 
 __all__ = ["encoded_bytes", "open_encoded", "read_encoded"]

@@ -10,7 +10,6 @@ lists.
 The colours of the class "ignore" become 255.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import read_json
 from .class_names import IGNORE_INDEX, ids_by_name
 
 
@@ -139,10 +139,7 @@ def _values(pairs: Iterable[tuple[Any, Any]], source: str) -> dict[str, int]:
 
 
 def _read_json(path: Path, example: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{str(path)!r} is not JSON such as {example}: {error}.") from error
+    content = read_json(path, example)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{str(path)!r} must be of the form {example}.")
     return content

@@ -16,7 +16,7 @@ from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .._version import __version__
-from ..files import write_whole
+from ..files import read_json, write_whole
 from ..progress import Progress, bars_on_terminals_only
 from .caching import plain_errors
 from .folder import SPLITS
@@ -100,7 +100,7 @@ def check_prepared(
     if name == "folder" and not file.exists():
         return
     try:
-        origin = dict(json.loads(file.read_text(encoding="utf-8")))
+        origin = dict(read_json(file))
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{str(file)!r} is missing or damaged. Prepare the dataset again.") from error
     lost = [split for split in origin.get("splits", []) if split not in files]

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..processes import begin_worker
-from .reading import IGNORE_INDEX, check_ids, check_pairs, read_sample, without_decoding
+from .reading import IGNORE_INDEX, check_ids, check_pairs, read_sample, visible_name, without_decoding
 from .resizing import without_copies
 from .transforms import Transform
 
@@ -55,7 +55,8 @@ class TrainingSamples(Dataset):
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
         epoch, number, *class_ids = key
-        sample = read_sample(self.dataset[number], number, self.with_pairs)
+        row = self.dataset[number]
+        sample = read_sample(row, number, self.with_pairs)
         if sample.ids is None:
             raise ValueError(f"{sample.name} has no mask.")
         check_ids(sample.ids, range(self.num_labels), sample.name)
@@ -65,7 +66,11 @@ class TrainingSamples(Dataset):
                 int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             )
             visible = () if sample.visible is None else (sample.visible,)
-            pixel_values, labels, *auxiliary = self.transform(sample.image, sample.ids, *visible, *class_ids)
+            try:
+                pixel_values, labels, *auxiliary = self.transform(sample.image, sample.ids, *visible, *class_ids)
+            except ValueError as error:  # of the processor, which does not know the file
+                files = f"{sample.name} with {visible_name(row, number)}" if visible else sample.name
+                raise ValueError(f"{files}: {error}") from error
         labels = labels.to(torch.uint8 if self.num_labels <= IGNORE_INDEX + 1 else torch.int32)
         return {**dict(zip(IMAGES, (pixel_values, *auxiliary))), "labels": labels}
 

@@ -5,14 +5,16 @@ import hashlib
 import os
 import posixpath
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ..files import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, walk
+
+
+LARGEST_MEMBER = 2**30  # bytes of one file in an archive; a larger one is no image
 
 
 class SourceFile(NamedTuple):
@@ -46,13 +48,21 @@ class SourceFile(NamedTuple):
             ValueError: if its checksum or its compression is wrong, or a password is needed. The message names it.
         """
         if not self.is_zipped:
-            return Path(self.container, self.name).read_bytes()
+            path = Path(self.container, self.name)
+            if not path.is_file():  # to read a pipe might never end
+                raise FileNotFoundError(f"There is no file {str(path)!r}.")
+            return path.read_bytes()
         status = os.stat(self.container)
         try:
-            return _open_archive(self.container, status.st_size, status.st_mtime_ns, os.getpid()).read(self.name)
+            archive = _open_archive(self.container, status.st_size, status.st_mtime_ns, os.getpid())
+            if (size := archive.getinfo(self.name).file_size) > LARGEST_MEMBER:  # zipfile reads no more than this
+                raise ValueError(f"it has {size / 2**30:.1f} GB. Unpack the archive if that is right")
+            return archive.read(self.name)
         except KeyError as error:
             raise FileNotFoundError(f"The member {self.name!r} is no longer in {self.container!r}.") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged archives can lead zipfile and its decoders to any exception
             raise ValueError(f"The member {self.name!r} of {self.container!r} cannot be read: {error}.") from error
 
 
@@ -77,11 +87,11 @@ class SourceFiles:
         unpacked: dict[str, SourceFile] = {}
         archives = []
         if os.path.isdir(self.data_dir):
-            for parent, folders, names in os.walk(self.data_dir, followlinks=True):
-                folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            for parent, folders, names in walk(self.data_dir):
+                folders[:] = [name for name in folders if not _is_hidden(name)]
                 folder = os.path.relpath(parent, self.data_dir).replace(os.sep, "/")
                 prefix = "" if folder == "." else f"{folder}/"
-                for name in sorted(names):
+                for name in names:
                     if name.lower().endswith(".zip"):
                         archives.append((os.path.join(parent, name), prefix))
                     elif not _is_hidden(name):
@@ -200,7 +210,7 @@ def _members(path: str) -> dict[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member.filename for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:  # damaged archives can lead zipfile to any exception
         raise ValueError(
             f"{path!r} is not a zip file, or it is damaged: {error}. If it is an archive of another kind, unpack it. "
             "Otherwise download it again."

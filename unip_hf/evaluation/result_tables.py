@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Finished runs of `unip finetune` as the tables of the paper: mean IoU by data set and size, and by block."""
 
-import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import read_json
 from ..modeling.configuration_unip import UNIP_SIZES
 from ..paper import FUSION_PAPERS
 from .runs import read_training_run
@@ -75,7 +75,7 @@ def read_run(folder: Path, which: str = "best") -> Run:
     """
     run = read_training_run(folder)
     options, num_steps, evaluations = run.options, run.num_planned_steps, run.evaluations
-    if not {"model", "dataset", "validation_split"} <= options.keys():
+    if not all(isinstance(options.get(name), str) for name in ("model", "dataset", "validation_split")):
         raise ValueError(f"'{folder}' is not a run of `unip finetune`.")
     if not isinstance(num_steps, int):
         raise ValueError(f"'{folder / 'run.json'}' does not say how many steps the run has.")
@@ -94,15 +94,15 @@ def read_run(folder: Path, which: str = "best") -> Run:
         raise ValueError(f"The mean IoU in '{folder / 'metrics.jsonl'}' is undefined, or outside 0 to 1.")
     file = folder / "best" / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         # A backbone of another kind has no size of UNIP; its name is in that of the checkpoint.
         width = None if config.get("backbone_config") else config.get("hidden_size")
-    except (ValueError, AttributeError) as error:
+        size, fusion = "" if width is None else SIZES.get(width, f"width {width}"), _fusion(config)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"'{file}' is damaged: {error}.") from error
-    size = "" if width is None else SIZES.get(width, f"width {width}")
     return Run(
         task=TASKS[2 if is_layerwise else 1 if options.get("linear_probe") else 0],
-        method=method_name(options["model"], size) + _fusion(config),
+        method=method_name(options["model"], size) + fusion,
         size=size,
         dataset=_dataset_title(options),
         mean_iou={int(name.rpartition("_")[2]) if is_layerwise else None: value for name, value in highest.items()},
@@ -190,7 +190,7 @@ def _dataset_title(options: dict[str, Any]) -> str:
     if config is None:  # the default is the first
         config = next((known for dataset, known in COLUMNS if dataset == name), None)
     if name == "folder":
-        name = Path(options.get("data_dir") or name).name
+        name = Path(str(options.get("data_dir") or name)).name
     title, reported_split = COLUMNS.get((name, config)) or (" ".join(filter(None, (name, config))), "validation")
     notes = [split] * (split != reported_split) + ["partial"] * bool(options.get("allow_partial"))
     return f"{title} ({', '.join(notes)})" if notes else title

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from .metrics import MAIN_METRIC
+
+
+# Types of the options that tables and cards read.
+OPTION_TYPES: dict[tuple[type, ...], tuple[str, ...]] = {
+    (int, float): ("batch_size", "crop_size", "learning_rate", "layer_decay", "ema_decay", "mask_ratio"),
+    (str,): ("model", "dataset", "dataset_config", "validation_split", "mixed_precision", "teacher"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,16 @@ def read_training_run(folder: Path, checkpoint: str = "best") -> TrainingRun:
     """
     file = folder / "run.json"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        options, versions, found = dict(record["options"]), record.get("versions", {}), record.get("found", {})
+        record = read_json(file)
+        options, versions, found = dict(record["options"]), *(dict(record.get(n, {})) for n in ("versions", "found"))
         num_steps = record.get("num_steps") or options.get("num_steps")
+        for kind, names in OPTION_TYPES.items():
+            odd = [name for name in names if not isinstance(options.get(name), (*kind, type(None)))]
+            if odd:
+                raise ValueError(f"{odd[0]} is of a wrong type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{file}' is damaged, or it is not from a training run of this library.") from error
+    num_steps = num_steps if isinstance(num_steps, int) else None
     return TrainingRun(folder, checkpoint, options, versions, found, num_steps, read_metrics(folder / "metrics.jsonl"))
 
 
@@ -98,13 +111,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    for number, text in enumerate(path.read_text("utf-8", errors="replace").splitlines(keepends=True), start=1):
         if not text.endswith("\n"):
             break  # the process was killed while it wrote
         try:
             line = json.loads(text)
-            line["step"] + 0
-        except (ValueError, KeyError, TypeError) as error:
+            odd = [name for name, value in line.items() if not isinstance(value, (int, float, type(None)))]
+            if odd or not isinstance(line["step"], int):
+                raise ValueError(f"{(odd or ['step'])[0]!r} is not a number")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{path}' is damaged in line {number}: {error}.") from error
         lines.append(line)
     return lines

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from .._version import __version__
 from ..data.reading import check_pairs
-from ..files import write_whole
+from ..files import read_json, write_whole
 from ..hardware import cpu_name
 from ..inference.exported import (
     DESCRIPTION,
@@ -258,7 +258,7 @@ def _earlier_files(output_dir: Path, overwrite: bool) -> set[str]:
     if not overwrite:
         raise ValueError(f"{str(output_dir)!r} holds an earlier export: choose a new folder, or overwrite it.")
     try:
-        before = json.loads((output_dir / DESCRIPTION).read_text(encoding="utf-8"))
+        before = read_json(output_dir / DESCRIPTION)
         return {Path(name).name for name in before["bytes"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

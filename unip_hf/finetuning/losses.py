@@ -4,7 +4,6 @@ The losses of semantic segmentation: a model's own, and those for data whose cla
 from the logits and auxiliary logits of any model.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from torch import nn
 
 from ..data.reading import IGNORE_INDEX
 from ..data.samples import IMAGES
+from ..files import read_json
 from ..modeling.modeling_unip_resampling import resize
 
 
@@ -56,7 +56,7 @@ def make_class_weights(kind: str | Sequence[float], shares: Sequence[float], nam
             f"--class_weights must be none, enet, inverse_sqrt or a JSON file, and there is no file {kind!r}."
         )
     try:
-        content = json.loads(Path(kind).read_text("utf-8-sig"))
+        content = read_json(kind)
         weights = {str(name): float(weight) for name, weight in content.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f'{kind!r} is not of the form {{"background": 0.5, "person": 10}}: {error}.') from error

@@ -12,7 +12,7 @@ from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 from ..hub.conversion import adapt_input_channels
 from ..hub.plain_vits import find_plain_vit
 from ..hub.pretrained import Pretrained
-from ..inference.loading import is_random_start, load_config
+from ..inference.loading import is_random_start, load_config, naming
 from ..modeling.configuration_unip import UnipConfig
 from ..modeling.modeling_unip import UnipModel
 from ..modeling.modeling_unip_heads import SEGMENTATION_MODELS
@@ -146,9 +146,10 @@ def load_model(
         names: dict[str, Any] = {"id2label": id2label, "label2id": {name: id for id, name in id2label.items()}}
         if hasattr(config, "drop_path_rate"):
             names["drop_path_rate"] = drop_path_rate
-        return AutoModelForSemanticSegmentation.from_pretrained(
-            checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, **names
-        )
+        with naming(checkpoint):
+            return AutoModelForSemanticSegmentation.from_pretrained(
+                checkpoint, ignore_mismatched_sizes=not has_head or new_classifier, trust_remote_code=False, **names
+            )
     has_pairs = config.fusion is not None
     if has_pairs:
         for name, value in (("fusion", fusion), ("main_modality", main_modality)):
@@ -161,13 +162,16 @@ def load_model(
     else:
         fields |= of_head | of_encoder
     try:
-        model, loading = model_class.from_pretrained(
-            checkpoint,
-            config=_with_fields(config, fields, model_class),
-            ignore_mismatched_sizes=not has_head or new_classifier,
-            output_loading_info=True,
-        )
-    except RuntimeError as error:
+        with naming(checkpoint):
+            model, loading = model_class.from_pretrained(
+                checkpoint,
+                config=_with_fields(config, fields, model_class),
+                ignore_mismatched_sizes=not has_head or new_classifier,
+                output_loading_info=True,
+            )
+    except ValueError as error:
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
         raise ValueError(f"The head in {checkpoint!r} does not fit: add --new_classifier ({error}).") from error
     lost = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
     new = ("layer_scale", "hidden_states_norms", *(() if has_pairs else ("unip.fusion.",)))

@@ -13,6 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 
+# What may stand beside the weights, and what it must be to be read.
+BESIDE: dict[str, Any] = {"args": (Mapping, argparse.Namespace), "meta": Mapping}
+LARGEST_REPETITION = 2**24  # bytes: a few stored values may stand for a whole tensor, but not for a huge one
+
+
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     Reads a published checkpoint.
@@ -73,14 +78,24 @@ def find_state_dict(content: Any, source: str) -> tuple[dict[str, torch.Tensor],
     for entry in ("model", "state_dict", "teacher", "student"):
         if isinstance(content.get(entry), Mapping):
             tensors, beside = find_state_dict(content[entry], source)
-            return tensors, {name: content[name] for name in ("args", "meta") if name in content} | beside
+            found = {name: content[name] for name, kind in BESIDE.items() if isinstance(content.get(name), kind)}
+            return tensors, found | beside
     prefix = re.compile(r"^((module|model|backbone|encoder)\.)+")
-    tensors = {prefix.sub("", name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        prefix.sub("", name): value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
     if not tensors:
         raise ValueError(
             f"There are no weights in {source}: it holds {sorted(map(str, content))[:10]}, but neither tensors nor "
             "one of the entries model, state_dict, teacher and student."
         )
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ValueError(f"{name} in {source} is not a plain tensor with values.")
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), LARGEST_REPETITION):
+            raise ValueError(f"{name} in {source} claims the shape {tuple(tensor.shape)}, but holds few values.")
     return tensors, {}
 
 

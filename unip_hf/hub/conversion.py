@@ -143,21 +143,30 @@ def _infer_config(
             f"This is not a plain ViT as UNIP, MAE, DINO, iBOT or DeiT publish it: {absent} not found among "
             f"{len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}, ...)."
         )
+    for name, num_dimensions in (("pos_embed", 3), (PATCHES, 4), ("blocks.0.mlp.fc1.weight", 2)):
+        if tensors[name].ndim != num_dimensions:
+            raise ValueError(
+                f"{name} must have {num_dimensions} dimensions, got the shape {tuple(tensors[name].shape)}."
+            )
     hidden_size, (_, num_channels, patch_size, _) = tensors["pos_embed"].shape[-1], tensors[PATCHES].shape
+    blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if max(blocks) >= len(blocks):
+        lacking = next(number for number in range(len(blocks)) if number not in blocks)
+        raise ValueError(f"The file has a block {max(blocks)}, counted from 0, but no block {lacking}.")
     heads = {width: number for width, _, number in UNIP_SIZES.values()}
     if "num_attention_heads" not in overrides and hidden_size not in heads:
         raise ValueError(
             f"The file does not say how many attention heads a network of width {hidden_size} has: "
             "give num_attention_heads."
         )
-    arguments = beside.get("args") or {}
+    arguments = beside.get("args", {})
     arguments = arguments if isinstance(arguments, Mapping) else vars(arguments)
     table = tensors["pos_embed"].float()
     side = math.isqrt(table.shape[1])  # with or without rows for CLS and a distillation token
     mlp_ratio = tensors["blocks.0.mlp.fc1.weight"].shape[0] / hidden_size
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
-        "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        "num_hidden_layers": len(blocks),
         "num_attention_heads": heads.get(hidden_size),
         "last_layer_num_attention_heads": arguments.get("last_heads"),
         "mlp_ratio": int(mlp_ratio) if mlp_ratio.is_integer() else mlp_ratio,
@@ -177,9 +186,9 @@ def _infer_config(
     published_classifier = getattr(model_class, "published_classifier", "decode_head.conv_seg")
     classifier = tensors.get(f"{published_classifier}.weight")
     if classifier is not None:
-        classes = (beside.get("meta") or {}).get("CLASSES")
+        classes = beside.get("meta", {}).get("CLASSES")
         config["num_labels"] = classifier.shape[0]
-        if classes is not None and len(classes) == classifier.shape[0]:
+        if isinstance(classes, (list, tuple)) and len(classes) == classifier.shape[0]:
             config["id2label"] = dict(enumerate(classes))
         config["feature_layers"] = _find_feature_layers(beside, model_class, config, classifier.shape[1])
         if config["feature_layers"] is None and "feature_layers" not in overrides:
@@ -204,7 +213,7 @@ def _find_feature_layers(
     """The blocks that a published head reads, from 1: as its configuration says, or by the width of its classifier."""
     kind = model_class if issubclass(model_class, UnipSegmentationModel) else SEGMENTATION_MODELS[0]
     count = kind.num_published_features or channels // config["hidden_size"]
-    said = re.search(r"out_indices\s*=\s*[\[(]([\d,\s]+)[\])]", str((beside.get("meta") or {}).get("config", "")))
+    said = re.search(r"out_indices\s*=\s*[\[(]([\d,\s]+)[\])]", str(beside.get("meta", {}).get("config", "")))
     if said:
         layers = [int(index) + 1 for index in said[1].split(",") if index.strip()]
         if len(layers) == count:
@@ -246,13 +255,17 @@ def convert_checkpoint(
         tensors, beside = find_state_dict(path_or_state_dict, "the state dict")
     else:
         tensors, beside = read_checkpoint(path_or_state_dict)
-    for method in FUSION_METHODS.values():
-        found = method.read(tensors)
-        if found is not None:
-            tensors, fields_of_method = found
-            config_overrides = {**fields_of_method, **config_overrides}
-    config = _infer_config(tensors, beside, model_class, config_overrides)
-    model = model_class(config).eval()
+    try:
+        for method in FUSION_METHODS.values():
+            found = method.read(tensors)
+            if found is not None:
+                tensors, fields_of_method = found
+                config_overrides = {**fields_of_method, **config_overrides}
+        config = _infer_config(tensors, beside, model_class, config_overrides)
+        with torch.device("meta"):  # takes no memory, whatever the file says
+            planned = model_class(config)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"The tensors do not have the shapes of a network of this library: {error}.") from error
     table, side = tensors["pos_embed"], math.isqrt(tensors["pos_embed"].shape[1])
     special, patches = config.num_special_tokens, math.prod(config.grid_size)
     if special == 0 and table.shape[1] != patches and table.shape[1] in (1 + side**2, 1 + patches):
@@ -272,19 +285,25 @@ def convert_checkpoint(
     tensors["pos_embed"] = table
     tensors[PATCHES] = adapt_input_channels(tensors[PATCHES], config.num_channels)
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = planned.state_dict()
     problems: list[str] = []
     unused: dict[str, list[str]] = {}
     used: dict[str, torch.Tensor] = {}
     pairs = _names_for(model_class, config.fusion)
-    layers: Any = model.base_model.layers
-    of_other_heads = ("neck.", "decode_head.", "fpn") if isinstance(model, UnipSegmentationModel) else ()
+    layers: Any = planned.base_model.layers
+    is_segmentation = isinstance(planned, UnipSegmentationModel)
+    of_other_heads = ("neck.", "decode_head.", "fpn") if is_segmentation else ()
     for name, tensor in tensors.items():
         target = rename(name, pairs)
-        if target is not None and target in shapes:
+        if target is not None and target in expected:
             used[target] = tensor
-            if shapes[target] != tensor.shape:
-                problems.append(f"{name}: {tuple(tensor.shape)} in the file, {shapes[target]} here")
+            own = expected[target]
+            if own.shape != tensor.shape:
+                problems.append(f"{name}: {tuple(tensor.shape)} in the file, {tuple(own.shape)} here")
+            elif own.is_floating_point() and not tensor.is_floating_point():
+                problems.append(f"{name}: {tensor.dtype} in the file, {own.dtype} here")
+            elif not tensor.isfinite().all():
+                problems.append(f"{name}: NaN or infinite values")
             continue
         reason = next((text for pattern, text in KNOWN_UNUSED.items() if re.fullmatch(pattern, name)), None)
         block = re.match(r"blocks\.(\d+)\.", name)
@@ -295,16 +314,17 @@ def convert_checkpoint(
         else:
             unused.setdefault(reason, []).append(name)
     of_head = [new.split(".")[0] + "." for _, new in getattr(model_class, "published_names", [])]
-    of_fusion = f"{'unip.' * isinstance(model, UnipSegmentationModel)}fusion."
+    of_fusion = f"{'unip.' * is_segmentation}fusion."
     parts = dict.fromkeys((*of_head, of_fusion, *OPTIONAL_PARTS))
     new_parts = [part for part in parts if not any(part in name for name in used)]
     # How many batches made the running statistics: files may lack it, and nothing here reads it.
-    missing = sorted(name for name in set(shapes) - set(used) if not name.endswith("num_batches_tracked"))
+    missing = sorted(name for name in set(expected) - set(used) if not name.endswith("num_batches_tracked"))
     problems += [f"{name}: not in the file" for name in missing if not any(part in name for part in new_parts)]
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"The checkpoint does not fit {model_class.__name__}: {'; '.join(problems[:20])}{more}.")
 
+    model = model_class(config).eval()
     model.load_state_dict(used, strict=False)
     logger.info("Used %d of %d tensors.", len(used), len(tensors))
     for reason, names in unused.items():

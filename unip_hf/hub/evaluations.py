@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """The evaluations of a checkpoint: which `results.json` belong to its weights, and what they say."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..evaluation.results import to_eval_results
+from ..files import read_json
 from .public_names import data_facts, without_folders
 
 
@@ -29,7 +29,7 @@ def read_evaluation(path: Path, fingerprint: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no '{file}': `unip evaluate` writes it.")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         measured_with = record["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{file}' is damaged, or `unip evaluate` did not write it.") from error

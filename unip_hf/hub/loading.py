@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ..inference import load_processor, load_segmentation_model
-from ..inference.loading import load_config
+from ..inference.loading import load_config, load_weights
 from ..modeling.image_processing_unip import UnipImageProcessor
 from ..modeling.modeling_unip import UnipModel, UnipPreTrainedModel
 from ..modeling.modeling_unip_pretraining import UnipForPreTraining
@@ -28,18 +28,18 @@ def load_publishable(checkpoint: Path) -> tuple[PreTrainedModel, UnipImageProces
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"There is no checkpoint folder '{checkpoint}'.")
-    architectures = load_config(str(checkpoint)).architectures or []
+    config = load_config(str(checkpoint))
+    architectures = config.architectures or []
     encoder = next((kind for kind in ENCODERS if kind.__name__ in architectures), None)
     if encoder is None:
         model, processor = load_segmentation_model(checkpoint)
         if not isinstance(model, PreTrainedModel):
             raise ValueError(f"'{checkpoint}' holds an exported model: publish the checkpoint that it was made from.")
         return model, processor
-    loaded, loading = encoder.from_pretrained(checkpoint, output_loading_info=True)
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
+    loaded, missing = load_weights(encoder, str(checkpoint), config)
+    if missing:
         raise ValueError(f"'{checkpoint}' lacks {len(missing)} weights, {missing[0]!r} among them.")
-    return loaded.eval(), load_processor(checkpoint)
+    return loaded, load_processor(checkpoint)
 
 
 __all__ = ["ENCODERS", "load_publishable"]

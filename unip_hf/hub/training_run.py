@@ -137,17 +137,19 @@ def describe_training(run: TrainingRun | None) -> str:
     updates = "An unknown number of updates" if made is None else f"{made:,} updates"
     if planned and (made is None or made < planned):
         updates += f" (of {planned:,} planned)"
-    parts = [f"{updates} of {options['batch_size']:,} images", f"crops of {options['crop_size']} pixels"]
+    parts = [updates + (f" of {options['batch_size']:,} images" if options.get("batch_size") else "")]
+    if options.get("crop_size"):
+        parts.append(f"crops of {options['crop_size']} pixels")
     if options.get("learning_rate"):
         parts.append(f"learning rate {options['learning_rate']:g}")
     if options.get("linear_probe") or options.get("layerwise_probe"):
         parts.append("only the classifier: the encoder is frozen")
-    elif "layer_decay" in options:
+    elif options.get("layer_decay") is not None:
         parts.append(f"layer decay {options['layer_decay']:g}")
     if options.get("ema_decay"):
         parts.append(f"moving average of the weights ({options['ema_decay']:g})")
     if options.get("mixed_precision", "no") != "no":
-        parts.append(options["mixed_precision"])
+        parts.append(str(options["mixed_precision"]))
     sentences = [f"{', '.join(parts)}, seed {options.get('seed', 0)}."]
     if run.is_pretraining:
         sentences = [f"P{_distillation(run)[1:]}.", *sentences, *_student_attention(run)]

@@ -3,7 +3,6 @@
 
 import hashlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from ..files import read_json
 from ..modeling.modeling_unip_fusion import check_pair
 from ..modeling.modeling_unip_layers import whole_patches
 from ..modeling.modeling_unip_resampling import crop_to_image
@@ -283,18 +283,35 @@ def load_exported_model(checkpoint: str | os.PathLike, device: str | torch.devic
                 "wrote together."
             )
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description: dict[str, Any] = read_json(folder / DESCRIPTION)
         file = folder / description["file"] if path.is_dir() else path
         end_to_end = description["end_to_end"]
         size_divisor = description["size_divisor"]
-        image_size = tuple(description.get("image_size") or ()) or None  # absent in older exports
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{folder / DESCRIPTION}' was not written by `unip export`.") from error
-    config = AutoConfig.from_pretrained(folder)
-    if end_to_end is None:
+        image_size = _pair(description.get("image_size"))  # absent in older exports
+        frame_size, frame_dtype = None, ""
+        if end_to_end is not None:
+            frame_size, frame_dtype = _pair(end_to_end["frame_size"]), np.dtype(end_to_end["frame_dtype"]).name
+        if file.parent != folder or not (type(size_divisor) is int and size_divisor > 0):
+            raise ValueError("a value is not possible")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{folder / DESCRIPTION}' was not written by `unip export`, or is damaged.") from error
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of many kinds, as the values of the file
+        raise ValueError(f"'{folder / 'config.json'}' cannot be used: {_first_line(error)}") from error
+    if frame_size is None:
         return ExportedModel(file, config, size_divisor, device, image_size).eval()
-    frame_size = tuple(end_to_end["frame_size"])
-    return EndToEndModel(file, config, frame_size, end_to_end["frame_dtype"], device).eval()
+    return EndToEndModel(file, config, frame_size, frame_dtype, device).eval()
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width, above 0."""
+    if not size:
+        return None
+    height, width = size
+    if not all(type(side) is int and side > 0 for side in (height, width)):
+        raise ValueError(f"height and width must be whole numbers above 0, got {size}.")
+    return height, width
 
 
 __all__ = ["EndToEndModel", "ExportedModel", "is_exported", "load_exported_model", "require_package"]

@@ -4,10 +4,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
@@ -18,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..files import read_json
 from ..modeling.configuration_unip import UNIP_SIZES, UnipConfig
 from ..modeling.image_processing_unip import UnipImageProcessor
 from .exported import ExportedModel, is_exported, load_exported_model
@@ -32,6 +36,23 @@ CHANGED_BY_SAVING = {
     "dtype",
     "transformers_version",
 }
+
+
+MANY_BYTES = 2**30  # of weights that a configuration may ask for, whatever the files hold
+
+
+@contextmanager
+def naming(checkpoint: str | os.PathLike) -> Iterator[None]:
+    """Whatever the files of a checkpoint lead other libraries to becomes a `ValueError` that names it."""
+    name = os.fspath(checkpoint)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (OSError, ValueError)) and name in str(error):
+            raise
+        said = (error.__cause__ or error) if isinstance(error, StrictDataclassError) else error
+        reason = " ".join(str(said).split()).rstrip(".") or type(said).__name__
+        raise ValueError(f"The checkpoint {name!r} cannot be loaded: {reason}.") from error
 
 
 def is_random_start(checkpoint: str) -> bool:
@@ -68,13 +89,47 @@ def _read_config(checkpoint: str) -> PreTrainedConfig:
             raise ValueError(f"{checkpoint!r} holds several checkpoints, {', '.join(inside)}: choose one.")
         raise ValueError(f"{checkpoint!r} is not a checkpoint folder: it has no config.json.")
     try:
-        return AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        if path.is_dir() or isinstance(error, ValueError):
-            raise ValueError(f"The configuration of {checkpoint!r} cannot be used: {error}") from error
+        if path.is_dir():
+            architectures = dict(read_json(path / "config.json")).get("architectures") or []
+            if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+                raise ValueError(f"architectures must be a list of names, got {architectures!r}.")
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except Exception as error:  # of many kinds, as the values of the file
+        if path.is_dir() or not isinstance(error, OSError):
+            said = (error.__cause__ or error) if isinstance(error, StrictDataclassError) else error
+            raise ValueError(f"The configuration of {checkpoint!r} cannot be used: {said}") from error
         raise OSError(
             f"There is no checkpoint folder {checkpoint!r}, and a model of that name cannot be loaded from the Hub."
         ) from error
+
+
+def load_weights(kind: Any, checkpoint: str, config: PreTrainedConfig) -> tuple[Any, list[str]]:
+    """
+    A model of a class, or of an Auto class, with the weights of a checkpoint.
+
+    Returns:
+        The model, in evaluation mode, and the names of the weights that the checkpoint lacks.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it is damaged, its weights do not fit its configuration, or they are not finite.
+    """
+    with naming(checkpoint):
+        files = [*Path(checkpoint).glob("*.safetensors"), *Path(checkpoint).glob("*.bin")]
+        if files and getattr(config, "backbone_fingerprint", None) is None:
+            # Otherwise a wrong number in config.json could take all memory before its weights are compared.
+            with torch.device("meta"):
+                model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+            claimed = sum(parameter.nbytes for parameter in model.parameters())
+            if claimed > MANY_BYTES and claimed > 8 * sum(file.stat().st_size for file in files):
+                raise ValueError(f"config.json asks for {claimed / 2**30:,.1f} GB of weights, and the files hold less")
+        model, report = kind.from_pretrained(
+            checkpoint, config=config, output_loading_info=True, trust_remote_code=False
+        )
+        for name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(f"its weights hold NaN or infinite values, in {name!r} first")
+    return model.eval(), sorted(report["missing_keys"])
 
 
 def fingerprint(model: nn.Module, processor: Any) -> str:
@@ -118,7 +173,8 @@ def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
         and standard deviation, and the published evaluation's size.
 
     Raises:
-        OSError: if there is none, or it cannot be read.
+        OSError: if there is none.
+        ValueError: if it cannot be used.
     """
     folder, files = os.fspath(checkpoint), ("preprocessor_config.json", "processor_config.json")
     if Path(folder).is_dir() and not any(Path(folder, name).is_file() for name in files):
@@ -126,13 +182,14 @@ def load_processor(checkpoint: str | os.PathLike) -> UnipImageProcessor:
             f"{folder!r} has no preprocessor_config.json, which says how images are scaled. Save the model's image "
             f"processor there, e.g. UnipImageProcessor(num_channels=1).save_pretrained({folder!r})."
         )
-    described, _ = UnipImageProcessor.get_image_processor_dict(checkpoint)
-    if described.get("image_processor_type") == UnipImageProcessor.__name__:
-        return UnipImageProcessor.from_pretrained(checkpoint)  # the Auto class would ask for torchvision
-    processor: Any = AutoImageProcessor.from_pretrained(checkpoint)
-    settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
-    known = {name: value for name, value in settings.items() if value is not None}
-    return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
+    with naming(checkpoint):
+        described, _ = UnipImageProcessor.get_image_processor_dict(checkpoint)
+        if described.get("image_processor_type") == UnipImageProcessor.__name__:
+            return UnipImageProcessor.from_pretrained(checkpoint)  # the Auto class would ask for torchvision
+        processor: Any = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+        settings = {name: getattr(processor, name, None) for name in ("do_normalize", "image_mean", "image_std")}
+        known = {name: value for name, value in settings.items() if value is not None}
+        return UnipImageProcessor(num_channels=3, size={"shortest_edge": 512, "longest_edge": 2048}, **known)
 
 
 def load_segmentation_model(
@@ -161,16 +218,15 @@ def load_segmentation_model(
     kind = (config.architectures or [config.model_type])[0]
     if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise ValueError(f"{checkpoint!r} holds {kind}, which is not a semantic segmentation model.")
-    model, loading = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
+    model, missing = load_weights(AutoModelForSemanticSegmentation, checkpoint, config)
+    if missing:
         raise ValueError(
             f"{checkpoint!r} holds {kind}, which is not a trained segmentation model: {len(missing)} weights are "
             f"missing, {missing[0]!r} among them. Fine-tune it first."
         )
     processor = load_processor(checkpoint)
     _check_roles(checkpoint, config, processor)
-    model = model.eval().to(device)
+    model = model.to(device)
     if model.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # as its convolutions compute
     return model, processor
@@ -193,4 +249,6 @@ __all__ = [
     "load_config",
     "load_processor",
     "load_segmentation_model",
+    "load_weights",
+    "naming",
 ]

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..files import alone, remove_leftovers, write_whole
+from ..files import alone, read_json, remove_leftovers, write_whole
 
 
 class ResultFolder:
@@ -61,7 +61,7 @@ class ResultFolder:
         if self._overwrite or not self.file.is_file():
             return
         try:
-            before = json.loads(self.file.read_text(encoding="utf-8"))
+            before = read_json(self.file)
             kinds = {"fingerprint": "another model", "settings": "other settings", "inputs": "other inputs"}
             differences = [words for key, words in kinds.items() if before[key] != self._description[key]]
         except (ValueError, KeyError, TypeError) as error:

@@ -4,8 +4,6 @@
 import glob
 import itertools
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,13 +16,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..data.visible import VISIBLE_ENDINGS
-from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES
-from ..modeling.image_reading_unip import read_image
+from ..files import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, walk
+from ..modeling.image_reading_unip import DAMAGES, read_image
 from .video import describe_video, frame_to_array, read_video
-
-
-# What Pillow raises for damaged files, depending on their format and on what is damaged.
-DAMAGES = (OSError, SyntaxError, TypeError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error)
 
 
 class Source(NamedTuple):
@@ -130,7 +124,7 @@ def _naming(place: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{place} is neither an image nor a video that can be read.") from error
-    except (*DAMAGES, Image.DecompressionBombError) as error:
+    except DAMAGES as error:
         if isinstance(error, ValueError) and place in str(error):
             raise
         raise ValueError(f"{place} cannot be read: {error}") from error
@@ -141,15 +135,17 @@ def _find_files(given: str) -> tuple[str, list[str]]:
     if os.path.isfile(given):
         return os.path.dirname(given), [given]
     if os.path.isdir(given):
-        root, pattern = given, os.path.join(glob.escape(given), "**")
+        root, found = given, []
+        for parent, folders, names in walk(given):
+            folders[:] = [name for name in folders if name[0] != "."]
+            found += [os.path.join(parent, name) for name in names if name[0] != "."]
     elif any(character in given for character in "*?["):
         fixed = itertools.takewhile(lambda part: not any(character in part for character in "*?["), Path(given).parts)
-        root, pattern = os.path.join("", *fixed), given
+        root, found = os.path.join("", *fixed), glob.glob(given, recursive=True)
     else:
         raise FileNotFoundError(f"There is no file or folder {given!r}.")
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if path.lower().endswith(suffixes))
-    return root, [path for path in found if os.path.isfile(path)]
+    return root, sorted(path for path in found if path.lower().endswith(suffixes) and os.path.isfile(path))
 
 
 def _describe(name: str, path: str) -> Source:
@@ -377,7 +373,6 @@ def _in_order(source: Source, load: Callable[[], np.ndarray]) -> Callable[[], np
 
 
 __all__ = [
-    "DAMAGES",
     "Frame",
     "FrameToRead",
     "Source",

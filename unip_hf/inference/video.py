@@ -22,7 +22,7 @@ def _open_video(path: str, max_pixels: int | None = None) -> Iterator[tuple[Any,
     import av
 
     try:
-        with av.open(path) as container:
+        with av.open(path, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{path!r} holds no video.")
             stream = container.streams.video[0]
@@ -30,7 +30,9 @@ def _open_video(path: str, max_pixels: int | None = None) -> Iterator[tuple[Any,
             if max_pixels is not None:  # a frame may be larger than the header says
                 stream.codec_context.options = {"max_pixels": str(max_pixels)}
             yield container, stream
-    except (av.FFmpegError, OSError) as error:
+    except Exception as error:  # PyAV has its own kinds, and lacks attributes of streams that it does not know
+        if isinstance(error, ValueError) and repr(path) in str(error):
+            raise
         reason = getattr(error, "strerror", None) or error
         limit = "" if max_pixels is None else f" Frames of more than {max_pixels:,} pixels are not read."
         raise ValueError(f"The video {path!r} is damaged, or FFmpeg cannot read it: {reason}.{limit}") from error

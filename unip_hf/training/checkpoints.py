@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import RNG_STATE_NAME, gather_object, load
 from safetensors import SafetensorError
 from torch import nn
 
-from ..files import could_not_write, settle, write_whole
+from ..files import could_not_write, read_json, settle, write_whole
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path:
@@ -103,12 +103,22 @@ def load_checkpoint(
     """
     try:
         accelerator.load_state(str(checkpoint))
+        random_states = checkpoint / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl"
+        # Accelerate goes on without those that it cannot read. Another number of processes lacks some.
+        loaded = torch.get_rng_state()
+        if random_states.is_file() and not torch.equal(load(random_states)["torch_manual_seed"], loaded):
+            raise ValueError(f"{random_states.name} was not loaded")
         if averaged_model is not None:
             file = checkpoint / "averaged_model.bin"
             averaged_model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return json.loads((checkpoint / "state.json").read_text())
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
+            averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
+        return read_json(checkpoint / "state.json")
+    except Exception as error:  # of many kinds, as its files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {reason}") from error
 
 
 __all__ = ["find_checkpoint", "load_checkpoint", "save_checkpoint"]

@@ -2,17 +2,16 @@
 """Reads the image files of a benchmark, any of which may be damaged, and encodes masks and images as PNG."""
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...files import JPEG_SUFFIXES
+from ...modeling.image_reading_unip import open_image as open_encoded_image
 from ...modeling.image_reading_unip import read_image, read_mask
 from ..reading import IGNORE_INDEX
 from ..source_files import SourceFile
@@ -50,18 +49,9 @@ def open_image(file: SourceFile) -> Iterator[tuple[bytes, Image.Image]]:
         content = file.read()
     except OSError as error:
         raise ValueError(f"{path!r} cannot be read: {error.strerror or error}.") from error
-    try:
-        with Image.open(io.BytesIO(content)) as checked:
-            checked.verify()  # the checksums of PNG, which decoding does not check
-        with Image.open(io.BytesIO(content)) as opened:
-            opened.filename = repr(path)  # for messages
-            yield content, opened
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path!r} is not an image that Pillow can read.") from error
-    except (OSError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error) as error:
-        raise ValueError(f"The image {path!r} is damaged: {error}.") from error
-    except (ValueError, Image.DecompressionBombError) as error:
-        raise error if repr(path) in str(error) else ValueError(f"{path!r}: {error}") from error
+    with open_encoded_image(io.BytesIO(content), path) as opened:
+        opened.filename = repr(path)  # for messages
+        yield content, opened
 
 
 def read_image_file(file: SourceFile) -> EncodedImage:

@@ -5,10 +5,10 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...modeling.image_processing_unip import UnipImageProcessor
-from ...modeling.image_reading_unip import read_image
+from ...modeling.image_reading_unip import open_image, read_image
 
 
 class UnusableImage(ValueError):
@@ -35,17 +35,12 @@ def read_grey(encoded: bytes, name: str, crop_border: int = 0, keep_colour: bool
         ValueError: if the crop leaves nothing.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with open_image(io.BytesIO(encoded), name) as opened:
             array = read_image(opened.convert("RGB") if opened.mode == "CMYK" else opened)  # (H, W) or (H, W, 3)
-        if not np.isfinite(array).all():
-            raise ValueError("it holds NaN or infinite values")
-    except UnidentifiedImageError as error:
-        raise UnusableImage(f"The image {name!r} cannot be used: Pillow cannot identify it.") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files can lead Pillow to any exception
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise UnusableImage(f"The image {name!r} cannot be used: {reason}.") from error
+    except ValueError as error:
+        raise UnusableImage(f"The image {name!r} cannot be used: {error}") from error
+    if not np.isfinite(array).all():
+        raise UnusableImage(f"The image {name!r} cannot be used: it holds NaN or infinite values.")
     if array.ndim == 3 and not keep_colour:
         array = np.asarray(Image.fromarray(array).convert("L"))
     height, width = array.shape[:2]

@@ -1,7 +1,6 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Loads InfMix: what `unip prepare-infmix` wrote, or the published set."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from ...files import read_json
 from ..parquet import load_parquet
 from ..reading import without_decoding
 
@@ -58,7 +58,7 @@ def _finished_shards(folder: Path) -> list[str]:
                 f"InfMix in {str(folder)!r} is unfinished. Start `unip prepare-infmix` again to finish it."
             )
         raise ValueError(f"{str(folder)!r} does not hold InfMix. Give the folder that `unip prepare-infmix` wrote.")
-    shards = [folder / name for name in json.loads((folder / "infmix.json").read_text())["shards"]]
+    shards = [folder / name for name in read_json(folder / "infmix.json")["shards"]]
     missing = [str(shard) for shard in shards if not shard.is_file()]
     if missing:
         raise ValueError(f"{len(missing)} of {len(shards)} files of InfMix are missing, such as {missing[0]!r}.")
@@ -95,7 +95,7 @@ def without_sources(rows: Any, left_out: Sequence[str], known: Sequence[str] | N
 
 def source_names(data_dir: str | os.PathLike) -> list[str]:
     """Names of the sources that have images in a folder which `unip prepare-infmix` wrote."""
-    report = json.loads((Path(data_dir) / "infmix.json").read_text())
+    report = read_json(Path(data_dir) / "infmix.json")
     return [source["name"] for source in report["sources"] if source["kept"]]
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ... import paper
 from ..._version import __version__
-from ...files import remove_leftovers, write_whole
+from ...files import read_json, remove_leftovers, write_whole
 from ..parquet import size_category
 from .candidates import Outcome, SourceCount
 from .sources import InfMixSource
@@ -170,7 +170,7 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
         for file in [*files, output_dir / "README.md", unfinished, finished]:
             file.unlink(missing_ok=True)
     elif is_run:
-        found = json.loads((finished if finished.is_file() else unfinished).read_text())
+        found = read_json(finished if finished.is_file() else unfinished)
         differences = _differences(found["plan"] if finished.is_file() else found, plan)
         if differences:
             raise ValueError(

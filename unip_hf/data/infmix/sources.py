@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers.utils import logging
 
-from ...files import IMAGE_SUFFIXES
+from ...files import IMAGE_SUFFIXES, read_yaml
 
 
 logger = logging.get_logger(__name__)
@@ -182,10 +181,7 @@ def read_sources_file(path: str | os.PathLike) -> list[InfMixSource]:
     path = Path(os.path.abspath(path))
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} that lists sources.")
-    try:
-        entries = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not YAML: {error}") from error
+    entries = read_yaml(path)
     known = [field.name for field in dataclasses.fields(InfMixSource)]
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f'{str(path)!r} is not a list of sources such as "- {{name: llvip, path: LLVIP, every: 2}}".')
