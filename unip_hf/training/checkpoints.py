@@ -111,10 +111,6 @@ def load_checkpoint(
         if averaged_model is not None:
             file = checkpoint / "averaged_model.bin"
             averaged_model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        return json.loads((checkpoint / "state.json").read_text())
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"The checkpoint '{checkpoint}' does not fit this run: {error}") from error
-            averaged_model.load_state_dict(torch.load(file, map_location=accelerator.device, weights_only=True))
         return read_json(checkpoint / "state.json")
     except Exception as error:  # of many kinds, as its files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
