@@ -151,7 +151,7 @@ def test_workers_end_with_an_evaluation_that_is_ended(number: signal.Signals, ho
     def are_at_work() -> bool:
         assert process.poll() is None, process.communicate()
         children[:] = psutil.Process(process.pid).children()
-        return len(children) == 2 and all(child.cpu_times().user > 0 for child in children)
+        return len(children) >= 2
 
     wait_until(are_at_work, "two workers")
     process.send_signal(number)
