@@ -10,10 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from unip_hf._version import __version__
-from unip_hf.processes import STOPPED_BY_SIGTERM, on_sigterm
 from unip_hf.scripts.launch import end_with_launcher, launch, leave, use_cpu_without_gpu
 
 
@@ -47,20 +45,12 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def stop(*_: object) -> NoReturn:
-    """Ends the process on SIGTERM as an error would: what is half written is removed, and processes are ended."""
-    if not is_one_of_several():  # otherwise the one that failed or the user said why
-        print("Stopped by SIGTERM.", file=sys.stderr)
-    raise SystemExit(STOPPED_BY_SIGTERM)
-
-
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """
     Runs the `main` of a script with what the user typed. Options may be written with dashes or underscores.
 
     Returns:
-        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C. SIGTERM raises
-        `SystemExit` with 143.
+        The exit status: 0; 2 if the input was wrong, with one sentence on stderr; or 130 after Ctrl-C.
     """
     if not is_one_of_several():
         return _run(main, arguments)
@@ -80,8 +70,7 @@ def _run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) 
     # A script started as a file has its folder first in the search path, where evaluate.py hides the library evaluate.
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
     try:
-        with on_sigterm(stop):
-            return main(with_underscores(arguments)) or 0
+        return main(with_underscores(arguments)) or 0
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """Files that appear whole or not at all, JSON and YAML of any origin, and which files are images and videos."""
 
+import errno
 import json
 import os
 import secrets
@@ -98,7 +99,9 @@ def could_not_write(target: Path, error: Exception) -> OSError:
         error = error.__cause__  # of a file within a folder
     reason = getattr(error, "strerror", None) or error
     name = getattr(error, "filename", None)
-    what = f" {str(name)!r}" if name and ".incomplete-" not in str(name) else ""  # perhaps it was not even read
+    # Where a copy finds the disk full, it names the source.
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    what = f" {str(name)!r}" if name and not is_full and ".incomplete-" not in str(name) else ""
     return OSError(f"Could not write {str(target)!r}, where {free:,.0f} MB are free: {reason}{what}")
 
 

@@ -4,8 +4,9 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 
 STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
@@ -23,22 +24,47 @@ def on_sigterm(function: Callable[..., object]) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """
-    Ends this process of `multiprocessing` as soon as the one that started it has ended, even if that was killed.
-    Otherwise it could wait forever to hand on what nobody takes any more.
+    Ends this process as soon as the one that started it has ended, even if that was killed. Otherwise it could wait
+    forever to hand on what nobody takes any more.
+
+    Args:
+        parent: Its number; by default that of the parent now.
     """
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    parent = os.getppid() if parent is None else parent
+    threading.Thread(target=_wait_for_parent, args=(parent,), daemon=True).start()
 
 
-def _wait_for_parent() -> None:
-    import multiprocessing
-
-    parent = multiprocessing.parent_process()
-    with suppress(OSError):
-        if parent is not None:
-            parent.join()
+def _wait_for_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
     os._exit(1)
+
+
+_parent_of_forks: int | None = None
+
+
+@contextmanager
+def forks_end_with_parent() -> Iterator[None]:
+    """All processes that this one forks in the block end with it, for pools of libraries, which wait forever."""
+    global _parent_of_forks
+    _parent_of_forks = os.getpid()
+    try:
+        yield
+    finally:
+        _parent_of_forks = None
+
+
+def _begin_fork() -> None:
+    global _parent_of_forks
+    if _parent_of_forks is not None:
+        end_with_parent(_parent_of_forks)
+    _parent_of_forks = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_fork)
 
 
 def begin_worker(worker_id: int) -> None:
@@ -50,4 +76,4 @@ def begin_worker(worker_id: int) -> None:
     end_with_parent()
 
 
-__all__ = ["STOPPED_BY_SIGTERM", "begin_worker", "end_with_parent", "on_sigterm"]
+__all__ = ["STOPPED_BY_SIGTERM", "begin_worker", "end_with_parent", "forks_end_with_parent", "on_sigterm"]

@@ -11,6 +11,7 @@ import datasets
 import multiprocess
 from datasets.exceptions import DatasetGenerationError
 
+from ..processes import forks_end_with_parent
 from ..progress import Progress, can_show_bars
 
 
@@ -20,13 +21,15 @@ MAX_CHUNKS = 64  # what can be divided among the processes and workers that read
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """
-    Raises what went wrong while the cache was filled, in place of the errors that `datasets` raises for it.
+    Raises what went wrong while the cache was filled, in place of the errors that `datasets` raises for it. Processes
+    that fill it end with this one.
 
     Raises:
         OSError, ValueError: as it was raised where the rows are made or written.
     """
     try:
-        yield
+        with forks_end_with_parent():
+            yield
     except multiprocess.TimeoutError as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while other processes worked
             raise KeyboardInterrupt from None

@@ -73,7 +73,13 @@ def load_labelled(
     options: dict[str, Any] = {"data_dir": None if data_dir is None else os.fspath(data_dir)}
     if allow_partial:
         options["allow_partial"] = True
-    builder = BUILDERS[name](dataset_name=name, config_name=config_name, **options)
+    try:
+        builder = BUILDERS[name](dataset_name=name, config_name=config_name, **options)
+    except PermissionError as error:
+        raise OSError(
+            f"{error}. If the cache of datasets belongs to another user, set HF_DATASETS_CACHE to one of your own, or "
+            "let all users share it with umask 002."
+        ) from error
     if streaming:
         return builder.as_streaming_dataset()
     try:
