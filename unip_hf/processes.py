@@ -1,6 +1,8 @@
 # Copyright 2026 The unip_hf authors. Licensed under the Apache License, Version 2.0.
 """How processes end: by SIGTERM, and with the process that started them."""
 
+import atexit
+import multiprocessing.util  # which registers what waits for all processes at the end
 import os
 import signal
 import threading
@@ -74,6 +76,16 @@ def begin_worker(worker_id: int) -> None:
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Python would send SIGTERM to workers that are left at the end, which ignore it, and wait for them forever."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # to torch a worker that was killed is an error
+    for worker in workers:
+        worker.kill()
 
 
 __all__ = ["STOPPED_BY_SIGTERM", "begin_worker", "end_with_parent", "forks_end_with_parent", "on_sigterm"]

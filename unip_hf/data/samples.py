@@ -4,9 +4,7 @@ Training samples and their order. Both depend only on a seed and on the number o
 workers and interruptions do not change a training.
 """
 
-import atexit
-import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,12 +111,10 @@ def read_batches(
         worker_init_fn=begin_worker,
         **settings,
     )
-    batches = _raise_errors(loader)
-    _open_batches.add(batches)
-    return batches
+    return _raise_errors(loader)
 
 
-def _raise_errors(batches: Iterable[Any]) -> Generator[Any, None, None]:
+def _raise_errors(batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         if isinstance(batch, Exception):
             raise batch
@@ -126,16 +122,6 @@ def _raise_errors(batches: Iterable[Any]) -> Generator[Any, None, None]:
             for name, number in batch.pop("num_channels", {}).items():
                 batch[name] = batch[name].expand(-1, number, -1, -1)  # here: such a view cannot be pinned
         yield batch
-
-
-_open_batches: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
-
-
-@atexit.register
-def _close_batches() -> None:
-    """Otherwise Python would send SIGTERM to workers that still read, which ignore it, and wait for them forever."""
-    for batches in list(_open_batches):
-        batches.close()
 
 
 def _collate_or_hand_on(samples: Any) -> Any:
