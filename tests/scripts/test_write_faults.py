@@ -104,9 +104,9 @@ def test_modes_with_any_umask(umask: int, home: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """No file can become larger than 3,000 bytes, as on a disk that is full, whichever library writes it."""
+    """No file can become larger than 2,000 bytes, as on a disk that is full, whichever library writes it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
