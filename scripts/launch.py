@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -55,7 +56,8 @@ def launch(job: str, arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     # `accelerate launch` would start a single process on CPUs without a word.
     words = ["--standalone", "--nproc_per_node", str(num_processes), "-m", module, *arguments]
-    return exit_status(lambda: torchrun.run(torchrun.parse_args(words)))
+    with tempfile.TemporaryDirectory() as folder:  # otherwise torchrun makes one and leaves it
+        return exit_status(lambda: torchrun.run(torchrun.parse_args(["--log_dir", folder, *words])))
 
 
 def use_cpu_without_gpu() -> None:

@@ -233,6 +233,7 @@ def test_pixels_are_counted_on_the_device_as_on_the_cpu(dtype: torch.dtype) -> N
     assert counts[:, 5].sum() == 7 and counts.sum() == (true != 255).sum()
 
 
+@pytest.mark.slow
 def test_a_model_is_compiled_twice_for_all_sizes(make_config: Callable) -> None:
     graphs: list[object] = []
 
