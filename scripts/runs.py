@@ -53,7 +53,7 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         ValueError: if the folder holds another run and neither `--overwrite` nor `--resume_from_checkpoint` was given,
-            or the options of the resumed run differ.
+            the checkpoint is of another run than the one in the folder, or the options of the resumed run differ.
     """
     from unip_hf.training.checkpoints import find_checkpoint
 
@@ -64,7 +64,13 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     check_is_free(options)
     if options.resume_from_checkpoint is None:
         return run
-    file = find_checkpoint(output_dir, options.resume_from_checkpoint).parents[1] / "run.json"
+    checkpoint, own = find_checkpoint(output_dir, options.resume_from_checkpoint), output_dir / "checkpoints"
+    if checkpoint.resolve().parent != own.resolve() and any(own.glob("step-*/state.json")):
+        raise ValueError(
+            f"'{checkpoint}' is not from the run in '{output_dir}', whose checkpoints would be mixed with those of the "
+            "resumed one: choose another --output_dir."
+        )
+    file = checkpoint.parents[1] / "run.json"
     recorded = read_json(file) if file.is_file() else {"options": {}}
     recorded = recorded if isinstance(recorded, dict) else {}
     before, found, now = recorded.get("options"), recorded.get("found", {}), run["options"]

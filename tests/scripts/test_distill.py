@@ -301,6 +301,9 @@ def test_a_resumed_run_keeps_its_images_and_several_students_are_told_apart(
     for name in ("a", "b"):
         start = command(teacher, student, images, tmp_path / name, "--num_steps", 1, "--teacher_layer", 2)
         assert cli.main(start) == 0
+    other = tmp_path / "a" / "checkpoints" / "step-00000001"
+    assert cli.main([*start, "--resume_from_checkpoint", str(other)]) == 2
+    assert "is not from the run in" in capsys.readouterr().err
     (images / "5.jpg").unlink()
     assert cli.main([*start, "--resume_from_checkpoint", "latest"]) == 2
     assert "there were 10, now 9" in capsys.readouterr().err
