@@ -67,8 +67,8 @@ def open_run(options: argparse.Namespace) -> dict[str, Any]:
     checkpoint, own = find_checkpoint(output_dir, options.resume_from_checkpoint), output_dir / "checkpoints"
     if checkpoint.resolve().parent != own.resolve() and any(own.glob("step-*/state.json")):
         raise ValueError(
-            f"'{checkpoint}' is not from the run in '{output_dir}', whose checkpoints would be mixed with those of the "
-            "resumed one: choose another --output_dir."
+            f"'{checkpoint}' is not from the run in '{output_dir}', whose checkpoints would be mixed with its own: "
+            "choose another --output_dir."
         )
     file = checkpoint.parents[1] / "run.json"
     recorded = read_json(file) if file.is_file() else {"options": {}}
