@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 STOPPED_BY_SIGTERM = 143  # exit status: 128 + 15
@@ -39,8 +39,13 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def _wait_for_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+    starter = multiprocessing.parent_process()
+    if starter is not None and starter.pid != parent:  # a fork server stands between the two, and lives on
+        with suppress(OSError):
+            starter.join()
+    else:
+        while os.getppid() == parent:
+            time.sleep(1)
     os._exit(1)
 
 

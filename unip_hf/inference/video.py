@@ -21,8 +21,10 @@ def _open_video(path: str, max_pixels: int | None = None) -> Iterator[tuple[Any,
         raise FileNotFoundError(f"There is no file {path!r}.")
     import av
 
+    # Titles that are not UTF-8 are no error. Since version 19 of PyAV there is no such setting.
+    tolerant: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with av.open(path, **tolerant) as container:
             if not container.streams.video:
                 raise ValueError(f"{path!r} holds no video.")
             stream = container.streams.video[0]
