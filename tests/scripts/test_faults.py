@@ -1,5 +1,6 @@
 """Training that loses an image, a process, its disk or its power: it ends at once, says why, and nothing is lost."""
 
+import argparse
 import json
 import os
 import random
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from accelerate import Accelerator
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from unip_hf import UnipForPreTraining
 from unip_hf.files import alone, write_whole
 from unip_hf.inference import load_segmentation_model
 from unip_hf.scripts import cli, launch
+from unip_hf.scripts.runs import open_run, started
 
 from ..conftest import PATIENCE, save_checkpoint, wait_until
 from .conftest import UNIP, metrics, same_weights, wait_for_step
@@ -227,6 +230,17 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_is_alive(
     with alone(out):
         assert cli.main([*arguments, "--overwrite"]) == 2
     assert json.loads((out / "run.json").read_text())["num_steps"] == 1
+
+
+def test_what_another_run_wrote_since_the_folder_was_looked_at_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = argparse.Namespace(output_dir=out, resume_from_checkpoint=None, overwrite=False)
+    run = open_run(options)
+    out.mkdir()
+    (out / "run.json").write_text("of another run")
+    with pytest.raises(ValueError, match="is not empty"), started(options, run, Accelerator(cpu=True)):
+        pytest.fail("started")
+    assert (out / "run.json").read_text() == "of another run"
 
 
 def test_a_configuration_never_stands_beside_weights_that_it_does_not_describe(
