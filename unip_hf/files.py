@@ -8,7 +8,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".lock"
+INCOMPLETE, LOCK = ".incomplete-", ".lock"
 TIFF_SUFFIXES = (".tif", ".tiff")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = (".png", *JPEG_SUFFIXES, ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".jp2", ".gif", *TIFF_SUFFIXES)
@@ -46,21 +46,30 @@ def write_whole(target: str | os.PathLike) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers_once(target.parent.absolute())
-        folder = target.parent / f".incomplete-{secrets.token_hex(4)}"
-        folder.mkdir()
-        try:
-            with lock(folder / LOCK):
-                staged = folder / target.name
-                yield staged
-                settle(staged, folder)
-                if staged.is_dir() and target.exists():
-                    _replace_files(staged, target)
-                else:
-                    os.replace(staged, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with _own_folder(target.parent) as folder:
+            staged = folder / target.name
+            yield staged
+            settle(staged, folder)
+            if staged.is_dir() and target.exists():
+                _replace_files(staged, target)
+            else:
+                os.replace(staged, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two from torch and safetensors
         raise could_not_write(target, error) from error
+
+
+@contextmanager
+def _own_folder(parent: Path) -> Iterator[Path]:
+    """A new folder, locked, which is removed at the end."""
+    with ExitStack() as stack:
+        is_ours: bool | None = False
+        while is_ours is False:
+            folder = parent / f"{INCOMPLETE}{secrets.token_hex(4)}"
+            folder.mkdir()
+            with suppress(FileNotFoundError):  # taken for a leftover and removed, before it was locked
+                is_ours = stack.enter_context(lock(folder / LOCK))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
 
 
 def _replace_files(staged: Path, target: Path) -> None:
@@ -103,7 +112,7 @@ def could_not_write(target: Path, error: Exception) -> OSError:
     name = getattr(error, "filename", None)
     # Where a copy finds the disk full, it names the source.
     is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    what = f" {str(name)!r}" if name and not is_full and ".incomplete-" not in str(name) else ""
+    what = f" {str(name)!r}" if name and not is_full and INCOMPLETE not in str(name) else ""
     return OSError(f"Could not write {str(target)!r}, where {free:,.0f} MB are free: {reason}{what}")
 
 
@@ -124,9 +133,9 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool | None]:
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        is_ours: bool | None = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            is_ours: bool | None = os.fstat(descriptor).st_nlink > 0  # not removed by the last one that locked it
         except BlockingIOError:
             is_ours = False
         except OSError:  # some disks of other machines
@@ -152,19 +161,21 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_leftovers(folder: Path, pattern: str = "**/.incomplete-*") -> None:
-    """Removes what [`write_whole`] left in a folder, and below, in processes that were killed."""
-    for leftover in list(folder.glob(pattern)):
-        with suppress(OSError):
-            with lock(leftover / LOCK) as is_left:
-                pass
-            if is_left:  # its process has no lock any more
-                shutil.rmtree(leftover)
+def remove_leftovers(folder: Path, below: bool = True) -> None:
+    """Removes what [`write_whole`] left in a folder, and `below` it, in processes that were killed."""
+    for parent, folders, _ in os.walk(folder):
+        for name in folders:
+            if name.startswith(INCOMPLETE):
+                with suppress(OSError), lock(Path(parent, name, LOCK)) as is_left:
+                    if is_left:  # its process has no lock any more
+                        shutil.rmtree(Path(parent, name))
+        if not below:
+            return
 
 
 @lru_cache
 def _remove_leftovers_once(folder: Path) -> None:
-    remove_leftovers(folder, ".incomplete-*")  # in a folder of many files this takes longer than to write one
+    remove_leftovers(folder, below=False)  # in a folder of many files this takes longer than to write one
 
 
 def read_json(path: str | os.PathLike, example: str = "") -> Any:

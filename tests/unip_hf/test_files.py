@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_stays
         assert sorted(path.name for path in tmp_path.rglob("*")) == [alive.name, ".lock", "file", "older"]
     remove_leftovers(tmp_path)
     assert not alive.exists()
+
+
+def test_what_threads_write_is_no_leftover_even_before_it_is_locked(tmp_path: Path) -> None:
+    def write(name: int) -> None:
+        remove_leftovers(tmp_path)
+        with write_whole(tmp_path / str(name)) as staged:
+            staged.touch()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(500)))
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == list(range(500))
 
 
 def test_an_error_names_the_target_and_what_was_missing(tmp_path: Path) -> None:
