@@ -1,4 +1,4 @@
-"""Faults around commands: modes of files, writes that fail, kills at any write, workers without their parent."""
+"""Faults around commands: modes of files, writes that fail, ends at any moment, workers without their parent."""
 
 import json
 import os
@@ -129,9 +129,10 @@ def test_a_write_that_fails_leaves_nothing_and_the_command_goes_on_later(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [*COMMANDS, "prepare-infmix", "evaluate"])
-def test_a_run_killed_at_any_write_goes_on_and_writes_the_same(job: str, home: Path) -> None:
-    words = [sys.executable, str(Path(__file__).with_name("kill_at_writes.py")), job, *ALL_COMMANDS[job].split()]
+@pytest.mark.parametrize("job", [*COMMANDS, "prepare-infmix", "evaluate", "publish-space", "export", "analyze"])
+def test_a_run_that_is_ended_goes_on_and_writes_the_same(job: str, home: Path) -> None:
+    script = Path(__file__).with_name("end_and_run_again.py")
+    words = [sys.executable, str(script), job, *ALL_COMMANDS[job].split()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, cwd=home)
     assert done.returncode == 0, done.stdout + done.stderr
 
