@@ -109,6 +109,8 @@ def could_not_write(target: Path, error: Exception) -> OSError:
     reason = getattr(error, "strerror", None) or error
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of all files of a folder that was copied
         reason = str(error.args[0][0][-1]).split(": ")[0]
+    if "inline_container" in str(reason):  # all that torch says of an error of the disk
+        reason = "not all of it could be written"
     name = getattr(error, "filename", None)
     # Where a copy finds the disk full, it names the source.
     is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

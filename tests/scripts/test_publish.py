@@ -1,5 +1,7 @@
 """`unip publish`: what is written, that it loads elsewhere, and that nothing wrong is published."""
 
+import contextlib
+import io
 import json
 import os
 import pkgutil
@@ -16,6 +18,8 @@ import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig, ViTModel
 
@@ -30,6 +34,7 @@ from unip_hf.scripts.cli import run
 from unip_hf.scripts.runs import FREE_OPTIONS
 
 from ..conftest import PATIENCE, save_checkpoint, tiny_config
+from ..nonsense import damaged, json_files
 
 
 ID2LABEL = {0: "cold", 1: "mild", 2: "warm"}
@@ -159,6 +164,27 @@ def test_a_fine_tuned_checkpoint_with_its_run_and_numbers(
     assert (
         names(folder) - names(without) == {"samples.png"} and "samples.png" not in (without / "README.md").read_text()
     )
+
+
+@pytest.mark.slow
+@given(st.data())
+def test_any_damage_gives_a_model_that_loads_or_a_sentence(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    work = tmp_path_factory.getbasetemp() / "damaged"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(home / "runs" / "yard", work / "run", ignore=shutil.ignore_patterns("checkpoints", "last"))
+    name = data.draw(st.sampled_from(sorted(names(work) - {"run/best/model.safetensors"})))
+    whole = (work / name).read_bytes()
+    kind = damaged(whole) if Path(name).suffix != ".json" else json_files(json.loads(whole))
+    (work / name).write_bytes(data.draw(kind))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = job(publish.main, work / "run" / "best", "me/yard", "--dry_run", work / "out", "--no_speed")
+    assert status == 0 or (status == 2 and "error: " in said.getvalue())
+    assert (work / "out").exists() == (status == 0)
+    if status == 0:
+        load_segmentation_model(work / "out")
 
 
 def test_a_picture_that_is_a_link_to_something_else_is_not_published(

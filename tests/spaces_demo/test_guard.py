@@ -1,5 +1,6 @@
 """Attacks on a running demo: what it does not answer, does not read, does not fetch, and never says."""
 
+import asyncio
 import http.server
 import io
 import json
@@ -10,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +19,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from unip_hf.spaces_demo import guard
 
@@ -246,3 +250,17 @@ def test_every_request_gets_an_answer_and_none_tells_of_the_server(
     assert asked == [] and min(counts.values()) > NUM_REQUESTS / 20
     segmented = client.call(client.function("segment"), [str(demo_model), [file_at(mine)], 50])
     assert "mine-mask.png" in segmented, "it still works"
+
+
+def test_uploads_leave_space_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({})(scope, receive, send)
+
+    async def upload(size: int) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard.Guard(app)), base_url="http://demo") as http:
+            return await http.post(guard.UPLOAD, content=bytes(size))
+
+    monkeypatch.setattr(guard.shutil, "disk_usage", lambda folder: SimpleNamespace(free=guard.MIN_FREE_SPACE + 1000))
+    assert asyncio.run(upload(1000)).status_code == 200
+    refused = asyncio.run(upload(1001))
+    assert refused.status_code == 507 and "no room" in refused.json()["detail"]

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from safetensors.torch import save
 from unip_hf import UnipForPreTraining, UnipForSemanticSegmentation, UnipImageProcessor
 from unip_hf.hub import convert_checkpoint, read_checkpoint, to_published_state_dict
 from unip_hf.inference import load_segmentation_model
+from unip_hf.inference.exported import require_package
 from unip_hf.training.checkpoints import load_checkpoint, save_checkpoint
 
 from .. import conftest
@@ -268,22 +271,41 @@ def identity() -> bytes:
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 
 
+@lru_cache
+def identity_in_openvino() -> dict[str, bytes]:
+    """The same as the two files of OpenVINO, with weights."""
+    openvino: Any = require_package("openvino")
+    from openvino import opset13 as ops
+
+    image = ops.parameter([1, 3, -1, -1], np.float32, name="pixel_values")
+    logits = ops.add(image, ops.constant(np.zeros((1, 3, 1, 1), np.float32)))
+    for node, name in ((image, "pixel_values"), (logits, "logits")):
+        node.output(0).get_tensor().set_names({name})
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(openvino.Model([logits], [image]), Path(folder, "model.xml"), compress_to_fp16=False)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 DESCRIPTION = {"file": "model.onnx", "end_to_end": None, "size_divisor": 16, "image_size": [64, 64]}
 
 
+@pytest.mark.parametrize("file", ["model.onnx", "model.xml"])
 @given(st.data())
 def test_a_damaged_export_gives_logits_or_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, folder: Path, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, folder: Path, file: str, data: st.DataObject
 ) -> None:
     pytest.importorskip("onnxruntime")
-    target, whole = tmp_path_factory.getbasetemp() / "exported", identity()
+    target = tmp_path_factory.getbasetemp() / "exported"
     target.mkdir(exist_ok=True)
+    files = {"model.onnx": identity()} if file == "model.onnx" else dict(identity_in_openvino())
+    files["export.json"] = json.dumps({**DESCRIPTION, "file": file}).encode()
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(folder / name, target)
-    is_graph = data.draw(st.booleans())
-    (target / "model.onnx").write_bytes(data.draw(damaged(whole)) if is_graph else whole)
-    described = json.dumps(DESCRIPTION).encode() if is_graph else data.draw(json_files(DESCRIPTION))
-    (target / "export.json").write_bytes(described)
+    bad = data.draw(st.sampled_from(sorted(files)))
+    is_json = bad == "export.json"
+    files[bad] = data.draw(json_files({**DESCRIPTION, "file": file}) if is_json else damaged(files[bad]))
+    for name, content in files.items():
+        (target / name).write_bytes(content)
     loaded = result_or_sentence(lambda: load_segmentation_model(target), str(target))
     if loaded is not None:
         result_or_sentence(lambda: loaded[0](torch.zeros(1, 3, 32, 32)).logits, str(target))
