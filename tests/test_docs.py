@@ -74,7 +74,6 @@ def small_quickstart() -> None:
     """Leaves the files of `unip quickstart`, with a smaller network and smaller images."""
     UnipForPreTraining(tiny_config(num_channels=1)).save_pretrained("outputs/quickstart/student")
     UnipImageProcessor(num_channels=1).save_pretrained("outputs/quickstart/student")
-    UnipImageProcessor(num_channels=1).save_pretrained("outputs/quickstart/student")
     Image.fromarray(draw_scene(3)[0]).save("outputs/quickstart/scene.png")
     finetune = f"finetune --model outputs/quickstart/student --dataset scenes {SHORTER['finetune']}"
     for command in (

@@ -196,7 +196,7 @@ def test_a_picture_that_is_a_link_to_something_else_is_not_published(
         picture.unlink()
         picture.symlink_to(work / "secret")
     assert job(publish.main, work / "run" / "best", "me/yard", "--dry_run", "out", "--no_speed") == 2
-    assert "cannot identify image file" in capsys.readouterr().err and not (work / "out").exists()
+    assert "is not an image that Pillow can read" in capsys.readouterr().err and not (work / "out").exists()
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from .. import modeling
 from ..evaluation.results import CARD_TEXT, load_card
 from ..files import write_whole
 from ..inference.loading import fingerprint
 from ..inference.windows import InferenceSettings
+from ..modeling.image_reading_unip import open_image
 from .evaluations import evaluation_name, find_evaluations, public_record
 from .loading import load_publishable
 from .model_card import make_model_card
@@ -98,8 +98,9 @@ def write_publication(
     figure = None if run is None else training_curve(run.metrics)
     picture = run.samples if run is not None and with_samples else None
     if picture is not None:  # in a folder that someone else made, it may be a link to another file
-        with Image.open(picture, formats=["PNG"]) as opened:
-            opened.verify()
+        with open(picture, "rb") as file, open_image(file, str(picture)) as opened:
+            if opened.format != "PNG":
+                raise ValueError(f"'{picture}' must be a PNG file, got {opened.format}.")
     files: dict[str, str] = {}
     for record in records:
         stem, number = evaluation_name(record), 1
