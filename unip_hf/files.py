@@ -118,6 +118,11 @@ def could_not_write(target: Path, error: Exception) -> OSError:
     return OSError(f"Could not write {str(target)!r}, where {free:,.0f} MB are free: {reason}{what}")
 
 
+def could_not_read(path: str, error: OSError) -> ValueError:
+    """An error that names what cannot be read, and why."""
+    return ValueError(f"{path!r} cannot be read: {str(error.strerror or error).rstrip('.')}.")
+
+
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[bool | None]:
     """
@@ -271,6 +276,7 @@ __all__ = [
     "TIFF_SUFFIXES",
     "VIDEO_SUFFIXES",
     "alone",
+    "could_not_read",
     "could_not_write",
     "image_files",
     "lock",

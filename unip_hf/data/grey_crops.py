@@ -30,6 +30,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset
 
+from ..files import could_not_read
 from .crop_streams import read_stream
 from .infmix.grey_images import read_grey, to_8_bits
 from .reading import encoded_bytes, without_decoding
@@ -153,7 +154,7 @@ def read_area(
     try:
         encoded = encoded_bytes(image)
     except OSError as error:
-        raise ValueError(f"{image['path']!r} cannot be read: {error.strerror or error}.") from error
+        raise could_not_read(image["path"], error) from error
     try:
         area = _read_area_of_jpeg(encoded, choose_box, size, keep_colour)
     except MemoryError:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...files import JPEG_SUFFIXES
+from ...files import JPEG_SUFFIXES, could_not_read
 from ...modeling.image_reading_unip import open_image as open_encoded_image
 from ...modeling.image_reading_unip import read_image, read_mask
 from ..reading import IGNORE_INDEX
@@ -48,7 +48,7 @@ def open_image(file: SourceFile) -> Iterator[tuple[bytes, Image.Image]]:
     try:
         content = file.read()
     except OSError as error:
-        raise ValueError(f"{path!r} cannot be read: {error.strerror or error}.") from error
+        raise could_not_read(path, error) from error
     with open_encoded_image(io.BytesIO(content), path) as opened:
         opened.filename = repr(path)  # for messages
         yield content, opened

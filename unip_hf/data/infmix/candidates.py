@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ...files import could_not_read
 from ..benchmarks import BENCHMARKS
 from ..labelled import load_labelled, select_split
 from ..reading import encoded_bytes, without_decoding
@@ -238,7 +239,7 @@ def read_candidate(candidate: Candidate, skip_damaged: bool) -> tuple[Outcome, n
         try:
             encoded = candidate.read()
         except OSError as error:
-            raise ValueError(f"{candidate.path!r} cannot be read: {error.strerror or error}.") from error
+            raise could_not_read(candidate.path, error) from error
         except ValueError as error:  # a damaged member of a zip file
             raise UnusableImage(str(error)) from error
         image = read_grey(encoded, candidate.path, source.crop_border)
