@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from unip_hf.scripts.options import (
     add_dataset_options,
+    check_output_dir,
     check_positive,
     folder_options,
     load_dataset,
@@ -120,12 +121,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--query_pixels must be pairs of X and Y, 0 or above, got {options.query_pixels}.")
     if options.query_pixels is not None and options.query_grid is not None:
         raise ValueError("--query_pixels and --query_grid both say which places look: give one of them.")
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
-    if (options.output_dir / "analysis.json").exists() and not options.overwrite:
-        raise ValueError(
-            f"{str(options.output_dir)!r} holds an analysis: choose another --output_dir or add --overwrite."
-        )
+    check_output_dir(options, "analysis.json", "an analysis")
     return options
 
 

@@ -21,6 +21,7 @@ from unip_hf.scripts.options import (
     add_dataset_options,
     add_inference_options,
     add_launch_options,
+    check_output_dir,
     check_positive,
     choose_precision,
     folder_options,
@@ -62,10 +63,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         if not Path(options.checkpoint).is_dir():
             raise ValueError(f"There is no folder {options.checkpoint!r}: for a model on the Hub give --output_dir.")
         options.output_dir = Path(options.checkpoint) / "evaluation"
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise ValueError(f"--output_dir {str(options.output_dir)!r} is a file.")
-    if (options.output_dir / "results.json").exists() and not options.overwrite:
-        raise ValueError(f"{str(options.output_dir)!r} holds results: choose another --output_dir or add --overwrite.")
+    check_output_dir(options, "results.json", "results")
     return options
 
 

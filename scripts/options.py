@@ -26,6 +26,24 @@ def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def check_output_dir(options: argparse.Namespace, file: str, content: str) -> None:
+    """
+    Checks --output_dir before a job begins that may take hours.
+
+    Raises:
+        ValueError: if it is a file, cannot be written, or holds `file`, the `content` of an earlier job, without
+            --overwrite.
+    """
+    folder = options.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {str(folder)!r} is a file.")
+    if (folder / file).exists() and not options.overwrite:
+        raise ValueError(f"{str(folder)!r} holds {content}: choose another --output_dir or add --overwrite.")
+    absolute = folder.absolute()
+    if not os.access(next(path for path in (absolute, *absolute.parents) if path.exists()), os.W_OK):
+        raise ValueError(f"Nothing can be written to {str(folder)!r}: choose another --output_dir.")
+
+
 def add_training_options(parser: argparse.ArgumentParser, num_workers: int | None = 2) -> None:
     """Options of a run, for every job that trains. If `num_workers` is `None`, it depends on the machine."""
     run = parser.add_argument_group("run")

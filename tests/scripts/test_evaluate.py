@@ -113,6 +113,14 @@ def test_a_compiled_model_finds_the_same(folder: Path, monkeypatch: pytest.Monke
     assert np.abs(found[1] - found[0]).sum() <= 0.001 * found[0].sum()  # rounding
 
 
+def test_a_folder_that_cannot_be_written_is_said_at_once(
+    folder: Path, refuses: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    message = "Nothing can be written to 'model/evaluation': choose another --output_dir"
+    refuses(["evaluate", "model", "--data_dir", "data"], message)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere"], "There is no folder 'nowhere': for a model on the Hub give --output_dir"),
     (["data"], "'data' is not a checkpoint folder"),
