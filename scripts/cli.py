@@ -55,11 +55,15 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -
     if not is_one_of_several():
         return _run(main, arguments)
     end_with_launcher()
-    use_cpu_without_gpu()
     statuses = [1]
     atexit.register(leave, statuses)  # the first to be registered and so the last to be called
+
+    def begin(words: Sequence[str]) -> int | None:
+        use_cpu_without_gpu()
+        return main(words)
+
     try:
-        statuses.append(_run(main, arguments))
+        statuses.append(_run(begin, arguments))
     except SystemExit as error:
         statuses.append(error.code if isinstance(error.code, int) else int(error.code is not None))
         raise

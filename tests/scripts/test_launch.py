@@ -56,6 +56,16 @@ def start(command: list[object], **variables: str) -> subprocess.CompletedProces
     )
 
 
+def test_one_of_several_processes_is_interrupted_while_it_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("atexit.register", lambda *_: None)
+    monkeypatch.setattr(cli, "use_cpu_without_gpu", interrupt)
+    assert cli.run(lambda _: None, []) == 130
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_accelerate_knows_every_key(config: Path, recwarn: pytest.WarningsRecorder) -> None:
     settings = load_config_from_file(str(config))  # refuses unknown keys
