@@ -124,10 +124,11 @@ def max_pool(maps: torch.Tensor) -> torch.Tensor:
     2x2 max pooling of `(batch_size, channels, height, width)`. An odd side is rounded up, so that no cell is lost and
     a single cell stays. Written out because `max_pool2d` ties exported graphs to even or to odd sides.
     """
+    # Both parts come from the padded maps: parts with other strides tie exported graphs to even sides in torch 2.11.
     padded = nn.functional.pad(maps, (0, 0, 0, 1), value=float("-inf"))
-    maps = torch.maximum(maps[:, :, ::2], padded[:, :, 1::2])  # (B, C, height / 2, width)
+    maps = torch.maximum(padded[:, :, :-1:2], padded[:, :, 1::2])  # (B, C, height / 2, width)
     padded = nn.functional.pad(maps, (0, 1), value=float("-inf"))
-    return torch.maximum(maps[..., ::2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
+    return torch.maximum(padded[..., :-1:2], padded[..., 1::2])  # (B, C, height / 2, width / 2)
 
 
 __all__ = [
