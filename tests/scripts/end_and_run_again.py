@@ -128,6 +128,8 @@ def main(arguments: list[str]) -> None:
                 raise AssertionError(f"{name} is half written after {trial} of {total} writes")
         status, _ = run(arguments)
         found = contents()
+        if status == EXISTS:  # what was left beside files that are whole goes when a job writes there again
+            found = {name: content for name, content in found.items() if ".incomplete-" not in name}
         if status == EXISTS and found.keys() != expected.keys():
             status, _ = run([*arguments, "--overwrite"])
             found = contents()

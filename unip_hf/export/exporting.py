@@ -117,6 +117,8 @@ def export_model(
     model, processor = load_segmentation_model(checkpoint, "cpu")
     assert isinstance(model, PreTrainedModel)  # exported ones were refused
     model = model.float()
+    if getattr(model.config, "backbone_config", None) is not None:
+        model.set_attn_implementation("eager")  # torch 2.11 and 2.12 cannot decompose the other one of Swin
     size_divisor = model.patch_size if isinstance(model, UnipSegmentationModel) else 32
 
     if image_size is not None:

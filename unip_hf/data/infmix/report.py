@@ -161,8 +161,8 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
     """
     unfinished, finished = output_dir / "unfinished" / "plan.json", output_dir / "infmix.json"
     is_run = unfinished.is_file() or finished.is_file()
-    # A run that was killed at once may have left nothing but an unfinished file.
-    if not is_run and any(path.is_file() and ".incomplete-" not in str(path) for path in output_dir.rglob("*")):
+    remove_leftovers(output_dir)
+    if not is_run and any(path.is_file() for path in output_dir.rglob("*")):
         raise ValueError(f"{str(output_dir)!r} holds something other than InfMix. Choose another --output_dir.")
     if is_run and overwrite:
         # The file that marks the folder as a run is removed last, so that a run killed here can be started again.
@@ -180,7 +180,6 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
         if finished.is_file() and all((output_dir / name).is_file() for name in found["shards"]):
             shutil.rmtree(output_dir / "unfinished", ignore_errors=True)
             return InfMixReport(**found)
-    remove_leftovers(output_dir)
     with write_whole(unfinished) as staged:
         staged.write_text(json.dumps(plan, indent=1))
     return None
