@@ -10,6 +10,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -256,11 +257,15 @@ def test_uploads_leave_space_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> Non
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse({})(scope, receive, send)
 
-    async def upload(size: int) -> httpx.Response:
+    async def send(size: int) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(guard.Guard(app)), base_url="http://demo") as http:
             return await http.post(guard.UPLOAD, content=bytes(size))
 
+    def upload(size: int) -> httpx.Response:
+        with ThreadPoolExecutor(1) as pool:  # the browser of other tests has an event loop in this thread
+            return pool.submit(asyncio.run, send(size)).result()
+
     monkeypatch.setattr(guard.shutil, "disk_usage", lambda folder: SimpleNamespace(free=guard.MIN_FREE_SPACE + 1000))
-    assert asyncio.run(upload(1000)).status_code == 200
-    refused = asyncio.run(upload(1001))
+    assert upload(1000).status_code == 200
+    refused = upload(1001)
     assert refused.status_code == 507 and "no room" in refused.json()["detail"]
