@@ -62,12 +62,12 @@ def write_whole(target: str | os.PathLike) -> Iterator[Path]:
 def _own_folder(parent: Path) -> Iterator[Path]:
     """A new folder, locked, which is removed at the end."""
     with ExitStack() as stack:
-        is_ours: bool | None = False
-        while is_ours is False:
+        for _ in range(100):  # until none is taken for a leftover and removed, before it is locked
             folder = parent / f"{INCOMPLETE}{secrets.token_hex(4)}"
             folder.mkdir()
-            with suppress(FileNotFoundError):  # taken for a leftover and removed, before it was locked
-                is_ours = stack.enter_context(lock(folder / LOCK))
+            with suppress(FileNotFoundError):
+                if stack.enter_context(lock(folder / LOCK)) is not False:
+                    break
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
 
@@ -142,8 +142,8 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool | None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            is_ours: bool | None = os.fstat(descriptor).st_nlink > 0  # not removed by the last one that locked it
-        except BlockingIOError:
+            is_ours: bool | None = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except (BlockingIOError, FileNotFoundError):  # or the last one that locked it has removed it
             is_ours = False
         except OSError:  # some disks of other machines
             is_ours = None

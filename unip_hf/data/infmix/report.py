@@ -161,9 +161,10 @@ def open_output_dir(output_dir: Path, plan: dict[str, Any], overwrite: bool) -> 
     """
     unfinished, finished = output_dir / "unfinished" / "plan.json", output_dir / "infmix.json"
     is_run = unfinished.is_file() or finished.is_file()
-    remove_leftovers(output_dir)
-    if not is_run and any(path.is_file() for path in output_dir.rglob("*")):
+    # A run that was killed at once may have left nothing but an unfinished file.
+    if not is_run and any(path.is_file() and ".incomplete-" not in str(path) for path in output_dir.rglob("*")):
         raise ValueError(f"{str(output_dir)!r} holds something other than InfMix. Choose another --output_dir.")
+    remove_leftovers(output_dir)
     if is_run and overwrite:
         # The file that marks the folder as a run is removed last, so that a run killed here can be started again.
         files = [*(output_dir / "data").glob("train-*.parquet"), *unfinished.parent.glob("*.npz")]
