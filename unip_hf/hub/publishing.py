@@ -98,7 +98,7 @@ def write_publication(
     figure = None if run is None else training_curve(run.metrics)
     picture = run.samples if run is not None and with_samples else None
     if picture is not None:  # in a folder that someone else made, it may be a link to another file
-        with open(picture, "rb") as file, open_image(file, str(picture)) as opened:
+        with open(picture, "rb") as encoded, open_image(encoded, str(picture)) as opened:
             if opened.format != "PNG":
                 raise ValueError(f"'{picture}' must be a PNG file, got {opened.format}.")
     files: dict[str, str] = {}
