@@ -27,6 +27,7 @@ WHOLE = {
     "nyuv2_depth": depth_files,
     "sunrgbd_depth": lambda: depth_files(prefix="SUNRGBD/", labels="labels", classes=38),
 }
+OTHERS = sorted(WHOLE.keys() - {"mfnet", "pst900"})
 TEXTS = [b"", b"\n\n", b"\xff\xfe", b"../../x\n", b"/etc/passwd\n", b"a\0b\n", b"00001D\n" * 3, b"x " * 500]
 
 
@@ -56,7 +57,7 @@ def changed(draw: st.DrawFn, files: Files) -> Files:
     return files
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", ["mfnet", "pst900", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 @given(st.data())
 def test_a_changed_benchmark_gives_its_rows_or_a_sentence(
     name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

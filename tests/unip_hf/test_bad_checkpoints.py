@@ -289,7 +289,7 @@ def identity_in_openvino() -> dict[str, bytes]:
 DESCRIPTION = {"file": "model.onnx", "end_to_end": None, "size_divisor": 16, "image_size": [64, 64]}
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.xml"])
+@pytest.mark.parametrize("file", ["model.onnx", pytest.param("model.xml", marks=pytest.mark.slow)])
 @given(st.data())
 def test_a_damaged_export_gives_logits_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, folder: Path, file: str, data: st.DataObject
