@@ -42,7 +42,7 @@ def run(arguments: list[str], kill_at: int = 0, signal_at: tuple[int, float] | N
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed at the end of the function
     if (process := os.fork()) == 0:
         os.dup2(errors.fileno(), 2)
-        count, counting, home = 0, threading.Lock(), os.getcwd()
+        count, counting, home = 0, threading.RLock(), os.getcwd()
 
         def before_write(event: str, values: tuple) -> None:
             nonlocal count
@@ -51,6 +51,8 @@ def run(arguments: list[str], kill_at: int = 0, signal_at: tuple[int, float] | N
                 with counting:
                     count += 1
                     if count == kill_at:
+                        if event == "open":  # dies with the file begun
+                            os.close(os.open(values[0], values[2], 0o666))
                         os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(before_write)
