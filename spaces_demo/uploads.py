@@ -37,6 +37,11 @@ IMAGE_FORMATS: tuple[str, ...] = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "
 if int(PIL.__version__.split(".")[0]) >= 13:  # older wheels hold an OpenJPEG that writes beyond its memory
     IMAGE_FORMATS += ("JPEG2000",)
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv"
+DECODERS = (  # of pictures, sound and text that cameras write; FFmpeg has 500, and the rare ones are those with holes
+    "ffv1,flv,h263,h264,hevc,libdav1d,mjpeg,mpeg1video,mpeg2video,mpeg4,msmpeg4,msmpeg4v2,png,rawvideo,vc1,vp8,vp9,wmv1,"
+    "wmv2,wmv3,aac,ac3,flac,mp2float,mp3float,opus,pcm_alaw,pcm_mulaw,pcm_s16be,pcm_s16le,pcm_u8,vorbis,wmav2,mov_text,"
+    "subrip"
+)
 
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF file
 
@@ -110,7 +115,14 @@ def _count_pages(path: Path) -> int:
 
 
 def _describe_video(path: Path) -> Source:
-    with av.open(str(path), options={"format_whitelist": VIDEO_FORMATS}) as container:
+    with av.open(str(path), options={"format_whitelist": VIDEO_FORMATS, "codec_whitelist": DECODERS}) as container:
+        for stream in container.streams:
+            codec_context = getattr(stream, "codec_context", None)  # which data and attachments lack
+            if codec_context is not None and codec_context.codec.name not in DECODERS.split(","):
+                raise error_message(
+                    f"{path.name!r} holds {codec_context.codec.name}, which is not decoded here. Make it H.264 first, "
+                    "e.g. ffmpeg -i VIDEO -an -c:v libx264 VIDEO.mp4."
+                )
         for stream in container.streams.video[:1]:
             _check_pixels(path, stream.codec_context.width, stream.codec_context.height)
     return Source(path.stem, str(path), "video", *describe_video(str(path)))

@@ -33,10 +33,12 @@ def save(path: Path, array: np.ndarray | None = None) -> Path:
     return path
 
 
-def write_video(path: Path, height: int, width: int, frames: int = 3) -> Path:
+def write_video(
+    path: Path, height: int, width: int, frames: int = 3, codec: str = "mpeg4", pixel_format: str = "yuv420p"
+) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
         for number in range(frames):
             grey = np.full((height, width, 3), 60 * number % 256, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
@@ -119,6 +121,36 @@ def test_frames_larger_than_a_video_says_are_not_decoded(model: UnipForSemanticS
     assert 0 < len(result.names) <= 40, "FFmpeg, which decodes several frames at once, may lose the last ones"
     assert all(result.raw(frame).shape == (64, 64, 3) for frame in range(len(result.names)))
     assert len(notes) == 1 and "more than 8,000,000 pixels are not read" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "codec, pixel_format, suffix",
+    [("libx264", "yuv420p", ".mp4"), ("libx265", "yuv420p", ".mp4"), ("libsvtav1", "yuv420p", ".mp4")]
+    + [("libvpx-vp9", "yuv420p", ".webm"), ("mjpeg", "yuvj420p", ".avi"), ("rawvideo", "gray", ".avi")]
+    + [("ffv1", "gray16le", ".mkv"), ("wmv2", "yuv420p", ".wmv"), ("flv", "yuv420p", ".flv")],
+)
+def test_codecs_of_cameras_are_read(codec: str, pixel_format: str, suffix: str, tmp_path: Path) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV cannot write {codec}")
+    path = write_video(tmp_path / f"clip{suffix}", 64, 96, codec=codec, pixel_format=pixel_format)
+    assert read_upload(path).shape[:2] == (64, 96)
+
+
+@pytest.mark.parametrize("codec, pixel_format", [("magicyuv", "gbrp"), ("zlib", "bgr24"), ("huffyuv", "rgb24")])
+def test_rare_codecs_are_not_decoded(codec: str, pixel_format: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", 64, 96, codec=codec, pixel_format=pixel_format)
+    assert f"'clip.avi' holds {codec}, which is not decoded here" in refused(read_upload, path)
+
+
+def test_other_streams_of_a_video_may_not_be_of_a_rare_codec(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "two.avi"), "w") as container:
+        streams = [container.add_stream(codec, rate=10) for codec in ("mpeg4", "magicyuv")]
+        for stream, pixel_format in zip(streams, ("yuv420p", "gbrp"), strict=True):
+            stream.height, stream.width, stream.pix_fmt = 64, 96, pixel_format
+        for stream in streams:
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")
+            container.mux([*stream.encode(frame), *stream.encode()])
+    assert "holds magicyuv" in refused(read_upload, tmp_path / "two.avi")
 
 
 @pytest.mark.parametrize(
