@@ -192,7 +192,7 @@ def golden() -> Path:
     return GOLDEN
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # asked first, so that a test that is skipped makes nothing before
 def real_images() -> Path:
     if not REAL_IMAGES.is_dir():
         pytest.skip("the real infrared images are not at hand")
