@@ -100,7 +100,7 @@ def command(teacher: Path, student: Path, images: Path, output_dir: Path, *optio
     return list(map(str, [*fixed, *QUICK, *options]))
 
 
-@pytest.mark.parametrize("kind", ["mae", "dino", "ibot"])
+@pytest.mark.parametrize("kind", ["mae", "dino", pytest.param("ibot", marks=pytest.mark.slow)])
 def test_a_student_learns_the_attention_of_a_published_teacher(
     kind: str, make_teacher: Callable, student: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

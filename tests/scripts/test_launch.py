@@ -85,7 +85,10 @@ def test_accelerate_launch_starts_two_cpu_processes_that_know_of_each_other(prob
     assert sorted(done.stdout.splitlines()) == ["process 0 of 2 on cpu", "process 1 of 2 on cpu"]
 
 
-@pytest.mark.parametrize(("config", "number"), [("two-cpu-processes", 2), ("one-gpu", 1)])
+@pytest.mark.parametrize(("config", "number"), [
+    ("two-cpu-processes", 2),
+    pytest.param("one-gpu", 1, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_unip_starts_processes_and_ends_as_they_do(probe: Path, config: str, number: int) -> None:
     code = (
         "import sys; from pathlib import Path; from unip_hf.scripts.launch import launch_with_accelerate\n"

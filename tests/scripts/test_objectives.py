@@ -93,7 +93,7 @@ def test_a_student_learns_and_is_saved_alone(
     assert model.config.last_layer_num_attention_heads is None
 
 
-@pytest.mark.parametrize("objective", ["features", "mae"])
+@pytest.mark.parametrize("objective", ["features", pytest.param("mae", marks=pytest.mark.slow)])
 def test_what_is_thrown_away_is_resumed_exactly(
     objective: str, distill: Callable, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
