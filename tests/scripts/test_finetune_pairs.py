@@ -166,7 +166,7 @@ def test_examples_lose_their_second_image_by_seed_and_place_alone(
     assert all(torch.equal(*pair) for pair in zip(*mains))
 
 
-@pytest.mark.parametrize("fusion", [None, "iv_tuning"])
+@pytest.mark.parametrize("fusion", [None, pytest.param("iv_tuning", marks=pytest.mark.slow)])
 def test_lora_is_merged_into_an_ordinary_model(
     fusion: str | None, student: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,

@@ -78,6 +78,7 @@ def test_accelerate_knows_every_key(config: Path, recwarn: pytest.WarningsRecord
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_accelerate_launch_starts_two_cpu_processes_that_know_of_each_other(probe: Path) -> None:
     config = find_config(Path("two-cpu-processes"))
     done = start([sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, probe])

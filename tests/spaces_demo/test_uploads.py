@@ -123,12 +123,11 @@ def test_frames_larger_than_a_video_says_are_not_decoded(model: UnipForSemanticS
     assert len(notes) == 1 and "more than 8,000,000 pixels are not read" in notes[0]
 
 
-@pytest.mark.parametrize(
-    "codec, pixel_format, suffix",
-    [("libx264", "yuv420p", ".mp4"), ("libx265", "yuv420p", ".mp4"), ("libsvtav1", "yuv420p", ".mp4")]
-    + [("libvpx-vp9", "yuv420p", ".webm"), ("mjpeg", "yuvj420p", ".avi"), ("rawvideo", "gray", ".avi")]
-    + [("ffv1", "gray16le", ".mkv"), ("wmv2", "yuv420p", ".wmv"), ("flv", "yuv420p", ".flv")],
-)
+@pytest.mark.parametrize(("codec", "pixel_format", "suffix"), [
+    ("libx264", "yuv420p", ".mp4"), ("libx265", "yuv420p", ".mp4"), ("libsvtav1", "yuv420p", ".mp4"),
+    ("libvpx-vp9", "yuv420p", ".webm"), ("mjpeg", "yuvj420p", ".avi"), ("rawvideo", "gray", ".avi"),
+    ("ffv1", "gray16le", ".mkv"), ("wmv2", "yuv420p", ".wmv"), ("flv", "yuv420p", ".flv"),
+])  # fmt: skip
 def test_codecs_of_cameras_are_read(codec: str, pixel_format: str, suffix: str, tmp_path: Path) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV cannot write {codec}")
@@ -136,7 +135,7 @@ def test_codecs_of_cameras_are_read(codec: str, pixel_format: str, suffix: str, 
     assert read_upload(path).shape[:2] == (64, 96)
 
 
-@pytest.mark.parametrize("codec, pixel_format", [("magicyuv", "gbrp"), ("zlib", "bgr24"), ("huffyuv", "rgb24")])
+@pytest.mark.parametrize(("codec", "pixel_format"), [("magicyuv", "gbrp"), ("zlib", "bgr24"), ("huffyuv", "rgb24")])
 def test_rare_codecs_are_not_decoded(codec: str, pixel_format: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.avi", 64, 96, codec=codec, pixel_format=pixel_format)
     assert f"'clip.avi' holds {codec}, which is not decoded here" in refused(read_upload, path)

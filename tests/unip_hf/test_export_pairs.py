@@ -18,6 +18,9 @@ from unip_hf.inference import InferenceSettings, load_segmentation_model, segmen
 from ..conftest import tiny_config
 
 
+pytestmark = pytest.mark.slow
+
+
 def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", **settings: object) -> None:
     torch.manual_seed(0)
     channels = {"num_channels": 1, "auxiliary_num_channels": 3}
@@ -44,7 +47,6 @@ def save_pair_model(folder: Path, fusion: str, main_modality: str = "infrared", 
     UnipImageProcessor(main_modality=main_modality, **channels, **settings).save_pretrained(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["iv_tuning", "unirgb_ir"])
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_files_of_pairs_agree_with_pytorch(fusion: str, format: str, tmp_path: Path) -> None:
@@ -77,11 +79,9 @@ def test_files_of_pairs_agree_with_pytorch(fusion: str, format: str, tmp_path: P
         segment_image(model, processor, infrared)
 
 
-@pytest.mark.parametrize(("main_modality", "format"), [
-    ("infrared", "onnx"),
-    pytest.param("visible", "onnx", marks=pytest.mark.slow),
-    pytest.param("infrared", "openvino", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("main_modality", "format"), [("infrared", "onnx"), ("visible", "onnx"), ("infrared", "openvino")]
+)
 def test_raw_frames_of_both_cameras_in_one_file(main_modality: str, format: str, tmp_path: Path) -> None:
     size = {"shortest_edge": 50, "longest_edge": 80}
     save_pair_model(tmp_path / "checkpoint", "iv_tuning", main_modality, size=size)

@@ -37,7 +37,10 @@ def evaluation(**fields: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("fusion", "main"), [("iv_tuning", "infrared"), ("unirgb_ir", "visible")])
+@pytest.mark.parametrize(("fusion", "main"), [
+    ("iv_tuning", "infrared"),
+    pytest.param("unirgb_ir", "visible", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_card_of_a_model_of_pairs(fusion: str, main: str, make_config: Callable, tmp_path: Path) -> None:
     alone = UnipForSemanticSegmentation(make_config(num_hidden_layers=4))
     alone.save_pretrained(tmp_path / "alone")
