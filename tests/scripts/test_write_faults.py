@@ -135,6 +135,7 @@ def test_a_run_that_is_ended_goes_on_and_writes_the_same(job: str, home: Path) -
     words = [sys.executable, str(script), job, *ALL_COMMANDS[job].split()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, cwd=home)
     assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)  # how many were in time, which `pytest -s` shows
 
 
 @pytest.mark.slow
