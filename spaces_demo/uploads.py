@@ -37,7 +37,7 @@ IMAGE_FORMATS: tuple[str, ...] = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "
 if int(PIL.__version__.split(".")[0]) >= 13:  # older wheels hold an OpenJPEG that writes beyond its memory
     IMAGE_FORMATS += ("JPEG2000",)
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv"
-DECODERS = (  # of pictures, sound and text that cameras write; FFmpeg has 500, and the rare ones are those with holes
+DECODERS = (  # of pictures, sound and text that cameras write; FFmpeg has over 500, and the rare ones have holes
     "ffv1,flv,h263,h264,hevc,libdav1d,mjpeg,mpeg1video,mpeg2video,mpeg4,msmpeg4,msmpeg4v2,png,rawvideo,vc1,vp8,vp9,wmv1,"
     "wmv2,wmv3,aac,ac3,flac,mp2float,mp3float,opus,pcm_alaw,pcm_mulaw,pcm_s16be,pcm_s16le,pcm_u8,vorbis,wmav2,mov_text,"
     "subrip"
